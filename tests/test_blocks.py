@@ -1,0 +1,316 @@
+"""The blocks against the papers' formulas, against reference implementations, and as PyTorch modules."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from effdet.efficientdet import FpnCombine
+from timm.layers.coord_attn import CoordAttn
+from torch import nn
+from torchvision.models import mobilenet_v2
+
+import yolo_coordbifpn
+from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt
+
+PACKAGE = Path(yolo_coordbifpn.__file__).parent
+
+
+def scrambled(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every parameter and every running statistic a random value, so that nothing is hidden by a default."""
+    generator = torch.Generator().manual_seed(seed)
+    for p in module.parameters():
+        p.data.copy_(torch.randn(p.shape, generator=generator) * 0.5)
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.copy_(torch.randn(m.running_mean.shape, generator=generator))
+            m.running_var.copy_(torch.rand(m.running_var.shape, generator=generator) + 0.5)
+    return module
+
+
+def coordatt_by_hand(block: CoordAtt, x: torch.Tensor) -> torch.Tensor:
+    """Equations 4 to 9 of the paper in plain loops, in eval mode, for one image."""
+    c, h, w = x.shape
+    z_h = [[sum(float(x[k, i, j]) for j in range(w)) / w for i in range(h)] for k in range(c)]
+    z_w = [[sum(float(x[k, i, j]) for i in range(h)) / h for j in range(w)] for k in range(c)]
+    bn = block.bn1
+    mip = block.conv1.out_channels
+
+    def squeeze(z: list[list[float]], n: int) -> list[list[float]]:
+        out = []
+        for m in range(mip):
+            row = []
+            for p in range(n):
+                v = float(block.conv1.bias[m]) + sum(float(block.conv1.weight[m, k, 0, 0]) * z[k][p] for k in range(c))
+                v = (v - float(bn.running_mean[m])) / math.sqrt(float(bn.running_var[m]) + bn.eps)
+                v = v * float(bn.weight[m]) + float(bn.bias[m])
+                row.append(v * min(max(v + 3, 0), 6) / 6)
+            out.append(row)
+        return out
+
+    def gate(f: list[list[float]], conv: nn.Conv2d, n: int) -> list[list[float]]:
+        return [
+            [
+                1 / (1 + math.exp(-float(conv.bias[k]) - sum(float(conv.weight[k, m, 0, 0]) * f[m][p] for m in range(mip))))
+                for p in range(n)
+            ]
+            for k in range(c)
+        ]
+
+    g_h, g_w = gate(squeeze(z_h, h), block.conv_h, h), gate(squeeze(z_w, w), block.conv_w, w)
+    return torch.tensor(
+        [[[float(x[k, i, j]) * g_h[k][i] * g_w[k][j] for j in range(w)] for i in range(h)] for k in range(c)]
+    )
+
+
+def test_coordatt_is_the_papers_formula() -> None:
+    """The block equals the equations written out in loops."""
+    block = scrambled(CoordAtt(4)).double().eval()
+    x = torch.randn(4, 3, 5, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x[None])[0].float(), coordatt_by_hand(block, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("channels", "reduction"), [(64, 32), (512, 32), (48, 4), (320, 16)])
+@pytest.mark.parametrize("size", [(7, 7), (1, 9), (20, 12)])
+def test_coordatt_equals_timm(channels: int, reduction: int, size: tuple[int, int], train: bool) -> None:
+    """timm's block with the paper's width takes our weights under the same names and gives the same output."""
+    ours = scrambled(CoordAtt(channels, reduction)).train(train)
+    theirs = CoordAttn(channels, rd_channels=max(8, channels // reduction), bias=True).train(train)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, channels, *size)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.bn1.running_mean, theirs.bn1.running_mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.bn1.running_var, theirs.bn1.running_var, rtol=1e-5, atol=1e-6)
+
+
+def test_coordatt_counts_of_the_paper() -> None:
+    """The block has 3Cm + 3m + 2C parameters and the state-dict names of the authors' code."""
+    for c, m in ((16, 8), (256, 8), (512, 16), (1024, 32)):
+        assert sum(p.numel() for p in CoordAtt(c).parameters()) == 3 * c * m + 3 * m + 2 * c
+    assert {k.split(".")[0] for k in CoordAtt(64).state_dict()} == {"conv1", "bn1", "conv_h", "conv_w"}
+
+
+def multiply_adds(model: nn.Module, size: int = 224) -> int:
+    """Count the multiply-adds of all convolutions and linear layers by the shapes that pass through them."""
+    total = 0
+
+    def count(m: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        nonlocal total
+        total += out.numel() * (m.weight.numel() // m.weight.shape[0])
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    model.eval()(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def test_coordatt_in_mobilenetv2_has_the_papers_size() -> None:
+    """After each depthwise convolution of an expanded block, MobileNetV2 reaches the paper's 3.95M and 310M."""
+    model = mobilenet_v2()
+    assert sum(p.numel() for p in model.parameters()) == 3_504_872
+    plain = multiply_adds(model)
+    for block in model.features:
+        layers = getattr(block, "conv", None)
+        if layers is not None and len(layers) == 4:  # expand, depthwise, project, bn: expand_ratio is not 1
+            layers.insert(2, CoordAtt(layers[2].in_channels))
+    assert sum(p.numel() for p in model.parameters()) == 3_950_648
+    assert round(plain / 1e6, 1) == 300.8
+    assert round(multiply_adds(model) / 1e6, 1) == 306.7
+
+
+@pytest.mark.parametrize("inputs", [2, 3, 5])
+def test_add_equals_effdet(inputs: int) -> None:
+    """effdet's fast attention node with our weights gives the same sum."""
+    torch.manual_seed(inputs)
+    ours = BiFPN_Add([8] * inputs)
+    ours.weight.data = torch.randn(inputs)
+    ours.weight.data[0] = 0.7
+    theirs = FpnCombine(
+        feature_info=[{"num_chs": 8, "size": (6, 5)}] * inputs,
+        fpn_channels=8,
+        inputs_offsets=list(range(inputs)),
+        output_size=(6, 5),
+        weight_method="fastattn",
+    )
+    theirs.edge_weights.data = ours.weight.data.clone()
+    xs = [torch.randn(2, 8, 6, 5) for _ in range(inputs)]
+    torch.testing.assert_close(ours(xs), theirs(xs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [BiFPN_Concat, BiFPN_Add])
+def test_fusion_is_the_papers_formula(block: type) -> None:
+    """Each input is scaled by relu(w_i) / (eps + sum relu(w_j)), written out in Python numbers."""
+    fuse = block([2, 2, 2])
+    fuse.weight.data = torch.tensor([0.5, -3.0, 2.0])
+    xs = [torch.randn(1, 2, 3, 4) for _ in range(3)]
+    parts = [w / (1e-4 + 2.5) * x for w, x in zip((0.5, 0.0, 2.0), xs)]
+    expected = torch.cat(parts, 1) if block is BiFPN_Concat else parts[0] + parts[1] + parts[2]
+    torch.testing.assert_close(fuse(xs), expected)
+    torch.testing.assert_close(fuse.normalized_weights().tolist(), [0.5 / 2.5001, 0.0, 2.0 / 2.5001])
+
+
+def test_a_fresh_fusion_weighs_all_inputs_alike() -> None:
+    """Weights start at 1, one per input, as a one-dimensional parameter that every optimizer takes."""
+    for n in (2, 3, 4):
+        fuse = BiFPN_Concat([4] * n)
+        assert fuse.weight.tolist() == [1.0] * n
+        assert fuse.weight.requires_grad
+        assert fuse.normalized_weights().tolist() == pytest.approx([1 / (n + 1e-4)] * n)
+
+
+def test_all_weights_dead_gives_zeros() -> None:
+    """With every weight below zero, epsilon keeps the division defined."""
+    fuse = BiFPN_Concat([2, 2])
+    fuse.weight.data.fill_(-1)
+    assert fuse([torch.ones(1, 2, 2, 2)] * 2).abs().max() == 0
+
+
+def blocks() -> list[tuple[nn.Module, list[torch.Tensor] | torch.Tensor]]:
+    """One of each block with an input for it, in float64."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 4, 3, dtype=torch.float64)
+    return [
+        (scrambled(CoordAtt(8)).double(), x),
+        (BiFPN_Concat([8, 8]).double(), [x, x.flip(0)]),
+        (BiFPN_Add([8, 8]).double(), [x, x.flip(0)]),
+    ]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_gradients(which: int) -> None:
+    """Gradients of inputs and parameters are right in float64, in train and in eval mode."""
+    block, x = blocks()[which]
+    xs = x if isinstance(x, list) else [x]
+    xs = [t[:, :, :3, :2].clone().requires_grad_() for t in xs]
+    names, params = zip(*block.named_parameters())
+    for train in (False, True):
+        block.train(train)
+
+        def run(*args: torch.Tensor) -> torch.Tensor:
+            inputs, values = list(args[: len(xs)]), args[len(xs) :]  # noqa: B023
+            return torch.func.functional_call(
+                copy.deepcopy(block), dict(zip(names, values)), (inputs if isinstance(x, list) else inputs[0],)
+            )
+
+        assert torch.autograd.gradcheck(run, (*xs, *params), atol=1e-5)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_inputs_stay_as_they_are(which: int) -> None:
+    """No block writes into its input, and non-contiguous inputs give the same result."""
+    block, x = blocks()[which]
+    block.eval()
+    before = copy.deepcopy(x)
+    out = block(x)
+    for a, b in zip(x, before):
+        assert torch.equal(a, b)
+    last = [t.to(memory_format=torch.channels_last) for t in x] if isinstance(x, list) else x.permute(3, 2, 1, 0).permute(3, 2, 1, 0)
+    torch.testing.assert_close(block(last), out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("which", range(3))
+def test_dtypes(which: int, dtype: torch.dtype) -> None:
+    """The blocks compute in the dtype of their input, and are close to float64 in it."""
+    block, x = blocks()[which]
+    exact = block.eval()(x)
+    block = block.to(dtype)
+    out = block([t.to(dtype) for t in x] if isinstance(x, list) else x.to(dtype))
+    assert out.dtype is dtype
+    tolerance = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 5e-2}[dtype]
+    assert (out - exact).norm() / exact.norm() < tolerance
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_script_trace_and_pickle(which: int, tmp_path: Path) -> None:
+    """Tracing and pickling give the same result; the checkpoint loads with weights only."""
+    block, x = blocks()[which]
+    block.eval()
+    out = block(x)
+    traced = torch.jit.trace(block, (x,))
+    torch.testing.assert_close(traced(x), out)
+    torch.save(block, tmp_path / "block.pt")
+    torch.testing.assert_close(torch.load(tmp_path / "block.pt", weights_only=False)(x), out)
+
+
+BAD = [
+    (lambda: CoordAtt([64, 64]), "one input"),
+    (lambda: CoordAtt(0), "channels must be a positive whole number"),
+    (lambda: CoordAtt(64, 0), "reduction must be"),
+    (lambda: CoordAtt(64, 2.5), "reduction must be"),
+    (lambda: CoordAtt(64, True), "reduction must be"),
+    (lambda: CoordAtt(64, "half"), "reduction must be"),
+    (lambda: CoordAtt(64, None), "reduction must be"),
+    (lambda: CoordAtt(256, 1024), r"write \[\] for the paper's reduction of 32"),
+    (lambda: CoordAtt(256, 64), "looks like a number of output channels"),
+    (lambda: BiFPN_Concat([64]), "two or more inputs"),
+    (lambda: BiFPN_Concat(64), "two or more inputs"),
+    (lambda: BiFPN_Concat([64, 0]), "positive whole numbers"),
+    (lambda: BiFPN_Concat([64, 64], 2), "dim must be 1"),
+    (lambda: BiFPN_Concat([64, 64], "sum"), "dim must be 1"),
+    (lambda: BiFPN_Concat([64, 64], 1, 0), "eps must be"),
+    (lambda: BiFPN_Add([64, 32]), "equal channels"),
+    (lambda: BiFPN_Add([64, 64], "mean"), "eps must be"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD)
+def test_bad_arguments(make, message: str) -> None:
+    """A wrong argument is a ValueError that says what was expected."""
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_large_reductions_that_mean_something_are_taken() -> None:
+    """A reduction above 32 is fine as long as it leaves more than the floor of 8 channels or just that."""
+    assert CoordAtt(1024, 64).conv1.out_channels == 16
+    assert CoordAtt(512, 64).conv1.out_channels == 8
+    assert CoordAtt(16, 32).conv1.out_channels == 8
+
+
+def test_inputs_that_do_not_fit_are_named() -> None:
+    """Different heights or widths, or one input too many, are an error with all shapes, and layers where known."""
+    fuse = BiFPN_Concat([2, 2])
+    with pytest.raises(ValueError, match=r"input 0 \(1, 2, 4, 4\), input 1 \(1, 2, 8, 8\)"):
+        fuse([torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 8, 8)])
+    fuse.i, fuse.f = 12, [-1, 6]
+    with pytest.raises(ValueError, match=r"BiFPN_Concat \(layer 12\).*layer 11 \(1, 2, 4, 4\), layer 6 \(1, 2, 8, 8\)"):
+        fuse([torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 8, 8)])
+    with pytest.raises(ValueError, match="fuses 2 inputs"):
+        fuse([torch.zeros(1, 2, 4, 4)] * 3)
+
+
+def imports(file: Path) -> set[str]:
+    """Top-level names of all modules that a file imports, relative ones left out."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {a.name.split(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).split(".")[0])
+    return found
+
+
+def test_blocks_import_torch_alone() -> None:
+    """The blocks need nothing but torch and the standard library, so that they can be used anywhere."""
+    for file in (PACKAGE / "blocks").glob("*.py"):
+        assert imports(file) <= {"torch", "__future__", "collections"}, file
+        relative = [
+            node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom) and node.level > 1
+        ]
+        assert not relative, file
+
+
+def test_one_sub_package_touches_the_host() -> None:
+    """No file outside `host` imports Ultralytics."""
+    files = [x for x in PACKAGE.rglob("*.py") if "host" not in x.relative_to(PACKAGE).parts]
+    assert len(files) > 8
+    for file in files:
+        assert "ultralytics" not in imports(file), file

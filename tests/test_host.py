@@ -1,0 +1,518 @@
+"""Registration: what the patches do to the host, what they leave alone, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+
+import yolo_coordbifpn
+from yolo_coordbifpn import BiFPN_Concat, CoordAtt, HostError, RowError, install, model_yaml, register, uninstall
+from yolo_coordbifpn.host import names
+from yolo_coordbifpn.host.parser import TABLE_NAME, patch_parser
+from yolo_coordbifpn.host.patches import status
+from yolo_coordbifpn.registry import TABLE, BlockTable
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    """Leave the patches installed, whatever a test does, and the table as it was."""
+    before = dict(TABLE._rules), dict(TABLE._by_name)
+    yield
+    uninstall()
+    TABLE._rules, TABLE._by_name = before
+    install()
+
+
+def model_cfg(*rows: list, nc: int = 3) -> dict:
+    """Build a small detection model with extra rows after its fourth layer, whose output has 32 channels."""
+    backbone = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]], [-1, 1, "Conv", [32, 3, 1]]]
+    head = [*rows, [[3 + len(rows)], 1, "Detect", [nc]]]
+    return {"nc": nc, "backbone": backbone, "head": head}
+
+
+def build(*rows: list) -> nn.Module:
+    """Build that model without printing it."""
+    return tasks.DetectionModel(model_cfg(*rows), verbose=False)
+
+
+# In other processes: the hook ----------------------------------------------------------------------------------------
+
+
+def test_stock_code_finds_the_blocks(python: Callable[..., str]) -> None:
+    """A fresh process that never imports us builds one of our models, and prints nothing of ours."""
+    out = python("from ultralytics import YOLO; m = YOLO('yolo11n-coordatt-bifpn.yaml'); print(type(m.model.model[9]).__name__)")
+    assert out.splitlines()[-1] == "CoordAtt"
+    assert "coordbifpn" not in out
+
+
+def test_the_hook_loads_nothing(python: Callable[..., str]) -> None:
+    """A Python that never touches Ultralytics gets two small modules and no torch."""
+    out = python("import sys; print(*sorted(x for x in sys.modules if 'coordbifpn' in x or x in ('torch', 'yaml', 're')))")
+    assert out.split() == [
+        "yolo_coordbifpn",
+        "yolo_coordbifpn.host",
+        "yolo_coordbifpn.host.hook",
+        "yolo_coordbifpn_startup",
+    ]
+
+
+def test_the_hook_can_be_switched_off(python: Callable[..., str]) -> None:
+    """With the variable at 0 nothing of ours is loaded, and an explicit import still works."""
+    off = {"YOLO_COORDBIFPN_AUTOLOAD": "0"}
+    assert python("import sys; print([x for x in sys.modules if x.startswith('yolo_coordbifpn.')])", **off).strip() == "[]"
+    out = python("from ultralytics import YOLO; YOLO('yolo11n-coordatt.yaml')", check=False, **off)
+    assert "FileNotFoundError" in out
+    code = "from ultralytics import YOLO; import yolo_coordbifpn; YOLO('yolo11n-coordatt.yaml'); print('built')"
+    assert python(code, **off).splitlines()[-1] == "built"
+
+
+def test_a_broken_package_does_not_break_python(python: Callable[..., str], tmp_path: Path) -> None:
+    """If our package cannot even be imported, Python starts silently and Ultralytics imports."""
+    (tmp_path / "yolo_coordbifpn.py").write_text("raise RuntimeError('broken')")
+    code = "import yolo_coordbifpn_startup as s; s.run(); import ultralytics.nn.tasks; print('fine')"
+    assert python(code, PYTHONPATH=str(tmp_path)).splitlines()[-1] == "fine"
+
+
+def test_both_start_up_files_name_the_same_function() -> None:
+    """The `.pth` line and its successor from Python 3.15 on both run the one start-up function."""
+    site = Path(importlib.util.find_spec("yolo_coordbifpn_startup").origin).parent
+    assert (site / "yolo_coordbifpn.pth").read_text().startswith("import yolo_coordbifpn_startup;")
+    entry = (site / "yolo_coordbifpn.start").read_text().strip()
+    run = pkgutil.resolve_name(entry)
+    assert run.__name__ == "run"
+    assert run() is None
+
+
+def test_a_host_loaded_before_us_is_patched_by_our_import(python: Callable[..., str]) -> None:
+    """The order of imports does not matter, and functions imported earlier know the blocks too."""
+    code = (
+        "from ultralytics.nn.tasks import parse_model, DetectionModel; import yolo_coordbifpn;"
+        "cfg = {'nc': 1, 'backbone': [[-1, 1, 'Conv', [8, 3, 1]]], 'head': [[-1, 1, 'CoordAtt', []]]};"
+        "print(type(parse_model(cfg, ch=3, verbose=False)[0][1]).__name__)"
+    )
+    assert python(code, YOLO_COORDBIFPN_AUTOLOAD="0").splitlines()[-1] == "CoordAtt"
+
+
+# In this process: install and uninstall ------------------------------------------------------------------------------
+
+
+def test_install_is_idempotent_and_undoable(installed: None) -> None:
+    """Twice is once, and after uninstall the host is what it was, down to the code object."""
+    code, check_yaml = tasks.parse_model.__code__, tasks.check_yaml
+    install()
+    install()
+    assert tasks.parse_model.__code__ is code
+    assert tasks.check_yaml is check_yaml
+    assert status() == ({"model YAML names": True, "model parser": True, "safe loading": True}, None)
+    uninstall()
+    uninstall()
+    assert not any(status()[0].values())
+    assert TABLE_NAME not in tasks.__dict__
+    assert not {"CoordAtt", "BiFPN_Add", "BiFPN_Concat"} & set(tasks.__dict__)
+    assert tasks.check_yaml.__module__ == "ultralytics.utils.checks"
+    source = Path(tasks.__file__).read_text(encoding="utf-8")
+    compiled = compile(source, tasks.__file__, "exec", dont_inherit=True)
+    assert tasks.parse_model.__code__ in compiled.co_consts
+    with pytest.raises(KeyError, match="CoordAtt"):
+        build([-1, 1, "CoordAtt", []])
+    install()
+    build([-1, 1, "CoordAtt", []])
+
+
+def test_public_names() -> None:
+    """Each public name is there, sorted, and an unknown one is an AttributeError."""
+    assert yolo_coordbifpn.__all__ == sorted(yolo_coordbifpn.__all__)
+    for name in yolo_coordbifpn.__all__:
+        assert getattr(yolo_coordbifpn, name).__doc__
+        assert name in dir(yolo_coordbifpn)
+    with pytest.raises(AttributeError, match="CoordAttn"):
+        _ = yolo_coordbifpn.CoordAttn
+
+
+def test_safe_loading(tmp_path: Path, installed: None) -> None:
+    """A checkpoint with our blocks loads with weights only as long as we are installed."""
+    torch.save({"model": build([-1, 1, "CoordAtt", []]).model[4]}, tmp_path / "x.pt")
+    with torch.serialization.safe_globals([nn.Conv2d, nn.BatchNorm2d]):
+        assert isinstance(torch.load(tmp_path / "x.pt", weights_only=True)["model"], CoordAtt)
+        uninstall()
+        with pytest.raises(Exception, match="CoordAtt"):
+            torch.load(tmp_path / "x.pt", weights_only=True)
+
+
+# The parser ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_get_their_channels() -> None:
+    """CoordAtt keeps channels, BiFPN_Concat sums them, BiFPN_Add keeps them; repeats of CoordAtt are chained."""
+    model = build([-1, 1, "CoordAtt", []], [[-1, 2], 1, "BiFPN_Concat", [1]], [[-1, 5], 1, "BiFPN_Add", []], [-1, 2, "CoordAtt", [16]])
+    x = torch.zeros(1, 3, 64, 64)
+    shapes = []
+    for m in model.model[:8]:
+        m.register_forward_hook(lambda m, a, out: shapes.append(out.shape[1]))
+    model(x)
+    assert shapes[4:] == [32, 64, 64, 64]
+    assert [len(m) for m in model.model if type(m) is nn.Sequential] == [2]
+    assert [m.type for m in model.model[4:6]] == [
+        "yolo_coordbifpn.blocks.coordatt.CoordAtt",
+        "yolo_coordbifpn.blocks.bifpn.BiFPN_Concat",
+    ]
+
+
+BAD_ROWS = [
+    ([-1, 1, "CoordAtt", [1024]], r"layer 4 \(head row 0\) \[-1, 1, CoordAtt, \[1024\]\].*write \[\] for the paper's"),
+    ([-1, 1, "CoordAtt", [32, 32]], r"\[-1, 1, CoordAtt, \[32, 32\]\].*arguments of CoordAtt are \[reduction=32\]"),
+    ([[-1, 2], 1, "CoordAtt", []], r"\[\[-1, 2\], 1, CoordAtt, \[\]\].*CoordAtt takes one input, got 2"),
+    ([-1, 1, "CoordAtt", ["half"]], "reduction must be a positive whole number .default 32., got 'half'"),
+    ([-1, 1, "CoordAtt", ["scale"]], "reduction must be a positive whole number .default 32., got None"),
+    ([-1, 1, "CoordAtt", [-4]], "reduction must be a positive whole number"),
+    ([-1, 1, "CoordAtt", 32], "the arguments must be a list, got 32"),
+    ([-1, 1, "CoordAtt"], "a row has four parts"),
+    ([-1, 0, "CoordAtt", []], "repeats must be a positive whole number, got 0"),
+    ([-1, "2", "CoordAtt", []], "repeats must be a positive whole number, got '2'"),
+    ([-1, 1.5, "CoordAtt", []], "repeats must be a positive whole number, got 1.5"),
+    ([7, 1, "CoordAtt", []], "`from` is 7, but at this row there are 4 layers"),
+    ([-9, 1, "CoordAtt", []], "`from` is -9, but at this row there are 4 layers"),
+    (["-1", 1, "CoordAtt", []], "`from` must be a layer index or a list of them, got '-1'"),
+    ([None, 1, "CoordAtt", []], "`from` must be a layer index or a list of them, got None"),
+    ([[-1, [2]], 1, "BiFPN_Concat", [1]], r"`from` must be a layer index or a list of them, got \[2\]"),
+    ([[-1, 12], 1, "BiFPN_Concat", [1]], "`from` is 12, but at this row there are 4 layers"),
+    ([-1, 1, "BiFPN_Concat", [1]], "two or more inputs"),
+    ([[-1], 1, "BiFPN_Concat", [1]], "two or more inputs"),
+    ([[], 1, "BiFPN_Concat", [1]], "two or more inputs"),
+    ([[-1, 2], 2, "BiFPN_Concat", [1]], "cannot be repeated; repeats must be 1, got 2"),
+    ([[-1, 2], 1, "BiFPN_Concat", [2]], "dim must be 1"),
+    ([[-1, 2], 1, "BiFPN_Concat", ["sum"]], "dim must be 1 .the channels., got 'sum'"),
+    ([[-1, 2], 1, "BiFPN_Concat", [1, "softmax"]], "eps must be a positive number .the paper's is 1e-4., got 'softmax'"),
+    ([[-1, 1], 1, "BiFPN_Add", []], "the inputs have 32, 16 channels and must have equal ones"),
+    ([[2, 3], 1, "BiFPN_Add", ["add"]], "eps must be a positive number"),
+    ([-1, 1, "CoordAttn", []], "unknown module CoordAttn. Did you mean CoordAtt?"),
+    ([[-1, 2], 1, "BiFPNConcat", [1]], "unknown module BiFPNConcat. Did you mean BiFPN_Concat?"),
+    ([-1, 1, "coordatt", []], "unknown module coordatt. Did you mean CoordAtt?"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS)
+def test_bad_rows(row: list, message: str) -> None:
+    """Each mistake in one of our rows is one error that names the row, what it has and what was expected."""
+    with pytest.raises(RowError, match=message):
+        build(row)
+
+
+def test_inputs_of_different_size_name_their_layers() -> None:
+    """Fusing layers of different height and width says which layers, with their shapes."""
+    with pytest.raises(ValueError, match=r"BiFPN_Concat \(layer 4\).*layer 3 \(1, 32, 32, 32\), layer 0 \(1, 16, 128, 128\)"):
+        build([[-1, 0], 1, "BiFPN_Concat", [1]])
+
+
+def test_repeats_are_checked_as_written(tmp_path: Path) -> None:
+    """A depth factor that brings repeats back to 1 does not hide a wrong row."""
+    cfg = model_cfg([[-1, 2], 2, "BiFPN_Concat", [1]]) | {"scales": {"n": [0.33, 1.0, 1024]}}
+    with pytest.raises(RowError, match="repeats must be 1, got 2"):
+        tasks.DetectionModel(cfg, verbose=False)
+
+
+def test_mistakes_in_other_rows_stay_the_hosts() -> None:
+    """An error in a row that is none of ours is raised as the host raises it."""
+    with pytest.raises(KeyError, match="Foo"):
+        build([-1, 1, "Foo", []])
+    with pytest.raises((TypeError, IndexError)):
+        build([-1, 1, "Conv", []])
+
+
+def test_a_first_row(tmp_path: Path) -> None:
+    """A block in the very first row reads the image."""
+    cfg = model_cfg()
+    cfg["backbone"].insert(0, [-1, 1, "CoordAtt", []])
+    cfg["head"][-1][0] = [4]
+    assert tasks.DetectionModel(cfg, verbose=False).model[0].conv1.in_channels == 3
+    cfg["backbone"][0][0] = 0
+    with pytest.raises(RowError, match="use -1, the image"):
+        tasks.DetectionModel(cfg, verbose=False)
+
+
+# A user's own blocks -------------------------------------------------------------------------------------------------
+
+
+class Scale(nn.Module):
+    """A user's block: one learnable factor per channel."""
+
+    def __init__(self, c1: int, start: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1, c1, 1, 1), start))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+class Widen(nn.Module):
+    """A user's block with output channels of its own."""
+
+    def __init__(self, c1: int, c2: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class Join(nn.Module):
+    """A user's block with several inputs."""
+
+    def __init__(self, c1: list[int]) -> None:
+        super().__init__()
+        self.c1 = c1
+
+    def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(xs, 1)
+
+
+def test_own_blocks(installed: None) -> None:
+    """A user's block works in a row as ours do, with each kind of channel rule, and errors name the row."""
+    register(Scale)
+    register(Scale, "same")
+    register(Join, channels="sum")
+    register(Widen, channels=lambda c1, args: (args[0], [c1, *args]))
+    model = build([-1, 1, "Scale", [2.0]], [[-1, 2], 1, "Join", []], [-1, 1, "Widen", [24]], [-1, 1, "CoordAtt", []])
+    assert model.model[4].weight.shape == (1, 32, 1, 1)
+    assert model.model[5].c1 == [32, 32]
+    assert model.model[6].conv.weight.shape[:2] == (24, 64)
+    assert model.model[7].conv1.in_channels == 24
+    with pytest.raises(RowError, match=r"layer 4 .*\[-1, 1, Scale, \[1, 2, 3\]\].*arguments of Scale are \[start=1.0\]"):
+        build([-1, 1, "Scale", [1, 2, 3]])
+    with pytest.raises(RowError, match="list index out of range"):
+        build([-1, 1, "Widen", []])
+
+
+def test_registering_is_checked(installed: None) -> None:
+    """What cannot be a block, an unknown rule, and a taken name are refused, and nothing is entered."""
+    before = list(TABLE)
+    with pytest.raises(TypeError, match="subclass of torch.nn.Module"):
+        register(lambda x: x)
+    with pytest.raises(TypeError, match="subclass of torch.nn.Module"):
+        register(Scale(3))
+    with pytest.raises(ValueError, match="'same' or 'sum' or a callable, got 'max'"):
+        register(Scale, "max")
+    with pytest.raises(TypeError, match="got 3"):
+        register(Scale, 3)
+    with pytest.raises(HostError, match="already has a Conv"):
+        register(type("Conv", (nn.Module,), {}))
+    with pytest.raises(ValueError, match="already registered"):
+        register(type("CoordAtt", (nn.Module,), {}))
+    assert list(TABLE) == before
+
+
+# Hosts of another shape ----------------------------------------------------------------------------------------------
+
+PARSER = '''
+from torch import nn
+from ultralytics.nn.modules import Conv, Concat
+
+def parse_model(d, ch):
+    """A parser in the style of the field's forks."""
+    layers, save, c2 = [], [], ch[-1]
+    for i, (f, n, m, args) in enumerate(d["backbone"] + d["head"]):
+        m = eval(m) if isinstance(m, str) else m
+        if m in [Conv]:
+            c1, c2 = ch[f], args[0]
+            args = [c1, c2, *args[1:]]
+        elif m is Concat:
+            c2 = sum(ch[x] for x in f)
+        else:
+            c2 = ch[f]
+        layers.append(m(*args))
+        if i == 0:
+            ch = []
+        ch.append(c2)
+    return nn.Sequential(*layers)
+'''
+
+
+def load(tmp_path: Path, source: str, name: str = "fork") -> ModuleType:
+    """Import a module from source text."""
+    file = tmp_path / f"{name}.py"
+    file.write_text(source)
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def table() -> BlockTable:
+    """Make a table of our blocks, apart from the real one."""
+    result = BlockTable()
+    result.add(CoordAtt, "same")
+    result.add(BiFPN_Concat, "sum")
+    return result
+
+
+def test_a_forks_parser_is_patched_too(tmp_path: Path) -> None:
+    """The patch goes by the shape of the function; here one that resolves names by eval and takes a list of channels."""
+    fork = load(tmp_path, PARSER)
+    undo = patch_parser(fork, table())
+    cfg = {"backbone": [[-1, 1, "Conv", [8]]], "head": [[-1, 1, "CoordAtt", []], [[-1, 0], 1, "BiFPN_Concat", []]]}
+    layers = fork.parse_model(cfg, [3])
+    assert layers[2].channels == [8, 8]
+    undo()
+    with pytest.raises(NameError):
+        fork.parse_model(cfg, [3])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.replace("c2 = ch[f]\n        layers", "c2 = ch[f] + 0\n        layers"), "another shape"),
+        (lambda s: s.replace("(f, n, m, args)", "(f, n, m, a)").replace("args", "a"), "another shape"),
+        (lambda s: s.replace("def parse_model", "def parse"), "not the host's own function"),
+        (lambda s: s + "\nclass CoordAtt: pass\n", "already has a CoordAtt"),
+        (lambda s: s + "\nimport functools\nparse_model = functools.cache(parse_model)\n", "not the host's own function"),
+    ],
+)
+def test_other_parsers_are_refused_untouched(tmp_path: Path, change: Callable[[str], str], message: str) -> None:
+    """A parser of another shape, or one that has our names, is left exactly as it was."""
+    fork = load(tmp_path, change(PARSER))
+    before = dict(fork.__dict__)
+    code = getattr(getattr(fork, "parse_model", None), "__code__", None)
+    with pytest.raises(HostError, match=message):
+        patch_parser(fork, table())
+    assert fork.__dict__ == before
+    assert getattr(getattr(fork, "parse_model", None), "__code__", None) is code
+
+
+def test_a_parser_patched_by_someone_else_is_refused(tmp_path: Path) -> None:
+    """If the function is not what its file says, or the file cannot be read, it is left alone."""
+    fork = load(tmp_path, PARSER)
+    fork.parse_model.__code__ = (lambda d, ch: None).__code__
+    with pytest.raises(HostError, match="not what its source file says"):
+        patch_parser(fork, table())
+    fork = load(tmp_path, PARSER, "fork2")
+    (tmp_path / "fork2.py").unlink()
+    with pytest.raises(HostError, match="cannot be read"):
+        patch_parser(fork, table())
+
+
+CLASH = """
+from ultralytics.nn import tasks
+tasks.CoordAtt = int
+import yolo_coordbifpn
+from ultralytics import YOLO
+YOLO("yolo11n.yaml")
+assert not hasattr(tasks, "BiFPN_Concat")
+for name in ("yolo11n-coordatt.yaml", "yolo11n-bifpn.yaml"):
+    try:
+        YOLO(name)
+    except yolo_coordbifpn.HostError as error:
+        print(error)
+try:
+    tasks.parse_model({"nc": 1, "backbone": [[-1, 1, "Conv", [8]]], "head": [[[-1, 0], 1, "BiFPN_Concat", [1]]]}, 3, False)
+except yolo_coordbifpn.HostError as error:
+    print(error)
+try:
+    yolo_coordbifpn.install()
+except yolo_coordbifpn.HostError as error:
+    print(error)
+yolo_coordbifpn.uninstall()
+assert tasks.parse_model.__module__ == "ultralytics.nn.tasks" and tasks.CoordAtt is int
+"""
+
+
+def test_a_clash_is_told_when_one_of_our_models_is_built(python: Callable[..., str]) -> None:
+    """With a name taken nothing is registered, stock models work, and ours say what is in the way."""
+    out = python(CLASH, YOLO_COORDBIFPN_AUTOLOAD="0")
+    assert out.count("already has a CoordAtt") == 4
+    assert "`yolo-coordbifpn check` shows the details" in out
+
+
+OLD = """
+import ultralytics
+ultralytics.__version__ = "8.3.0"
+from ultralytics import YOLO
+YOLO("yolo11n-coordatt.yaml")
+YOLO("yolo26n-coordatt.yaml")
+"""
+
+
+def test_a_host_too_old_for_a_family(python: Callable[..., str]) -> None:
+    """A shipped YAML whose stock blocks an older host does not have says which version it needs."""
+    out = python(OLD, check=False)
+    assert "yolo26-coordatt.yaml needs ultralytics>=8.4.0, this is 8.3.0: pip install -U ultralytics" in out
+
+
+def test_a_missing_host(python: Callable[..., str]) -> None:
+    """Without Ultralytics, install says what to install."""
+    code = "import sys; sys.modules['ultralytics'] = None; import yolo_coordbifpn; yolo_coordbifpn.install()"
+    assert "Ultralytics is not installed: pip install ultralytics" in python(code, check=False)
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_file_is_found_by_its_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From any folder, with and without a scale letter."""
+    monkeypatch.chdir(tmp_path)
+    assert len(names.shipped()) >= 9
+    for file in names.shipped():
+        assert tasks.yaml_model_load(file)["scale"] == ""
+        scaled = file.replace("-", "x-", 1)
+        loaded = tasks.yaml_model_load(scaled)
+        assert (loaded["scale"], loaded["yaml_file"]) == ("x", scaled)
+
+
+@pytest.mark.parametrize("folder", [".", "sub", "lab2s"])
+def test_a_local_file_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    """A user's own file of one of our names is taken before ours, also from a folder whose name looks like a scale."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    text = model_yaml("yolo11-coordatt").read_text(encoding="utf-8").replace("nc: 80", "nc: 7")
+    (tmp_path / folder / "yolo11-coordatt.yaml").write_text(text)
+    for name in ("yolo11-coordatt.yaml", "yolo11s-coordatt.yaml"):
+        assert tasks.yaml_model_load(f"{folder}/{name}" if folder != "." else name)["nc"] == 7
+    if folder != ".":
+        assert tasks.yaml_model_load("yolo11s-coordatt.yaml")["nc"] == 80
+
+
+def test_a_wrong_folder_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that does not exist is an error, not our file; the message offers the bare name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="Did you mean yolo11-coordatt.yaml"):
+        tasks.yaml_model_load("mine/yolo11-coordatt.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("yolo11n-coordat-bifpn.yaml", "yolo11n?-coordatt-bifpn.yaml"),
+        ("yolov11n-coordatt.yaml", "yolo11n?-coordatt.yaml"),
+        ("yolo11n-biffpn.yaml", "yolo11n?-bifpn.yaml"),
+        ("yolo11n_coordatt_bifpn.yaml", "yolo11n?-coordatt-bifpn.yaml"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(name: str, near: str) -> None:
+    """A misspelled name is the host's error with ours added; other unknown names are the host's alone."""
+    with pytest.raises(FileNotFoundError, match=near):
+        YOLO(name)
+    with pytest.raises(FileNotFoundError) as error:
+        YOLO("yolo11n-something.yaml")
+    assert "Did you mean" not in str(error.value)
+
+
+def test_model_yaml() -> None:
+    """The path of a shipped file exists; a scale letter or an unknown name is explained."""
+    assert model_yaml("yolo11-coordatt-bifpn").is_file()
+    assert model_yaml("yolo11-coordatt-bifpn.yaml") == model_yaml("yolo11-coordatt-bifpn")
+    with pytest.raises(ValueError, match=r'scale s of the file yolo11-bifpn.yaml.*YOLO\("yolo11s-bifpn.yaml"\)'):
+        model_yaml("yolo11s-bifpn")
+    with pytest.raises(FileNotFoundError, match="Did you mean yolo11-bifpn.yaml"):
+        model_yaml("yolo11-bifnp")
+    with pytest.raises(FileNotFoundError, match="There are yolo11-"):
+        model_yaml("resnet50")

@@ -1,0 +1,55 @@
+"""Coordinate Attention and BiFPN's weighted fusion for Ultralytics YOLO, without editing Ultralytics.
+
+Importing this package arms the start-up hook and nothing more; torch is loaded when one of the names below is used.
+"""
+
+from .host import hook as _hook
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
+    from .errors import HostError, RowError
+    from .host.names import model_yaml
+    from .host.patches import install, register, uninstall
+
+__version__ = "0.1.0"
+__all__ = [
+    "BiFPN_Add",
+    "BiFPN_Concat",
+    "CoordAtt",
+    "HostError",
+    "RowError",
+    "install",
+    "model_yaml",
+    "register",
+    "uninstall",
+]
+
+_HOME = {  # where each public name lives; loaded on first use
+    "BiFPN_Add": ".blocks",
+    "BiFPN_Concat": ".blocks",
+    "CoordAtt": ".blocks",
+    "HostError": ".errors",
+    "RowError": ".errors",
+    "install": ".host.patches",
+    "model_yaml": ".host.names",
+    "register": ".host.patches",
+    "uninstall": ".host.patches",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, for completion."""
+    return sorted({*globals(), *__all__})
+
+
+_hook.arm()

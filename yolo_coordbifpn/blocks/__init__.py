@@ -1,0 +1,6 @@
+"""The blocks themselves: plain PyTorch modules that import nothing but torch."""
+
+from .bifpn import BiFPN_Add, BiFPN_Concat
+from .coordatt import CoordAtt
+
+__all__ = ["BiFPN_Add", "BiFPN_Concat", "CoordAtt"]

@@ -1,0 +1,158 @@
+"""BiFPN's fast normalized fusion, by concatenation and by sum.
+
+Source: Tan, Pang, Le, "EfficientDet: Scalable and Efficient Object Detection", CVPR 2020, arXiv 1911.09070,
+section 3.3: O = sum_i relu(w_i) * I_i / (eps + sum_j relu(w_j)), one scalar per input, starting at 1, eps = 1e-4.
+
+Departures: `BiFPN_Concat` joins the weighted inputs along the channels in place of the sum, so that it replaces a
+`Concat` of a YOLO neck. The resampling and the convolution that the paper draws around the fusion are layers of their
+own in a model YAML. The parameter is called `weight`, because optimizers that sort parameters by name find it then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _WeightedFusion(nn.Module):
+    """One learnable non-negative scalar per input, normalised to a sum of about 1."""
+
+    i: int  # index of the layer, set by the host's parser
+    f: list[int]  # indices of the layers it reads, set by the host's parser
+
+    def __init__(self, channels: Sequence[int], eps: float) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not isinstance(channels, (list, tuple)) or len(channels) < 2:
+            raise ValueError(
+                f"{name} takes two or more inputs, got {channels!r} (channels of the inputs): "
+                f"write [[-1, 6], 1, {name}, ...] with the indices of the layers to fuse."
+            )
+        if any(type(c) is not int or c < 1 for c in channels):
+            raise ValueError(f"{name}: channels must be positive whole numbers, got {list(channels)}.")
+        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not eps > 0:
+            raise ValueError(f"{name}: eps must be a positive number (the paper's is 1e-4), got {eps!r}.")
+        self.channels = list(channels)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(len(channels)))
+
+    def normalized_weights(self) -> Tensor:
+        """Return the share of each input, shape (inputs,), values 0...1, sum just under 1."""
+        w = F.relu(self.weight)  # on the parameter, never as a module: hosts make modules in-place
+        return w / (w.sum() + self.eps)
+
+    def _weighted(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """Scale each input, each of shape (N, C_i, H, W), by its normalised weight."""
+        if not torch.jit.is_tracing():
+            self._check(xs)
+        return [x * w for x, w in zip(xs, self.normalized_weights().unbind())]
+
+    def _check(self, xs: Sequence[Tensor]) -> None:
+        """Refuse inputs that do not fit together, naming layers and shapes."""
+        if len(xs) == len(self.channels) and all(x.shape[2:] == xs[0].shape[2:] for x in xs):
+            return
+        if hasattr(self, "f"):
+            where = f" (layer {self.i})"
+            names = [f"layer {self.i + j if j < 0 else j}" for j in self.f]
+        else:
+            where = ""
+            names = [f"input {j}" for j in range(len(xs))]
+        shapes = ", ".join(f"{n} {tuple(x.shape)}" for n, x in zip(names, xs))
+        raise ValueError(
+            f"{type(self).__name__}{where} fuses {len(self.channels)} inputs of one height and width, got {shapes}. "
+            "Resize with nn.Upsample or a strided Conv first, or read another layer."
+        )
+
+    def extra_repr(self) -> str:
+        """Show the channels of the inputs in the printed module."""
+        return f"channels={self.channels}, eps={self.eps}"
+
+
+class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes in its YAMLs
+    """Weighted concatenation: the inputs, each scaled by its normalised weight, joined along the channels.
+
+    Row of a model YAML, in place of the host's `[[-1, 6], 1, Concat, [1]]`: `[[-1, 6], 1, BiFPN_Concat, [1]]`.
+
+    Attributes:
+        weight: Raw fusion weights, shape (inputs,), start at 1.
+        channels: Channels of each input.
+        eps: Keeps the division defined when all weights are zero.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int = 1, eps: float = 1e-4) -> None:
+        """Build the block.
+
+        Args:
+            channels: Channels C_i of each input, two or more.
+            dim: Dimension of the concatenation, as in the row of the host's `Concat`; only 1, the channels.
+            eps: The paper's epsilon.
+
+        Raises:
+            ValueError: If there are fewer than two inputs, or an argument is out of range.
+        """
+        super().__init__(channels, eps)
+        if type(dim) is not int or dim != 1:
+            raise ValueError(f"BiFPN_Concat: dim must be 1 (the channels), got {dim!r}.")
+
+    def forward(self, xs: Sequence[Tensor]) -> Tensor:
+        """Fuse the inputs.
+
+        Args:
+            xs: Features, shapes (N, C_i, H, W).
+
+        Returns:
+            Fused features, shape (N, sum of C_i, H, W).
+
+        Raises:
+            ValueError: If the number of inputs is not the one built for, or heights or widths differ.
+        """
+        return torch.cat(self._weighted(xs), 1)
+
+
+class BiFPN_Add(_WeightedFusion):  # noqa: N801
+    """Weighted sum, the paper's fusion: inputs of equal shape, each scaled by its normalised weight, added.
+
+    Row of a model YAML: `[[-1, 6], 1, BiFPN_Add, []]`.
+
+    Attributes:
+        weight: Raw fusion weights, shape (inputs,), start at 1.
+        channels: Channels of each input, all equal.
+        eps: Keeps the division defined when all weights are zero.
+    """
+
+    def __init__(self, channels: Sequence[int], eps: float = 1e-4) -> None:
+        """Build the block.
+
+        Args:
+            channels: Channels C of each input, two or more, all equal.
+            eps: The paper's epsilon.
+
+        Raises:
+            ValueError: If there are fewer than two inputs, their channels differ, or eps is out of range.
+        """
+        super().__init__(channels, eps)
+        if len(set(channels)) > 1:
+            raise ValueError(
+                f"BiFPN_Add adds inputs of equal channels, got {list(channels)}: "
+                "bring them to one width with a 1x1 Conv each, or use BiFPN_Concat."
+            )
+
+    def forward(self, xs: Sequence[Tensor]) -> Tensor:
+        """Fuse the inputs.
+
+        Args:
+            xs: Features, shapes (N, C, H, W), all equal.
+
+        Returns:
+            Fused features, shape (N, C, H, W).
+
+        Raises:
+            ValueError: If the number of inputs is not the one built for, or heights or widths differ.
+        """
+        first, *rest = self._weighted(xs)
+        for x in rest:
+            first = first + x
+        return first

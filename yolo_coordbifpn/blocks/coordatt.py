@@ -1,0 +1,93 @@
+"""Coordinate Attention.
+
+Source: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, arXiv 2103.02907,
+equations 4 to 9. State-dict names are those of the authors' code (houqb/CoordAttention) and of timm's `CoordAttn`.
+
+Departures from the authors' code, none of which changes the result: the pooling is a mean (exports with dynamic shapes,
+deterministic backward on CUDA), and in eval mode the shared 1x1 convolution runs on the two strips apart.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CoordAtt(nn.Module):
+    """Gate every pixel by its row and its column: y[c, i, j] = x[c, i, j] * g_h[c, i] * g_w[c, j].
+
+    Row of a model YAML: `[-1, 1, CoordAtt, []]` or `[-1, 1, CoordAtt, [reduction]]`. The channels come from the layer
+    before and stay as they are.
+
+    Attributes:
+        conv1: Shared 1x1 convolution over both strips, C to mip channels, mip = max(8, C // reduction).
+        bn1: Batch normalisation of the mip channels, followed by h-swish.
+        conv_h: 1x1 convolution, mip to C channels, whose sigmoid is the height gate.
+        conv_w: 1x1 convolution, mip to C channels, whose sigmoid is the width gate.
+    """
+
+    def __init__(self, channels: int, reduction: int = 32) -> None:
+        """Build the block.
+
+        Args:
+            channels: C, the number of channels of the input and of the output.
+            reduction: r in the paper; the strips are squeezed to max(8, C // r) channels.
+
+        Raises:
+            ValueError: If `channels` or `reduction` is not a positive whole number, or if `reduction` is so large
+                that it can only be a number of output channels.
+        """
+        super().__init__()
+        if isinstance(channels, (list, tuple)):
+            raise ValueError(f"CoordAtt takes one input, got {len(channels)}: write [-1, 1, CoordAtt, []].")
+        if type(channels) is not int or channels < 1:
+            raise ValueError(f"CoordAtt: channels must be a positive whole number, got {channels!r}.")
+        if type(reduction) is not int or reduction < 1:
+            raise ValueError(f"CoordAtt: reduction must be a positive whole number (default 32), got {reduction!r}.")
+        if reduction > 32 and channels // reduction < 8:  # beyond the floor of 8 no reduction means anything
+            raise ValueError(
+                f"CoordAtt: reduction={reduction} on {channels} channels looks like a number of output channels. "
+                "CoordAtt keeps the channels of the layer before; write [] for the paper's reduction of 32, "
+                "or [reduction]."
+            )
+        mip = max(8, channels // reduction)
+        self.conv1 = nn.Conv2d(channels, mip, 1)
+        self.bn1 = nn.BatchNorm2d(mip)
+        self.conv_h = nn.Conv2d(mip, channels, 1)
+        self.conv_w = nn.Conv2d(mip, channels, 1)
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the two gates, each in 0...1.
+
+        Args:
+            x: Features, shape (N, C, H, W).
+
+        Returns:
+            Height gate, shape (N, C, H, 1), and width gate, shape (N, C, 1, W).
+        """
+        h = x.mean(3, keepdim=True)  # (N, C, H, 1)
+        w = x.mean(2, keepdim=True)  # (N, C, 1, W)
+        if self.training:  # batch statistics are taken over both strips together, as in the paper
+            y = self._squeeze(torch.cat((h, w.transpose(2, 3)), 2))  # (N, mip, H + W, 1)
+            h, w = y.split((h.shape[2], w.shape[3]), 2)  # (N, mip, H, 1), (N, mip, W, 1)
+            w = w.transpose(2, 3)  # (N, mip, 1, W)
+        else:
+            h, w = self._squeeze(h), self._squeeze(w)  # (N, mip, H, 1), (N, mip, 1, W)
+        return self.conv_h(h).sigmoid(), self.conv_w(w).sigmoid()
+
+    def _squeeze(self, strip: Tensor) -> Tensor:
+        """Map a strip of C channels to mip channels, equation 6."""
+        return F.hardswish(self.bn1(self.conv1(strip)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate the features, equation 9.
+
+        Args:
+            x: Features, shape (N, C, H, W).
+
+        Returns:
+            Gated features, shape (N, C, H, W).
+        """
+        g_h, g_w = self.gates(x)
+        return x * g_w * g_h

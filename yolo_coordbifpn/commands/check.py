@@ -1,0 +1,79 @@
+"""Show versions, whether the start-up hook is active, and which patches hold.
+
+    yolo-coordbifpn check
+
+Exit status 0 means that `yolo train model=yolo11n-coordatt-bifpn.yaml ...` finds the blocks; 1 that it does not, with
+the reason in the list.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+OPTIONS: dict[str, str] = {}
+HOSTS = ("ultralytics", "ultralytics-opencv-headless")
+
+
+def run(options: dict[str, str]) -> int:
+    """Print what was found; return 0 if the blocks are there for `yolo`, else 1."""
+    import yolo_coordbifpn
+
+    from ..errors import HostError
+    from ..host.patches import host_version, install, status
+
+    print(f"{'Python':20}{platform.python_version()}  {sys.executable}")
+    print(f"{'yolo_coordbifpn':20}{yolo_coordbifpn.__version__}  {Path(yolo_coordbifpn.__file__).parent}")
+    faults = []
+    try:
+        install()
+    except HostError as error:
+        faults.append(str(error))
+    host = sys.modules.get("ultralytics")
+    if host is None:
+        print(f"{'ultralytics':20}missing")
+    else:
+        import torch
+
+        print(f"{'torch':20}{torch.__version__}")
+        print(f"{'ultralytics':20}{host_version()}  {Path(str(host.__file__)).parent}")
+        for name, holds in status()[0].items():
+            print(f"{'patch: ' + name:26}{'holds' if holds else 'does NOT hold'}")
+            if not holds and not faults:
+                faults.append(f"the patch of the {name} was undone by something else")
+    active, reason = _hook()
+    print(f"{'start-up hook':26}{reason}")
+    if not active:
+        faults.append(f"the start-up hook is not active ({reason}); `import yolo_coordbifpn` in your script does the same")
+    installed = [x for x in HOSTS if _installed(x)]
+    if len(installed) > 1:
+        faults.append(f"{' and '.join(installed)} are installed over each other; keep one: pip uninstall {installed[1]}")
+    for fault in faults:
+        print(f"{'conflict':26}{fault}")
+    if not faults:
+        print(f"{'conflicts':26}none")
+    return 1 if faults else 0
+
+
+def _hook() -> tuple[bool, str]:
+    """Ask a fresh interpreter, as `yolo` is one, whether the hook is there."""
+    code = "import sys; print('yolo_coordbifpn' in sys.modules)"
+    # from the file system's root, where no folder of ours is on the path
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path("/").resolve())
+    if answer.stdout.strip() == "True":
+        return True, "active"
+    if os.environ.get("YOLO_COORDBIFPN_AUTOLOAD") == "0":
+        return False, "off by YOLO_COORDBIFPN_AUTOLOAD=0"
+    return False, "not installed where this Python looks for .pth files"
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
