@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,9 @@ os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def host_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def host_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Give the host a settings folder of its own, so that a user's is never touched."""
     os.environ["YOLO_CONFIG_DIR"] = str(tmp_path_factory.mktemp("settings"))
-    yield
 
 
 @pytest.fixture

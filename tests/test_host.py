@@ -35,7 +35,7 @@ def installed() -> Iterator[None]:
 
 def model_cfg(*rows: list, nc: int = 3) -> dict:
     """Build a small detection model with extra rows after its fourth layer, whose output has 32 channels."""
-    backbone = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]], [-1, 1, "Conv", [32, 3, 1]]]
+    backbone = [[-1, 1, "Conv", [c, 3, s]] for c, s in ((16, 2), (16, 2), (32, 2), (32, 1))]
     head = [*rows, [[3 + len(rows)], 1, "Detect", [nc]]]
     return {"nc": nc, "backbone": backbone, "head": head}
 
@@ -50,15 +50,18 @@ def build(*rows: list) -> nn.Module:
 
 def test_stock_code_finds_the_blocks(python: Callable[..., str]) -> None:
     """A fresh process that never imports us builds one of our models, and prints nothing of ours."""
-    out = python("from ultralytics import YOLO; m = YOLO('yolo11n-coordatt-bifpn.yaml'); print(type(m.model.model[9]).__name__)")
+    code = (
+        "from ultralytics import YOLO; m = YOLO('yolo11n-coordatt-bifpn.yaml'); print(type(m.model.model[9]).__name__)"
+    )
+    out = python(code)
     assert out.splitlines()[-1] == "CoordAtt"
     assert "coordbifpn" not in out
 
 
 def test_the_hook_loads_nothing(python: Callable[..., str]) -> None:
     """A Python that never touches Ultralytics gets two small modules and no torch."""
-    out = python("import sys; print(*sorted(x for x in sys.modules if 'coordbifpn' in x or x in ('torch', 'yaml', 're')))")
-    assert out.split() == [
+    code = "import sys; print(*sorted(x for x in sys.modules if 'coordbifpn' in x or x in ('torch', 'yaml', 're')))"
+    assert python(code).split() == [
         "yolo_coordbifpn",
         "yolo_coordbifpn.host",
         "yolo_coordbifpn.host.hook",
@@ -69,7 +72,7 @@ def test_the_hook_loads_nothing(python: Callable[..., str]) -> None:
 def test_the_hook_can_be_switched_off(python: Callable[..., str]) -> None:
     """With the variable at 0 nothing of ours is loaded, and an explicit import still works."""
     off = {"YOLO_COORDBIFPN_AUTOLOAD": "0"}
-    assert python("import sys; print([x for x in sys.modules if x.startswith('yolo_coordbifpn.')])", **off).strip() == "[]"
+    assert python("import sys; print('yolo_coordbifpn' in sys.modules)", **off).strip() == "False"
     out = python("from ultralytics import YOLO; YOLO('yolo11n-coordatt.yaml')", check=False, **off)
     assert "FileNotFoundError" in out
     code = "from ultralytics import YOLO; import yolo_coordbifpn; YOLO('yolo11n-coordatt.yaml'); print('built')"
@@ -154,7 +157,12 @@ def test_safe_loading(tmp_path: Path, installed: None) -> None:
 
 def test_rows_get_their_channels() -> None:
     """CoordAtt keeps channels, BiFPN_Concat sums them, BiFPN_Add keeps them; repeats of CoordAtt are chained."""
-    model = build([-1, 1, "CoordAtt", []], [[-1, 2], 1, "BiFPN_Concat", [1]], [[-1, 5], 1, "BiFPN_Add", []], [-1, 2, "CoordAtt", [16]])
+    model = build(
+        [-1, 1, "CoordAtt", []],
+        [[-1, 2], 1, "BiFPN_Concat", [1]],
+        [[-1, 5], 1, "BiFPN_Add", []],
+        [-1, 2, "CoordAtt", [16]],
+    )
     x = torch.zeros(1, 3, 64, 64)
     shapes = []
     for m in model.model[:8]:
@@ -192,7 +200,7 @@ BAD_ROWS = [
     ([[-1, 2], 2, "BiFPN_Concat", [1]], "cannot be repeated; repeats must be 1, got 2"),
     ([[-1, 2], 1, "BiFPN_Concat", [2]], "dim must be 1"),
     ([[-1, 2], 1, "BiFPN_Concat", ["sum"]], "dim must be 1 .the channels., got 'sum'"),
-    ([[-1, 2], 1, "BiFPN_Concat", [1, "softmax"]], "eps must be a positive number .the paper's is 1e-4., got 'softmax'"),
+    ([[-1, 2], 1, "BiFPN_Concat", [1, "softmax"]], "eps must be a positive number .*got 'softmax'"),
     ([[-1, 1], 1, "BiFPN_Add", []], "the inputs have 32, 16 channels and must have equal ones"),
     ([[2, 3], 1, "BiFPN_Add", ["add"]], "eps must be a positive number"),
     ([-1, 1, "CoordAttn", []], "unknown module CoordAttn. Did you mean CoordAtt?"),
@@ -210,7 +218,7 @@ def test_bad_rows(row: list, message: str) -> None:
 
 def test_inputs_of_different_size_name_their_layers() -> None:
     """Fusing layers of different height and width says which layers, with their shapes."""
-    with pytest.raises(ValueError, match=r"BiFPN_Concat \(layer 4\).*layer 3 \(1, 32, 32, 32\), layer 0 \(1, 16, 128, 128\)"):
+    with pytest.raises(ValueError, match=r"layer 4\).*layer 3 \(1, 32, 32, 32\), layer 0 \(1, 16, 128, 128\)"):
         build([[-1, 0], 1, "BiFPN_Concat", [1]])
 
 
@@ -287,7 +295,7 @@ def test_own_blocks(installed: None) -> None:
     assert model.model[5].c1 == [32, 32]
     assert model.model[6].conv.weight.shape[:2] == (24, 64)
     assert model.model[7].conv1.in_channels == 24
-    with pytest.raises(RowError, match=r"layer 4 .*\[-1, 1, Scale, \[1, 2, 3\]\].*arguments of Scale are \[start=1.0\]"):
+    with pytest.raises(RowError, match=r"\[-1, 1, Scale, \[1, 2, 3\]\].*arguments of Scale are \[start=1.0\]"):
         build([-1, 1, "Scale", [1, 2, 3]])
     with pytest.raises(RowError, match="list index out of range"):
         build([-1, 1, "Widen", []])
@@ -357,7 +365,7 @@ def table() -> BlockTable:
 
 
 def test_a_forks_parser_is_patched_too(tmp_path: Path) -> None:
-    """The patch goes by the shape of the function; here one that resolves names by eval and takes a list of channels."""
+    """The patch goes by the shape of the function; here one that resolves names by eval."""
     fork = load(tmp_path, PARSER)
     undo = patch_parser(fork, table())
     cfg = {"backbone": [[-1, 1, "Conv", [8]]], "head": [[-1, 1, "CoordAtt", []], [[-1, 0], 1, "BiFPN_Concat", []]]}
@@ -375,7 +383,10 @@ def test_a_forks_parser_is_patched_too(tmp_path: Path) -> None:
         (lambda s: s.replace("(f, n, m, args)", "(f, n, m, a)").replace("args", "a"), "another shape"),
         (lambda s: s.replace("def parse_model", "def parse"), "not the host's own function"),
         (lambda s: s + "\nclass CoordAtt: pass\n", "already has a CoordAtt"),
-        (lambda s: s + "\nimport functools\nparse_model = functools.cache(parse_model)\n", "not the host's own function"),
+        (
+            lambda s: s + "\nimport functools\nparse_model = functools.cache(parse_model)\n",
+            "not the host's own function",
+        ),
     ],
 )
 def test_other_parsers_are_refused_untouched(tmp_path: Path, change: Callable[[str], str], message: str) -> None:
@@ -414,7 +425,8 @@ for name in ("yolo11n-coordatt.yaml", "yolo11n-bifpn.yaml"):
     except yolo_coordbifpn.HostError as error:
         print(error)
 try:
-    tasks.parse_model({"nc": 1, "backbone": [[-1, 1, "Conv", [8]]], "head": [[[-1, 0], 1, "BiFPN_Concat", [1]]]}, 3, False)
+    rows = [[[-1, 0], 1, "BiFPN_Concat", [1]]]
+    tasks.parse_model({"nc": 1, "backbone": [[-1, 1, "Conv", [8]]], "head": rows}, 3, False)
 except yolo_coordbifpn.HostError as error:
     print(error)
 try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, Union
+from typing import Any, NoReturn
 
 import yaml
 from torch import nn
@@ -17,7 +17,7 @@ from torch import nn
 from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
 from .errors import RowError
 
-Channels = Union[int, list[int]]
+Channels = int | list[int]
 ChannelRule = Callable[[Channels, list[Any]], "tuple[int, list[Any]]"]
 
 

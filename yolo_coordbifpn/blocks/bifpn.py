@@ -46,7 +46,7 @@ class _WeightedFusion(nn.Module):
 
     def _weighted(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Scale each input, each of shape (N, C_i, H, W), by its normalised weight."""
-        if not torch.jit.is_tracing():
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined]
             self._check(xs)
         return [x * w for x, w in zip(xs, self.normalized_weights().unbind())]
 

@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
             print(__version__)
             return 0
         if name not in COMMANDS:
-            raise UsageError(f"there is no command {name!r}.{_nearest(name, COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+            near = _nearest(name, COMMANDS)
+            raise UsageError(f"there is no command {name!r}.{near} Commands: {', '.join(COMMANDS)}.")
         command = import_module(f".{name}", __name__)
         if {"-h", "--help", "help"} & set(rest):
             print((command.__doc__ or "").strip())

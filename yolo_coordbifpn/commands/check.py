@@ -48,10 +48,10 @@ def run(options: dict[str, str]) -> int:
     active, reason = _hook()
     print(f"{'start-up hook':26}{reason}")
     if not active:
-        faults.append(f"the start-up hook is not active ({reason}); `import yolo_coordbifpn` in your script does the same")
+        faults.append(f"the start-up hook is not active: {reason}; `import yolo_coordbifpn` in a script does the same")
     installed = [x for x in HOSTS if _installed(x)]
     if len(installed) > 1:
-        faults.append(f"{' and '.join(installed)} are installed over each other; keep one: pip uninstall {installed[1]}")
+        faults.append(f"{' and '.join(installed)} are installed over each other: uninstall both, install one")
     for fault in faults:
         print(f"{'conflict':26}{fault}")
     if not faults:

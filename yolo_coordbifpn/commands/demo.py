@@ -35,7 +35,7 @@ def run(options: dict[str, str]) -> int:
         raise UsageError(f"folder= is a file: {folder}.")
     yolo = shutil.which("yolo", path=sysconfig.get_path("scripts")) or shutil.which("yolo")
     if yolo is None:
-        print("The command `yolo` is missing: pip install ultralytics (or ultralytics-opencv-headless)", file=sys.stderr)
+        print("There is no `yolo`: pip install ultralytics (or ultralytics-opencv-headless)", file=sys.stderr)
         return 1
     from .scenes import write_scenes
 
@@ -43,7 +43,8 @@ def run(options: dict[str, str]) -> int:
     data = write_scenes(folder / "scenes", train=320, val=64, size=SIZE, seed=seed)
     words = ["train", f"model={options['model']}", f"data={data}", f"epochs={epochs}", f"seed={seed}", *RECIPE.split()]
     words += [f"project={folder}", "name=train"]
-    print(f"384 scenes are in {data.parent}. Training on them with stock Ultralytics:\n\n  {shlex.join(['yolo', *words])}\n")
+    print(f"384 scenes are in {data.parent}. Training on them with stock Ultralytics:\n")
+    print(f"  {shlex.join(['yolo', *words])}\n")
     sys.stdout.flush()
     before = set(folder.glob("train*/results.csv"))
     status = subprocess.run([yolo, *words]).returncode

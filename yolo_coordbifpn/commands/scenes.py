@@ -20,7 +20,14 @@ Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 _GROUND: tuple[Color, ...] = ((112, 128, 76), (146, 140, 98), (128, 122, 110), (92, 116, 72), (166, 150, 112))
-_PAINT: tuple[Color, ...] = ((190, 40, 36), (235, 235, 230), (40, 44, 52), (50, 84, 150), (214, 176, 52), (130, 134, 140))
+_PAINT: tuple[Color, ...] = (
+    (190, 40, 36),
+    (235, 235, 230),
+    (40, 44, 52),
+    (50, 84, 150),
+    (214, 176, 52),
+    (130, 134, 140),
+)
 _ROOF: tuple[Color, ...] = ((156, 78, 58), (120, 66, 52), (108, 108, 112), (176, 104, 70), (86, 92, 104))
 _WATER: tuple[Color, ...] = ((52, 96, 122), (40, 84, 104), (66, 112, 126))
 
@@ -46,7 +53,8 @@ def write_scenes(folder: Path, train: int, val: int, size: int, seed: int) -> Pa
             image.save(folder / "images" / split / f"{number:04}.png")
             lines = (f"{c} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n" for c, x, y, w, h in boxes)
             (folder / "labels" / split / f"{number:04}.txt").write_text("".join(lines), encoding="utf-8")
-    data = {"path": str(folder.resolve()), "train": "images/train", "val": "images/val", "names": dict(enumerate(NAMES))}
+    names = dict(enumerate(NAMES))
+    data = {"path": str(folder.resolve()), "train": "images/train", "val": "images/val", "names": names}
     (folder / "data.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     return folder / "data.yaml"
 
@@ -188,7 +196,8 @@ class _Scene:
         else:
             cab = _moved(at, heading, 0.39 * long)
             self.draw.polygon(_rectangle(cab, heading, 0.05 * long, broad), (40, 40, 42))
-            self.draw.polygon(_rectangle(_moved(at, heading, 0.46 * long), heading, 0.09 * long, broad), (240, 240, 236))
+            roof = _rectangle(_moved(at, heading, 0.46 * long), heading, 0.09 * long, broad)
+            self.draw.polygon(roof, (240, 240, 236))
             self.draw.line(_segment(_moved(at, heading, -0.07 * long), heading, 0.75 * long), _shade(paint, 0.8), 2)
         self._record(kind, _rectangle(at, heading, long, broad))
 
@@ -222,7 +231,8 @@ class _Scene:
         self.draw.polygon(_rectangle(_moved(at, 0.8, 0.1 * long), angle, long, broad), (54, 54, 50))
         across = angle + math.pi / 2
         for side, light in ((-0.25, 1.15), (0.25, 0.85)):
-            self.draw.polygon(_rectangle(_moved(at, across, side * broad), angle, long, 0.5 * broad), _shade(roof, light))
+            half = _rectangle(_moved(at, across, side * broad), angle, long, 0.5 * broad)
+            self.draw.polygon(half, _shade(roof, light))
         self.draw.line(_segment(at, angle, long), _shade(roof, 0.6), max(2, self.size // 200))
         chimney = _moved(_moved(at, angle, 0.25 * long), across, 0.2 * broad)
         self.draw.polygon(_rectangle(chimney, angle, 0.08 * long, 0.08 * long), (70, 60, 58))
@@ -238,7 +248,8 @@ class _Scene:
         self._disc(_moved(at, 0.8, 0.3 * radius), radius, (56, 56, 54))
         self._disc(at, radius, (white, white, white - 6))
         self._disc(_moved(at, 0.8, 0.1 * radius), 0.82 * radius, (white - 26, white - 26, white - 30))
-        self.draw.line(_segment(at, self.rng.uniform(0, math.pi), 1.6 * radius), (120, 120, 118), max(2, self.size // 200))
+        seam = _segment(at, self.rng.uniform(0, math.pi), 1.6 * radius)
+        self.draw.line(seam, (120, 120, 118), max(2, self.size // 200))
         self._record("tank", [_moved(at, k * math.pi / 2, radius) for k in range(4)])
 
     def finish(self, size: int) -> tuple[Image.Image, list[tuple[int, float, float, float, float]]]:

@@ -133,8 +133,8 @@ def _check_version(file: Path, version: str) -> None:
     needs = _REQUIRES.search(file.read_text(encoding="utf-8"))
     if needs and _numbers(version) < _numbers(needs[1]):
         raise HostError(
-            f"{file.name} needs ultralytics>={needs[1]}, this is {version}: pip install -U ultralytics, or take a model "
-            "of an older family."
+            f"{file.name} needs ultralytics>={needs[1]}, this is {version}: "
+            "pip install -U ultralytics, or take a model of an older family."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Summary(NamedTuple):
@@ -23,9 +23,9 @@ def summarize(name: str) -> Summary:
     Returns:
         Layers, parameters, parameters with a gradient, and GFLOPs at 640 px.
     """
-    from ultralytics import YOLO
+    from ultralytics.models import YOLO
     from ultralytics.utils.torch_utils import get_flops, get_num_gradients, get_num_params
 
-    model = YOLO(name).model
-    layers = sum(1 for m in model.modules() if not m._modules)
+    model: Any = YOLO(name).model
+    layers = len([m for m in model.modules() if not m._modules])
     return Summary(layers, get_num_params(model), get_num_gradients(model), get_flops(model, 640))

@@ -1,0 +1,149 @@
+"""The command line `yolo-coordbifpn`: its tables, its checks, its errors, and the demo's data set."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from yolo_coordbifpn.commands import COMMANDS, main
+from yolo_coordbifpn.commands.scenes import NAMES, draw_scene, write_scenes
+
+
+def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as `python -m`, in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "yolo_coordbifpn", *words],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["help"], *([x, "--help"] for x in COMMANDS)])
+def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command has a help text that shows how it is called, and --help never runs it."""
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    for name in words[:-1] or COMMANDS:
+        assert f"yolo-coordbifpn {name}" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version is the package's."""
+    import yolo_coordbifpn
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == yolo_coordbifpn.__version__
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["modles"], "there is no command 'modles'. Did you mean models? Commands: models, check, demo"),
+        (["models", "n"], "'n' is not of the form key=value"),
+        (["models", "scal=n"], "there is no option 'scal'. Did you mean scale? Options: scale"),
+        (["models", "scale=n", "scale=s"], "scale= is given twice"),
+        (["models", "scale=nq"], "scale= takes letters of nsmlx"),
+        (["models", "scale="], "scale= takes letters of nsmlx"),
+        (["check", "x=1"], "there is no option 'x'. Options: none"),
+        (["demo", "epochs=none"], "epochs= must be a whole number of at least 1, got 'none'"),
+        (["demo", "epochs=0"], "epochs= must be a whole number of at least 1, got '0'"),
+        (["demo", f"folder={__file__}"], "folder= is a file"),
+    ],
+)
+def test_bad_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong command line says what was expected and ends with status 2, before anything is done."""
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has the stock model of each family and our arms with what they cost on top."""
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("yolo")}
+    assert rows["yolo11n.yaml"] == ["(stock)", "2.624", "6.67"]
+    assert rows["yolo11n-coordatt-bifpn.yaml"] == ["coordatt-bifpn", "2.647", "+0.88%", "6.73", "+0.84%"]
+    assert len(rows) == 12
+
+
+def test_check_is_well(tmp_path: Path) -> None:
+    """With the hook on, all patches hold and the exit status is 0."""
+    done = run("check", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count(" holds") == 3
+    assert "active" in done.stdout
+
+
+def test_check_finds_faults(tmp_path: Path) -> None:
+    """With the hook off, or a name taken by the host, the exit status is 1 and the list says why."""
+    done = run("check", cwd=tmp_path, YOLO_COORDBIFPN_AUTOLOAD="0")
+    assert done.returncode == 1
+    assert "off by YOLO_COORDBIFPN_AUTOLOAD=0" in done.stdout
+    code = (
+        "from ultralytics.nn import tasks; tasks.BiFPN_Add = int;"
+        "from yolo_coordbifpn.commands import main; raise SystemExit(main(['check']))"
+    )
+    env = {**os.environ, "YOLO_COORDBIFPN_AUTOLOAD": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=99
+    )
+    assert done.returncode == 1
+    assert done.stdout.count("does NOT hold") == 3
+    assert "already has a BiFPN_Add" in done.stdout
+
+
+def test_scenes_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    """The data set is in the host's layout, reproducible to the byte, and differs with the seed."""
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_scenes(tmp_path / name, train=3, val=2, size=64, seed=seed)
+    files = sorted(x.relative_to(tmp_path / "a") for x in (tmp_path / "a").rglob("*.[pt][nx][gt]"))
+    assert len(files) == 10
+    assert all((tmp_path / "a" / x).read_bytes() == (tmp_path / "b" / x).read_bytes() for x in files)
+    assert any((tmp_path / "a" / x).read_bytes() != (tmp_path / "c" / x).read_bytes() for x in files)
+    config = yaml.safe_load((tmp_path / "a" / "data.yaml").read_text())
+    assert list(config["names"].values()) == list(NAMES)
+    assert (Path(config["path"]) / config["train"]).is_dir()
+    with Image.open(tmp_path / "a" / "images" / "train" / "0000.png") as image:
+        assert image.size == (64, 64)
+
+
+def test_scenes_hold_what_they_promise() -> None:
+    """All classes occur, boxes lie in the picture, and sizes reach from small to large."""
+    boxes = [box for k in range(60) for box in draw_scene(192, random.Random(k))[1]]
+    assert {box[0] for box in boxes} == set(range(len(NAMES)))
+    for _, x, y, w, h in boxes:
+        assert 0 < w <= 1
+        assert 0 < h <= 1
+        assert -1e-9 <= x - w / 2 <= x + w / 2 <= 1 + 1e-9
+        assert -1e-9 <= y - h / 2 <= y + h / 2 <= 1 + 1e-9
+    longest = sorted(192 * max(w, h) for _, _, _, w, h in boxes)
+    assert longest[len(longest) // 10] < 16
+    assert longest[-1] > 55
+
+
+def test_demo_learns(tmp_path: Path) -> None:
+    """The demo trains with the stock command and reaches an mAP50 of 0.5, here in half of its epochs."""
+    done = run("demo", f"folder={tmp_path / 'my demo'}", "epochs=8", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "yolo train model=yolo11n-coordatt-bifpn.yaml" in done.stdout
+    last = done.stdout.splitlines()[-3:]
+    assert float(last[0].split()[1].rstrip(",")) > 0.5, last
+    assert (tmp_path / "my demo" / "train" / "val_batch0_pred.jpg").is_file()
+
+
+def test_demo_reports_a_failed_training(tmp_path: Path) -> None:
+    """A model that does not exist ends the demo with the training's own status and message."""
+    done = run("demo", f"folder={tmp_path}", "model=yolo11n-coordat.yaml", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "The training failed" in done.stderr
+    assert "Did you mean" in done.stderr + done.stdout

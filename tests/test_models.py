@@ -1,0 +1,196 @@
+"""The shipped model YAMLs on the host in hand: every file at every scale, and the stock models beside them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.nn.tasks import yaml_model_load
+
+from yolo_coordbifpn import BiFPN_Concat, CoordAtt, model_yaml
+from yolo_coordbifpn.host.names import shipped
+from yolo_coordbifpn.host.summary import summarize
+
+FILES = [x.removesuffix(".yaml") for x in shipped()]
+SCALES = "nsmlx"
+SUMMARY = re.compile(
+    r"^  (\w): .* # summary: \d+ layers, ([\d,]+) parameters, [\d,]+ gradients, ([\d.]+) GFLOPs$", re.M
+)
+
+
+def scaled(file: str, scale: str) -> str:
+    """Put a scale letter into a file's name: yolo11-bifpn, s becomes yolo11s-bifpn.yaml."""
+    return file.replace("-", f"{scale}-", 1) + ".yaml"
+
+
+def tensors(out: object) -> Iterator[Tensor]:
+    """Iterate over all tensors in a nested output."""
+    if isinstance(out, Tensor):
+        yield out
+    elif isinstance(out, dict):
+        for value in out.values():
+            yield from tensors(value)
+    elif isinstance(out, (list, tuple)):
+        for value in out:
+            yield from tensors(value)
+
+
+def test_the_arms_of_each_family() -> None:
+    """Each family has the three arms, and each arm the blocks that its name says, where the design puts them."""
+    families = {x.split("-", 1)[0] for x in FILES}
+    assert families == {"yolo11", "yolov8", "yolo26"}
+    for family in families:
+        stock = YOLO(f"{family}n.yaml").model.model
+        for arm in ("coordatt", "bifpn", "coordatt-bifpn"):
+            layers = list(YOLO(f"{family}n-{arm}.yaml").model.model)
+            attention = [m for m in layers if isinstance(m, CoordAtt)]
+            fusion = [m for m in layers if isinstance(m, BiFPN_Concat)]
+            assert len(attention) == (1 if "coordatt" in arm else 0)
+            assert [len(m.f) for m in fusion] == ([2, 2, 3, 2] if "bifpn" in arm else [])
+            for m in attention:
+                assert type(layers[m.i + 1]).__name__ == "SPPF"
+            # without our blocks the layers are the stock ones, in the same order
+            rest = [m for m in layers if not isinstance(m, CoordAtt)]
+            names = ["Concat" if isinstance(m, BiFPN_Concat) else type(m).__name__ for m in rest]
+            assert names == [type(m).__name__ for m in stock]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("file", FILES)
+def test_forward_backward_and_size(file: str, scale: str) -> None:
+    """Every parameter gets a gradient, and the file's own comment says the size that the host counts."""
+    torch.manual_seed(0)
+    model = YOLO(scaled(file, scale)).model.train()
+    out = model(torch.rand(2, 3, 64, 64))
+    sum((t.float() ** 2).mean() for t in tensors(out) if t.requires_grad).backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None or not p.grad.isfinite().all()] == []
+    for m in model.modules():
+        if isinstance(m, (CoordAtt, BiFPN_Concat)):
+            assert all(p.grad.abs().sum() > 0 for name, p in m.named_parameters() if name not in {"conv1.bias"})
+
+    annotated = {
+        m[1]: (int(m[2].replace(",", "")), float(m[3])) for m in SUMMARY.finditer(model_yaml(file).read_text())
+    }
+    assert set(annotated) == set(SCALES)
+    if scale in "nx":  # the host's own count of GFLOPs costs a second or two
+        summary = summarize(scaled(file, scale))
+        assert annotated[scale] == (summary.parameters, round(summary.gflops, 1))
+    else:
+        assert annotated[scale][0] == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD"])
+@pytest.mark.parametrize("file", FILES)
+def test_each_parameter_is_in_one_optimizer_group(file: str, optimizer: str) -> None:
+    """The stock optimizer takes every parameter exactly once, and a step moves the fusion weights."""
+    if optimizer == "MuSGD" and "MuSGD" not in (BaseTrainer.build_optimizer.__doc__ or "") + str(
+        BaseTrainer.build_optimizer.__code__.co_consts
+    ):
+        pytest.skip("this host has no MuSGD")
+    torch.manual_seed(0)
+    model = YOLO(scaled(file, "n")).model.train()
+    trainer = SimpleNamespace(args=SimpleNamespace(lr0=0.01, warmup_bias_lr=0.1, optimizer="x"), data={"nc": 80})
+    built = BaseTrainer.build_optimizer(trainer, model, name=optimizer, lr=0.01, momentum=0.9, decay=5e-4)
+    taken = [id(p) for group in built.param_groups for p in group["params"]]
+    assert sorted(taken) == sorted(id(p) for p in model.parameters())
+    fusion = [m for m in model.modules() if isinstance(m, BiFPN_Concat)]
+    before = [m.weight.detach().clone() for m in fusion]
+    sum((t.float() ** 2).mean() for t in tensors(model(torch.rand(2, 3, 64, 64))) if t.requires_grad).backward()
+    built.step()
+    assert all(not torch.equal(a, m.weight) for a, m in zip(before, fusion))
+
+
+def test_inputs_of_any_size_and_dtype() -> None:
+    """Heights and widths may differ, and bfloat16 runs through."""
+    model = YOLO("yolo11n-coordatt-bifpn.yaml").model.eval()
+    with torch.no_grad():
+        for size in ((64, 96), (160, 32)):
+            out = next(tensors(model(torch.rand(1, 3, *size))))
+            assert out.shape[-1] == sum((size[0] // s) * (size[1] // s) for s in (8, 16, 32))
+        assert next(tensors(model.bfloat16()(torch.rand(1, 3, 64, 64).bfloat16()))).isfinite().all()
+
+
+BUILD_ALL_STOCK = r"""
+import hashlib, os, torch
+from pathlib import Path
+import ultralytics
+from ultralytics import YOLO, RTDETR
+from ultralytics.utils import LOGGER
+import logging; LOGGER.setLevel(logging.ERROR)
+files = sorted((Path(ultralytics.__file__).parent / "cfg" / "models").rglob("*.yaml"))
+files = [f for f in files if f.stem not in {"yolov10l", "yolov10b", "yolov10x", "yolov3", "rtdetr-x"}]  # large twins
+for file in files:
+    torch.manual_seed(0)
+    try:
+        model = (RTDETR if "rtdetr" in file.stem else YOLO)(file)
+        state, text = model.model.state_dict(), str(model.model.model)
+        digest = hashlib.sha256(text.encode())
+        for key, value in state.items():
+            digest.update(key.encode() + value.contiguous().view(-1).numpy().tobytes())
+        print("\nbuilt", file.stem, digest.hexdigest(), flush=True)
+    except Exception as error:  # needs a download or a package
+        print("\nfailed", file.stem, type(error).__name__, flush=True)
+"""
+
+
+def test_stock_models_are_bit_identical_with_and_without_us(tmp_path: Path) -> None:
+    """Every stock YAML gives the same layers, keys and weights, to the bit, whether or not the hook is on."""
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD_ALL_STOCK],
+            cwd=tmp_path,
+            env={**os.environ, "YOLO_COORDBIFPN_AUTOLOAD": autoload},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for autoload in ("0", "1")
+    ]
+    found = [re.findall(r"^(built|failed) (.*)$", run.communicate(timeout=500)[0], re.M) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert sum(kind == "built" for kind, _ in found[0]) >= 50
+    assert found[1] == found[0]
+
+
+def test_shipped_files_say_where_they_come_from() -> None:
+    """Each file names its papers and its source, and loads as safe YAML with nothing but known keys."""
+    for file in FILES:
+        text = model_yaml(file).read_text(encoding="utf-8")
+        assert "AGPL-3.0" in text
+        assert ("2103.02907" in text) == ("coordatt" in file)
+        assert ("1911.09070" in text) == ("bifpn" in file)
+        loaded = yaml_model_load(f"{file}.yaml")
+        assert set(loaded) <= {"nc", "scales", "backbone", "head", "scale", "yaml_file", "end2end", "reg_max"}
+        assert all(len(row) == 4 for row in loaded["backbone"] + loaded["head"])
+        # the numbers in the comments are the rows' own
+        rows = [x for x in text.splitlines() if re.match(r"  - \[", x)]
+        assert len(rows) == len(loaded["backbone"]) + len(loaded["head"])
+        for index, row in enumerate(rows):
+            number = re.search(r"# (\d+)(?:$|-P| \()", row)
+            assert number is None or int(number[1]) == index, (file, row)
+
+
+def test_a_model_is_an_ordinary_module() -> None:
+    """A deep copy and a round trip of the state dict give the same output."""
+    torch.manual_seed(0)
+    model = YOLO("yolo26n-coordatt-bifpn.yaml").model.eval()
+    other = YOLO("yolo26n-coordatt-bifpn.yaml").model.eval()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = next(tensors(model(x)))
+        torch.testing.assert_close(next(tensors(copy.deepcopy(model)(x))), expected)
+        assert isinstance(other, nn.Module)
+        other.load_state_dict(model.state_dict())
+        torch.testing.assert_close(next(tensors(other(x))), expected)

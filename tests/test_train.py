@@ -1,0 +1,124 @@
+"""The stock command line on our models, each step in a fresh process that never imports us."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from conftest import SHARED
+from ultralytics import YOLO
+
+from yolo_coordbifpn.commands.scenes import write_scenes
+
+YOLO_COMMAND = shutil.which("yolo", path=sysconfig.get_path("scripts")) or "yolo"
+SIZE = 96
+
+INTERRUPTED = """
+import os
+from ultralytics import YOLO
+model = YOLO("yolo11n-coordatt-bifpn.yaml")
+model.add_callback("on_model_save", lambda trainer: os._exit(9))  # a machine that dies after the first epoch
+model.train(data={data!r}, epochs=2, imgsz={size}, batch=4, workers=0, plots=False, device="cpu",
+            project={project!r}, name="interrupted")
+"""
+
+
+def yolo(folder: Path, *words: str) -> str:
+    """Run the stock command in a folder and return what it printed."""
+    done = subprocess.run([YOLO_COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=400)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text[-3000:]
+    return text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an empty folder for all steps, in none of ours."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> Path:
+    """Take coco8 if the shared data is here, else the demo's scenes."""
+    coco8 = SHARED / "data" / "coco8"
+    if not coco8.is_dir():
+        return write_scenes(folder / "scenes", train=8, val=4, size=SIZE, seed=0)
+    config = yaml.safe_load((coco8 / "data.yaml").read_text())
+    (folder / "coco8.yaml").write_text(yaml.safe_dump({**config, "path": str(coco8)}))
+    return folder / "coco8.yaml"
+
+
+@pytest.fixture(scope="module")
+def best(folder: Path, data: Path) -> Path:
+    """Train one epoch with the stock command."""
+    out = yolo(
+        folder, "train", "model=yolo11n-coordatt-bifpn.yaml", f"data={data}", "epochs=1", f"imgsz={SIZE}", "batch=4",
+        "workers=0", "device=cpu", f"project={folder}", "name=run",
+    )  # fmt: skip
+    assert "yolo_coordbifpn.blocks.coordatt.CoordAtt" in out
+    return folder / "run" / "weights" / "best.pt"
+
+
+def test_train(best: Path) -> None:
+    """The checkpoint holds our blocks and says which model it was trained from."""
+    names = [type(m).__name__ for m in YOLO(best).model.model]
+    assert names.count("CoordAtt") == 1
+    assert names.count("BiFPN_Concat") == 4
+    assert torch.load(best, weights_only=False)["train_args"]["model"] == "yolo11n-coordatt-bifpn.yaml"
+
+
+def test_val(folder: Path, data: Path, best: Path) -> None:
+    """The stock validation reads the checkpoint."""
+    out = yolo(folder, "val", f"model={best}", f"data={data}", f"imgsz={SIZE}", "workers=0", "device=cpu")
+    assert "mAP50-95" in out
+
+
+def test_predict(folder: Path, data: Path, best: Path) -> None:
+    """The stock prediction reads the checkpoint and writes its pictures."""
+    config = yaml.safe_load(data.read_text())
+    source = Path(config["path"]) / config["val"]
+    where = [f"project={folder}", "name=seen"]
+    yolo(folder, "predict", f"model={best}", f"source={source}", f"imgsz={SIZE}", "device=cpu", *where)
+    assert len(list((folder / "seen").glob("*.jpg"))) == 4
+
+
+def test_resume(folder: Path, data: Path) -> None:
+    """A training killed after its first epoch goes on where it stopped."""
+    code = INTERRUPTED.format(data=str(data), size=SIZE, project=str(folder))
+    killed = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert killed.returncode == 9, killed.stderr
+    out = yolo(folder, "train", "resume", f"model={folder / 'interrupted' / 'weights' / 'last.pt'}")
+    assert "Resuming training" in out
+    rows = (folder / "interrupted" / "results.csv").read_text().splitlines()
+    assert [row.split(",")[0].strip() for row in rows] == ["epoch", "1", "2"]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_export_to_onnx(folder: Path, best: Path, dynamic: bool) -> None:
+    """The exported model gives the boxes of the eager one, at its own size and, dynamic, at others."""
+    yolo(folder, "export", f"model={best}", "format=onnx", f"imgsz={SIZE}", f"dynamic={dynamic}", "device=cpu")
+    session = onnxruntime.InferenceSession(best.with_suffix(".onnx"))
+    eager = YOLO(best).model.fuse(verbose=False).eval()
+    for height, width in ((SIZE, SIZE), (64, 128), (160, 96)) if dynamic else ((SIZE, SIZE),):
+        x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = eager(x)[0].numpy()
+        (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_safe_loading_of_a_checkpoint(folder: Path, best: Path) -> None:
+    """ULTRALYTICS_SAFE_LOAD=1 reads the checkpoint."""
+    code = f"from ultralytics import YOLO; print(type(YOLO({str(best)!r}).model.model[9]).__name__)"
+    env = {**os.environ, "ULTRALYTICS_SAFE_LOAD": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, timeout=99)
+    assert done.stdout.splitlines()[-1:] == ["CoordAtt"], done.stderr
