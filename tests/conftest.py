@@ -5,15 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("YOLO_COORDBIFPN_SHARED", ROOT.parent / "shared"))  # real data sets and weights
 
 os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
+
+
+def tensors(out: object) -> Iterator[Tensor]:
+    """Iterate over all tensors in a nested output."""
+    if isinstance(out, Tensor):
+        yield out
+    elif isinstance(out, dict):
+        for value in out.values():
+            yield from tensors(value)
+    elif isinstance(out, (list, tuple)):
+        for value in out:
+            yield from tensors(value)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -260,6 +260,9 @@ BAD = [
     (lambda: BiFPN_Concat([64, 64], 2), "dim must be 1"),
     (lambda: BiFPN_Concat([64, 64], "sum"), "dim must be 1"),
     (lambda: BiFPN_Concat([64, 64], 1, 0), "eps must be"),
+    (lambda: BiFPN_Concat([64, 64], 1, 1e-4, -2), "gain must be a positive float .the paper's is 1.0., got -2"),
+    (lambda: CoordAtt(32, 32, 32), "CoordAtt: gain must be a positive float .the paper's is 1.0., got 32"),
+    (lambda: CoordAtt(64, 32, "big"), "CoordAtt: gain must be a positive float"),
     (lambda: BiFPN_Add([64, 32]), "equal channels"),
     (lambda: BiFPN_Add([64, 64], "mean"), "eps must be"),
 ]
@@ -277,6 +280,37 @@ def test_large_reductions_that_mean_something_are_taken() -> None:
     assert CoordAtt(1024, 64).conv1.out_channels == 16
     assert CoordAtt(512, 64).conv1.out_channels == 8
     assert CoordAtt(16, 32).conv1.out_channels == 8
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_neutral_is_the_identity(which: int) -> None:
+    """Made neutral, CoordAtt puts its input out, and the fusions join or add their inputs unweighted."""
+    block, x = blocks()[which]
+    block.neutral_()
+    plain = x if which == 0 else torch.cat(x, 1) if which == 1 else x[0] + x[1]
+    for train in (False, True):
+        torch.testing.assert_close(block.train(train)(x), plain, rtol=1e-12, atol=1e-12)
+    block(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
+    last = ("conv_h.weight", "conv_w.weight") if which == 0 else ("weight",)
+    assert all(dict(block.named_parameters())[name].grad.abs().sum() > 0 for name in last)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_the_gain_is_in_the_state_dict_where_it_is_not_1(which: int) -> None:
+    """The papers' formulas keep the authors' keys; a gain travels with the weights and goes with weights without."""
+    block, _ = blocks()[which]
+    plain = copy.deepcopy(block.state_dict())
+    assert "gain" not in plain
+    block.gain = 2.5
+    other, _ = blocks()[which]
+    other.load_state_dict(nn.Sequential(block)[0].state_dict())
+    assert other.gain == 2.5
+    nn.Sequential(nn.Identity(), other).load_state_dict({f"1.{k}": v for k, v in plain.items()})
+    assert other.gain == 1
+    other.gain = 3.0
+    other.load_state_dict({}, strict=False)
+    assert other.gain == 3
 
 
 def test_inputs_that_do_not_fit_are_named() -> None:
@@ -305,7 +339,7 @@ def imports(file: Path) -> set[str]:
 def test_blocks_import_torch_alone() -> None:
     """The blocks need nothing but torch and the standard library, so that they can be used anywhere."""
     for file in (PACKAGE / "blocks").glob("*.py"):
-        assert imports(file) <= {"torch", "__future__", "collections"}, file
+        assert imports(file) <= {"torch", "__future__", "collections", "typing"}, file
         nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         assert not [x for x in nodes if isinstance(x, ast.ImportFrom) and x.level > 1], file
 

@@ -48,7 +48,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["modles"], "there is no command 'modles'. Did you mean models? Commands: models, check, demo"),
+        (["modles"], "there is no command 'modles'. Did you mean models? Commands: models, upgrade, check, demo"),
         (["models", "n"], "'n' is not of the form key=value"),
         (["models", "scal=n"], "there is no option 'scal'. Did you mean scale? Options: scale"),
         (["models", "scale=n", "scale=s"], "scale= is given twice"),
@@ -80,7 +80,7 @@ def test_check_is_well(tmp_path: Path) -> None:
     """With the hook on, all patches hold and the exit status is 0."""
     done = run("check", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count(" holds") == 3
+    assert done.stdout.count(" holds") == 4
     assert "active" in done.stdout
 
 
@@ -98,7 +98,7 @@ def test_check_finds_faults(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=99
     )
     assert done.returncode == 1
-    assert done.stdout.count("does NOT hold") == 3
+    assert done.stdout.count("does NOT hold") == 4
     assert "already has a BiFPN_Add" in done.stdout
 
 

@@ -116,7 +116,8 @@ def test_install_is_idempotent_and_undoable(installed: None) -> None:
     install()
     assert tasks.parse_model.__code__ is code
     assert tasks.check_yaml is check_yaml
-    assert status() == ({"model YAML names": True, "model parser": True, "safe loading": True}, None)
+    patches = {"model YAML names", "model parser", "pretrained weights", "safe loading"}
+    assert status() == (dict.fromkeys(patches, True), None)
     uninstall()
     uninstall()
     assert not any(status()[0].values())
@@ -178,7 +179,8 @@ def test_rows_get_their_channels() -> None:
 
 BAD_ROWS = [
     ([-1, 1, "CoordAtt", [1024]], r"layer 4 \(head row 0\) \[-1, 1, CoordAtt, \[1024\]\].*write \[\] for the paper's"),
-    ([-1, 1, "CoordAtt", [32, 32]], r"\[-1, 1, CoordAtt, \[32, 32\]\].*arguments of CoordAtt are \[reduction=32\]"),
+    ([-1, 1, "CoordAtt", [32, 32]], r"\[-1, 1, CoordAtt, \[32, 32\]\].*gain must be a positive float"),
+    ([-1, 1, "CoordAtt", [32, 32, 1]], r"arguments of CoordAtt are \[reduction=32, gain=1.0\]"),
     ([[-1, 2], 1, "CoordAtt", []], r"\[\[-1, 2\], 1, CoordAtt, \[\]\].*CoordAtt takes one input, got 2"),
     ([-1, 1, "CoordAtt", ["half"]], "reduction must be a positive whole number .default 32., got 'half'"),
     ([-1, 1, "CoordAtt", ["scale"]], "reduction must be a positive whole number .default 32., got None"),
@@ -200,9 +202,9 @@ BAD_ROWS = [
     ([[-1, 2], 2, "BiFPN_Concat", [1]], "cannot be repeated; repeats must be 1, got 2"),
     ([[-1, 2], 1, "BiFPN_Concat", [2]], "dim must be 1"),
     ([[-1, 2], 1, "BiFPN_Concat", ["sum"]], "dim must be 1 .the channels., got 'sum'"),
-    ([[-1, 2], 1, "BiFPN_Concat", [1, "softmax"]], "eps must be a positive number .*got 'softmax'"),
+    ([[-1, 2], 1, "BiFPN_Concat", [1, "softmax"]], "eps must be a positive float .*got 'softmax'"),
     ([[-1, 1], 1, "BiFPN_Add", []], "the inputs have 32, 16 channels and must have equal ones"),
-    ([[2, 3], 1, "BiFPN_Add", ["add"]], "eps must be a positive number"),
+    ([[2, 3], 1, "BiFPN_Add", ["add"]], "eps must be a positive float"),
     ([-1, 1, "CoordAttn", []], "unknown module CoordAttn. Did you mean CoordAtt?"),
     ([[-1, 2], 1, "BiFPNConcat", [1]], "unknown module BiFPNConcat. Did you mean BiFPN_Concat?"),
     ([-1, 1, "coordatt", []], "unknown module coordatt. Did you mean CoordAtt?"),

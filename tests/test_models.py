@@ -7,13 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from conftest import tensors
+from torch import nn
 from ultralytics import YOLO
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn.tasks import yaml_model_load
@@ -32,18 +32,6 @@ SUMMARY = re.compile(
 def scaled(file: str, scale: str) -> str:
     """Put a scale letter into a file's name: yolo11-bifpn, s becomes yolo11s-bifpn.yaml."""
     return file.replace("-", f"{scale}-", 1) + ".yaml"
-
-
-def tensors(out: object) -> Iterator[Tensor]:
-    """Iterate over all tensors in a nested output."""
-    if isinstance(out, Tensor):
-        yield out
-    elif isinstance(out, dict):
-        for value in out.values():
-            yield from tensors(value)
-    elif isinstance(out, (list, tuple)):
-        for value in out:
-            yield from tensors(value)
 
 
 def test_the_arms_of_each_family() -> None:

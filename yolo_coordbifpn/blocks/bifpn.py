@@ -6,6 +6,7 @@ section 3.3: O = sum_i relu(w_i) * I_i / (eps + sum_j relu(w_j)), one scalar per
 Departures: `BiFPN_Concat` joins the weighted inputs along the channels in place of the sum, so that it replaces a
 `Concat` of a YOLO neck. The resampling and the convolution that the paper draws around the fusion are layers of their
 own in a model YAML. The parameter is called `weight`, because optimizers that sort parameters by name find it then.
+A constant gain on the output is 1 in the paper, see `start`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .start import GainedBlock, positive
 
-class _WeightedFusion(nn.Module):
+
+class _WeightedFusion(GainedBlock):
     """One learnable non-negative scalar per input, normalised to a sum of about 1."""
 
     i: int  # index of the layer, set by the host's parser
     f: list[int]  # indices of the layers it reads, set by the host's parser
 
-    def __init__(self, channels: Sequence[int], eps: float) -> None:
-        super().__init__()
+    def __init__(self, channels: Sequence[int], eps: float, gain: float) -> None:
+        super().__init__(gain)
         name = type(self).__name__
         if not isinstance(channels, (list, tuple)) or len(channels) < 2:
             raise ValueError(
@@ -33,10 +36,8 @@ class _WeightedFusion(nn.Module):
             )
         if any(type(c) is not int or c < 1 for c in channels):
             raise ValueError(f"{name}: channels must be positive whole numbers, got {list(channels)}.")
-        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not eps > 0:
-            raise ValueError(f"{name}: eps must be a positive number (the paper's is 1e-4), got {eps!r}.")
         self.channels = list(channels)
-        self.eps = eps
+        self.eps = positive(name, "eps", eps, "1e-4")
         self.weight = nn.Parameter(torch.ones(len(channels)))
 
     def normalized_weights(self) -> Tensor:
@@ -44,11 +45,16 @@ class _WeightedFusion(nn.Module):
         w = F.relu(self.weight)  # on the parameter, never as a module: hosts make modules in-place
         return w / (w.sum() + self.eps)
 
+    def neutral_(self) -> None:
+        """Weigh all inputs alike, in place, with a gain that makes each weight 1."""
+        nn.init.ones_(self.weight)
+        self.gain = len(self.weight) + self.eps
+
     def _weighted(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Scale each input, each of shape (N, C_i, H, W), by its normalised weight."""
         if not torch.jit.is_tracing():  # type: ignore[attr-defined]
             self._check(xs)
-        return [x * w for x, w in zip(xs, self.normalized_weights().unbind())]
+        return [x * w for x, w in zip(xs, (self.normalized_weights() * self.gain).unbind())]
 
     def _check(self, xs: Sequence[Tensor]) -> None:
         """Refuse inputs that do not fit together, naming layers and shapes."""
@@ -80,20 +86,22 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
         weight: Raw fusion weights, shape (inputs,), start at 1.
         channels: Channels of each input.
         eps: Keeps the division defined when all weights are zero.
+        gain: Constant factor on the output.
     """
 
-    def __init__(self, channels: Sequence[int], dim: int = 1, eps: float = 1e-4) -> None:
+    def __init__(self, channels: Sequence[int], dim: int = 1, eps: float = 1e-4, gain: float = 1.0) -> None:
         """Build the block.
 
         Args:
             channels: Channels C_i of each input, two or more.
             dim: Dimension of the concatenation, as in the row of the host's `Concat`; only 1, the channels.
             eps: The paper's epsilon.
+            gain: Constant factor on the output; 1 is the paper's formula.
 
         Raises:
             ValueError: If there are fewer than two inputs, or an argument is out of range.
         """
-        super().__init__(channels, eps)
+        super().__init__(channels, eps, gain)
         if type(dim) is not int or dim != 1:
             raise ValueError(f"BiFPN_Concat: dim must be 1 (the channels), got {dim!r}.")
 
@@ -111,6 +119,10 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
         """
         return torch.cat(self._weighted(xs), 1)
 
+    def row(self) -> list[float]:
+        """Return the arguments of this block's row in a model YAML."""
+        return [1, self.eps, self.gain]
+
 
 class BiFPN_Add(_WeightedFusion):  # noqa: N801
     """Weighted sum, the paper's fusion: inputs of equal shape, each scaled by its normalised weight, added.
@@ -121,19 +133,21 @@ class BiFPN_Add(_WeightedFusion):  # noqa: N801
         weight: Raw fusion weights, shape (inputs,), start at 1.
         channels: Channels of each input, all equal.
         eps: Keeps the division defined when all weights are zero.
+        gain: Constant factor on the output.
     """
 
-    def __init__(self, channels: Sequence[int], eps: float = 1e-4) -> None:
+    def __init__(self, channels: Sequence[int], eps: float = 1e-4, gain: float = 1.0) -> None:
         """Build the block.
 
         Args:
             channels: Channels C of each input, two or more, all equal.
             eps: The paper's epsilon.
+            gain: Constant factor on the output; 1 is the paper's formula.
 
         Raises:
-            ValueError: If there are fewer than two inputs, their channels differ, or eps is out of range.
+            ValueError: If there are fewer than two inputs, their channels differ, or a number is out of range.
         """
-        super().__init__(channels, eps)
+        super().__init__(channels, eps, gain)
         if len(set(channels)) > 1:
             raise ValueError(
                 f"BiFPN_Add adds inputs of equal channels, got {list(channels)}: "
@@ -156,3 +170,7 @@ class BiFPN_Add(_WeightedFusion):  # noqa: N801
         for x in rest:
             first = first + x
         return first
+
+    def row(self) -> list[float]:
+        """Return the arguments of this block's row in a model YAML."""
+        return [self.eps, self.gain]

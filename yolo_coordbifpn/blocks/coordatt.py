@@ -4,7 +4,8 @@ Source: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Desi
 equations 4 to 9. State-dict names are those of the authors' code (houqb/CoordAttention) and of timm's `CoordAttn`.
 
 Departures from the authors' code, none of which changes the result: the pooling is a mean (exports with dynamic shapes,
-deterministic backward on CUDA), and in eval mode the shared 1x1 convolution runs on the two strips apart.
+deterministic backward on CUDA), and in eval mode the shared 1x1 convolution runs on the two strips apart. One addition:
+a constant gain on the output, 1 in the paper, see `start`.
 """
 
 from __future__ import annotations
@@ -13,32 +14,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .start import GainedBlock
 
-class CoordAtt(nn.Module):
+
+class CoordAtt(GainedBlock):
     """Gate every pixel by its row and its column: y[c, i, j] = x[c, i, j] * g_h[c, i] * g_w[c, j].
 
     Row of a model YAML: `[-1, 1, CoordAtt, []]` or `[-1, 1, CoordAtt, [reduction]]`. The channels come from the layer
     before and stay as they are.
+
+    A fresh block scales its input by about 1/4. Beside pretrained weights a gain of 4 takes that back, written into
+    the row as `[reduction, gain]`.
 
     Attributes:
         conv1: Shared 1x1 convolution over both strips, C to mip channels, mip = max(8, C // reduction).
         bn1: Batch normalisation of the mip channels, followed by h-swish.
         conv_h: 1x1 convolution, mip to C channels, whose sigmoid is the height gate.
         conv_w: 1x1 convolution, mip to C channels, whose sigmoid is the width gate.
+        gain: Constant factor on the output.
     """
 
-    def __init__(self, channels: int, reduction: int = 32) -> None:
+    def __init__(self, channels: int, reduction: int = 32, gain: float = 1.0) -> None:
         """Build the block.
 
         Args:
             channels: C, the number of channels of the input and of the output.
             reduction: r in the paper; the strips are squeezed to max(8, C // r) channels.
+            gain: Constant factor on the output; 1 is the paper's formula.
 
         Raises:
-            ValueError: If `channels` or `reduction` is not a positive whole number, or if `reduction` is so large
-                that it can only be a number of output channels.
+            ValueError: If `channels` or `reduction` is not a positive whole number, if `reduction` is so large that it
+                can only be a number of output channels, or if `gain` is not a positive float.
         """
-        super().__init__()
+        super().__init__(gain)
         if isinstance(channels, (list, tuple)):
             raise ValueError(f"CoordAtt takes one input, got {len(channels)}: write [-1, 1, CoordAtt, []].")
         if type(channels) is not int or channels < 1:
@@ -51,6 +59,7 @@ class CoordAtt(nn.Module):
                 "CoordAtt keeps the channels of the layer before; write [] for the paper's reduction of 32, "
                 "or [reduction]."
             )
+        self.reduction = reduction
         mip = max(8, channels // reduction)
         self.conv1 = nn.Conv2d(channels, mip, 1)
         self.bn1 = nn.BatchNorm2d(mip)
@@ -90,4 +99,15 @@ class CoordAtt(nn.Module):
             Gated features, shape (N, C, H, W).
         """
         g_h, g_w = self.gates(x)
-        return x * g_w * g_h
+        return x * (g_w * self.gain) * g_h
+
+    def neutral_(self) -> None:
+        """Make the block the identity, in place: both gates 1/2 everywhere, whatever the input, and a gain of 4."""
+        for conv in (self.conv_h, self.conv_w):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.gain = 4.0
+
+    def row(self) -> list[float]:
+        """Return the arguments of this block's row in a model YAML."""
+        return [self.reduction, self.gain]

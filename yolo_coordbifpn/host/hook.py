@@ -1,4 +1,4 @@
-"""The start-up hook: waits for `ultralytics.nn.tasks` to be imported, then patches it.
+"""The start-up hook: waits for modules of the host to be imported, then patches them.
 
 Loaded by a `.pth` line at every start of Python, so this file imports nothing that a bare interpreter has not got.
 """
@@ -6,43 +6,47 @@ Loaded by a `.pth` line at every start of Python, so this file imports nothing t
 import sys
 
 HOST = "ultralytics.nn.tasks"
+_WAITS = {  # module of the host -> function of patches.py to call once it is loaded
+    HOST: "install_quietly",
+    "ultralytics.engine.model": "patch_engine",
+}
 
 
 class _Waiter:
-    """A finder that finds nothing itself; it lets the host's module run something once it is loaded."""
+    """A finder that finds nothing itself; it lets a module of the host run something once it is loaded."""
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        """Return the spec that the other finders give for the host's module, None for any other."""
-        if name != HOST:
+        """Return the spec that the other finders give for a module of the host, None for any other."""
+        if name not in _WAITS:
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):
                 continue
             spec = finder.find_spec(name, path, target)
             if spec is not None:
-                _after_loading(spec.loader)
+                _after_loading(name, spec.loader)
                 return spec
         return None
 
 
-def _after_loading(loader):  # type: ignore[no-untyped-def]
-    """Make a loader patch the host right after it has run the module."""
+def _after_loading(name, loader):  # type: ignore[no-untyped-def]
+    """Make a loader call us right after it has run the module."""
     run = loader.exec_module
 
     def exec_module(module):  # type: ignore[no-untyped-def]
         run(module)
-        disarm()
-        _patch()
+        if armed():
+            _patch(name)
 
     loader.exec_module = exec_module
 
 
-def _patch():  # type: ignore[no-untyped-def]
-    """Patch the loaded host; what goes wrong is kept and raised when one of our models is built."""
+def _patch(name):  # type: ignore[no-untyped-def]
+    """Patch a loaded module; what goes wrong is kept and raised when one of our models is built."""
     try:
-        from .patches import install_quietly
+        from . import patches
 
-        install_quietly()
+        getattr(patches, _WAITS[name])()
     except Exception as error:  # never break the import of the host
         sys.stderr.write(f"yolo_coordbifpn is not active: {type(error).__name__}: {error}\n")
 
@@ -51,18 +55,16 @@ _waiter = _Waiter()
 
 
 def arm():  # type: ignore[no-untyped-def]
-    """Patch the host if it is loaded, else as soon as it is; calling it again changes nothing."""
-    host = sys.modules.get(HOST)
-    if host is None:
-        if _waiter not in sys.meta_path:
-            sys.meta_path.insert(0, _waiter)
-    elif hasattr(host, "parse_model"):
-        _patch()
+    """Patch what is loaded of the host now, and the rest as soon as it is; calling it again changes nothing."""
+    if _waiter not in sys.meta_path:
+        sys.meta_path.insert(0, _waiter)
+    if hasattr(sys.modules.get(HOST), "parse_model"):
+        _patch(HOST)
 
 
 def disarm():  # type: ignore[no-untyped-def]
     """Stop waiting for the host."""
-    if _waiter in sys.meta_path:
+    if armed():
         sys.meta_path.remove(_waiter)
 
 

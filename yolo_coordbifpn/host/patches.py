@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from . import hook
 from .names import names_hold, patch_names, shipped
 from .parser import check_names, expose, parser_holds, patch_parser
 from .safe_load import allow, patch_safe_load, safe_load_holds
+from .weights import patch_engine_load, patch_weights, weights_hold
 
 _undo: dict[str, Callable[[], None]] = {}  # patches that hold, by name
 _failure: HostError | None = None  # why none holds
@@ -27,7 +29,7 @@ def install() -> None:
     Raises:
         HostError: If Ultralytics is missing or cannot be patched; then nothing is changed.
     """
-    hook.disarm()
+    hook.arm()
     try:
         importlib.import_module(hook.HOST)
     except ModuleNotFoundError as error:
@@ -52,9 +54,11 @@ def install_quietly() -> None:
         for name, patch in (
             ("model YAML names", lambda: patch_names(host, version)),
             ("model parser", lambda: patch_parser(host, TABLE)),
+            ("pretrained weights", lambda: patch_weights(host, TABLE)),
             ("safe loading", lambda: patch_safe_load(TABLE)),
         ):
             _undo[name] = patch()
+        patch_engine()
         _failure = None
     except HostError as error:
         _undo_all()
@@ -64,6 +68,13 @@ def install_quietly() -> None:
             "`yolo-coordbifpn check` shows the details."
         )
         _undo["error message"] = _patch_failure(host, _failure)
+
+
+def patch_engine() -> None:
+    """Patch what the host's `engine.model` needs, once that is loaded and the other patches hold."""
+    engine = sys.modules.get("ultralytics.engine.model")
+    if hasattr(engine, "Model") and "model parser" in _undo and "loaded weights" not in _undo:
+        _undo["loaded weights"] = patch_engine_load(engine, TABLE)
 
 
 def uninstall() -> None:
@@ -106,6 +117,7 @@ def status() -> tuple[dict[str, bool], HostError | None]:
     holds = {
         "model YAML names": names_hold(host),
         "model parser": parser_holds(host),
+        "pretrained weights": weights_hold(host),
         "safe loading": safe_load_holds(TABLE),
     }
     return holds, _failure

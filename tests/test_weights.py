@@ -1,0 +1,580 @@
+"""Pretrained stock weights in models with blocks: nothing is lost, and the start is where the stock model stands."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SHARED, tensors
+from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+from ultralytics.utils import LOGGER
+
+from yolo_coordbifpn import CoordAtt, install, register, uninstall
+from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.errors import GraftError, WeightsError
+from yolo_coordbifpn.graph.align import align
+from yolo_coordbifpn.graph.graft import graft, insert_after
+from yolo_coordbifpn.graph.layers import outputs, reads, strides
+from yolo_coordbifpn.registry import TABLE
+
+FAMILIES = ("yolo11n", "yolov8n", "yolo26n")
+ARMS = ("coordatt", "bifpn", "coordatt-bifpn")
+
+
+def scrambled(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give a model weights as after a training: random batch-norm statistics, scales and shifts."""
+    generator = torch.Generator().manual_seed(seed)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            for tensor, low, high in ((m.running_mean, -0.5, 0.5), (m.running_var, 0.3, 2.0)):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+            for tensor, low, high in ((m.weight.data, 0.5, 1.5), (m.bias.data, -0.5, 0.5)):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    return model.eval()
+
+
+def stock(name: str, seed: int = 0) -> nn.Module:
+    """Build a stock model with such weights."""
+    torch.manual_seed(seed)
+    return scrambled(YOLO(f"{name}.yaml").model, seed)
+
+
+def gap(new: nn.Module, old: nn.Module, size: tuple[int, int] = (96, 64)) -> float:
+    """Return the largest relative difference between the output tensors of two models in eval mode."""
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        a, b = new.eval()(x), old.eval()(x)
+    if getattr(old, "end2end", False):  # the first tensor is sorted by score there, which tells nothing of the values
+        a, b = a[1:], b[1:]
+    pairs = list(zip(tensors(a), tensors(b)))
+    assert pairs
+    return max(float((p - q).norm() / q.norm().clamp_min(1e-9)) for p, q in pairs)
+
+
+def trunk_gap(new: Any, old: Any) -> float:
+    """Return the largest relative difference of what the heads read."""
+    x = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        a, b = (outputs(list(m.eval().model)[:-1], x) for m in (new, old))
+    pairs = [(a[i], b[j]) for i, j in zip(reads(new.model[-1]), reads(old.model[-1]))]
+    return max(float((p - q).norm() / q.norm()) for p, q in pairs)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Any:
+    """Catch what goes to the host's log, from which it keeps other listeners away."""
+    LOGGER.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, LOGGER.name)
+    yield caplog
+    LOGGER.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def own_blocks() -> Any:
+    """Take back what a test registers."""
+    before = dict(TABLE._rules), dict(TABLE._by_name)
+    yield
+    uninstall()
+    TABLE._rules, TABLE._by_name = before
+    install()
+
+
+# The start is the stock model's ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_output_is_the_stock_models(family: str, arm: str, log: pytest.LogCaptureFixture) -> None:
+    """Every family in every arm gives, with any weights, the output of the stock model they came from."""
+    old = stock(family)
+    new = YOLO(f"{family}-{arm}.yaml")
+    new.load(old)
+    assert gap(new.model, old) < 1e-5
+    total = len(old.model.state_dict())
+    (line,) = (x for x in log.messages if x.startswith("yolo_coordbifpn"))
+    assert line.startswith(f"yolo_coordbifpn: {total} of {total} pretrained items kept")
+    assert "0 items left" in line
+    assert ("1 layers inserted (9 CoordAtt)" in line) == ("coordatt" in arm)
+    assert ("4 fusions weighted, 1 convolutions widened" in line) == ("bifpn" in arm)
+
+
+@pytest.mark.parametrize("task", ["seg", "pose", "obb"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_tasks(family: str, task: str) -> None:
+    """Segmentation, pose and boxes with angles start there too."""
+    old = stock(f"{family}-{task}")
+    new = type(old)(graft(old.yaml, strides(old)), verbose=False)
+    new.load(old)
+    assert gap(new, old) < 1e-5
+
+
+@pytest.mark.parametrize("name", sorted(x.stem for x in (SHARED / "weights").glob("*.pt")) or ["none here"])
+def test_real_weights(name: str, tmp_path: Path) -> None:
+    """COCO weights give the same output after `upgrade`, with names, task and arguments."""
+    file = SHARED / "weights" / f"{name}.pt"
+    if not file.exists():
+        pytest.skip(f"{SHARED} has no weights")
+    assert main(["upgrade", f"model={file}", f"save={tmp_path / 'new.pt'}"]) == 0
+    old, new = YOLO(file), YOLO(tmp_path / "new.pt")
+    assert gap(new.model, old.model) < 1e-5
+    assert new.names == old.names
+    assert new.task == old.task
+    assert [type(m).__name__ for m in new.model.model].count("BiFPN_Concat") == 4
+
+
+def test_map_is_the_stock_models(tmp_path: Path) -> None:
+    """Before any training, the mAP on real pictures is that of the stock weights."""
+    weights, data = SHARED / "weights" / "yolo11n-coco-int8dq.pt", SHARED / "data" / "coco8" / "data.yaml"
+    if not weights.exists() or not data.exists():
+        pytest.skip(f"{SHARED} has no weights or no coco8")
+    options = {"data": str(data), "imgsz": 320, "batch": 4, "workers": 0, "plots": False, "project": str(tmp_path)}
+    expected = YOLO(weights).val(**options).box
+    found = YOLO("yolo11n-coordatt-bifpn.yaml").load(weights).val(**options).box
+    assert found.map == pytest.approx(expected.map, abs=1e-3)
+    assert found.map50 == pytest.approx(expected.map50, abs=1e-3)
+    assert expected.map > 0.3
+
+
+def test_another_number_of_classes() -> None:
+    """For fine-tuning, everything up to the head is the stock model's; the head's boxes are kept, its classes new."""
+    old = stock("yolo11n")
+    new = tasks.DetectionModel("yolo11n-coordatt-bifpn.yaml", nc=3, verbose=False)
+    new.load(old)
+    assert trunk_gap(new, old) < 1e-5
+    torch.testing.assert_close(new.model[-1].cv2.state_dict(), old.model[-1].cv2.state_dict())
+    assert new.model[-1].cv3[0][-1].out_channels == 3
+
+
+def test_half_precision_weights() -> None:
+    """Weights as the host saves them, in float16, are taken as the host takes them."""
+    old = stock("yolov8n").half()
+    new = YOLO("yolov8n-coordatt-bifpn.yaml").model
+    new.load({"model": old, "ema": None})
+    assert gap(new, old.float()) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_insertion_at_any_place(family: str) -> None:
+    """A CoordAtt behind any layer of the model keeps the output, whatever reads that layer."""
+    old = stock(family)
+    rows = old.yaml["backbone"] + old.yaml["head"]
+    for place in range(len(rows) - 1):
+        new_rows = copy.deepcopy(rows)
+        insert_after(new_rows, place, [-1, 1, "CoordAtt", [16]])
+        size = len(old.yaml["backbone"])
+        cfg = {**old.yaml, "backbone": new_rows[:size], "head": new_rows[size:]}
+        new = tasks.DetectionModel(cfg, verbose=False)
+        new.load(old)
+        assert gap(new, old) < 1e-5, f"behind layer {place} {rows[place]}"
+
+
+def test_several_blocks_and_repeats() -> None:
+    """Several CoordAtt, repeated ones among them, before and behind a weighted neck, keep the output."""
+    old = stock("yolo11n")
+    cfg = graft(old.yaml, strides(old))
+    rows, size = cfg["backbone"] + cfg["head"], len(cfg["backbone"])
+    for place in (23, 20, 17, 13, 4):
+        insert_after(rows, place, [-1, 4 if place == 17 else 1, "CoordAtt", []])  # 4 * depth 0.5
+        size += place < size - 1
+    new = tasks.DetectionModel({**cfg, "backbone": rows[:size], "head": rows[size:]}, verbose=False)
+    new.load(old)
+    assert sum(isinstance(m, CoordAtt) for m in new.modules()) == 7
+    assert gap(new, old) < 1e-5
+
+
+# A small model with whatever reads the blocks ------------------------------------------------------------------------
+
+
+def small(*rows: list, head: int) -> nn.Module:
+    """Build a small detection model whose head reads one layer."""
+    backbone = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 1]]]
+    torch.manual_seed(0)
+    cfg = {"nc": 4, "backbone": backbone, "head": [*rows, [[head], 1, "Detect", ["nc"]]]}
+    return scrambled(tasks.DetectionModel(cfg, verbose=False))
+
+
+def test_through_layers_that_pass_channels_on() -> None:
+    """Pooling, upsampling, a plain concatenation and a depthwise convolution on the way keep the output."""
+
+    def rows(fuse: str, extra: list[int]) -> list[list]:
+        return [
+            [[-1, 1, *extra], 1, fuse, [1]],
+            [-1, 1, "nn.MaxPool2d", [3, 1, 1]],
+            [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+            [[-1, -1], 1, "Concat", [1]],
+            [-1, 1, "Conv", [24, 3, 2]],
+        ]
+
+    old, new = small(*rows("Concat", []), head=7), small(*rows("BiFPN_Concat", [2]), head=7)
+    new.load(old)
+    assert gap(new, old) < 1e-5
+    assert new.model[7].conv.in_channels == 96  # three times 16, twice
+
+    depthwise = [-1, 1, "DWConv", [32, 3, 1]]
+    old, new = (small([[-1, 1], 1, fuse, [1]], depthwise, head=4) for fuse in ("Concat", "BiFPN_Concat"))
+    new.load(old)
+    assert gap(new, old) < 1e-5
+
+
+def test_new_channels_that_nothing_can_take_back_are_told(log: pytest.LogCaptureFixture) -> None:
+    """An added edge in front of a convolution in groups cannot be neutral; the log says where and by how much."""
+    grouped = [-1, 1, "Conv", [32, 3, 1, "None", 2]]
+    old = small([[-1, 1], 1, "Concat", [1]], grouped, head=4)
+    new = small([[-1, 1, 2], 1, "BiFPN_Concat", [1]], grouped, head=4)
+    new.load(old)
+    assert "the start is not the pretrained model's: layer 4 (Conv) reads new channels in groups" in log.text
+    assert gap(new, old) > 1e-3
+
+
+class Scale(nn.Module):
+    """A user's block that can start as the identity."""
+
+    def __init__(self, c1: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, c1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+    def neutral_(self) -> None:
+        nn.init.ones_(self.weight)
+
+
+class Mix(nn.Module):
+    """A user's block that mixes channels."""
+
+    def __init__(self, c1: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def test_a_users_own_blocks(own_blocks: None, log: pytest.LogCaptureFixture) -> None:
+    """One that can be neutral keeps the output; with one that cannot, all weights are kept, and the log says so."""
+    register(Scale)
+    register(Mix)
+    old = stock("yolo11n")
+    for name, kept in (("Scale", True), ("Mix", False)):
+        rows = copy.deepcopy(old.yaml["backbone"] + old.yaml["head"])
+        insert_after(rows, 8, [-1, 1, name, []])
+        new = tasks.DetectionModel({**old.yaml, "backbone": rows[:12], "head": rows[12:]}, verbose=False)
+        log.clear()
+        new.load(old)
+        assert (gap(new, old) < 1e-5) == kept
+        assert "499 of 499 pretrained items kept" in log.text
+        assert ("layer 9 (Mix) does not start as the identity" in log.text) != kept
+
+
+def test_stock_layers_without_a_partner_are_told(log: pytest.LogCaptureFixture) -> None:
+    """A stock layer that the pretrained model has not got starts afresh, with a warning that names it."""
+    old = stock("yolov8n")
+    rows = copy.deepcopy(old.yaml["backbone"] + old.yaml["head"])
+    insert_after(rows, 8, [-1, 1, "CoordAtt", []])
+    insert_after(rows, 9, [-1, 1, "Conv", [1024, 1]])
+    new = tasks.DetectionModel({**old.yaml, "backbone": rows[:12], "head": rows[12:]}, verbose=False)
+    new.load(old)
+    assert "355 of 355 pretrained items kept" in log.text
+    assert "no partner for 10 Conv" in log.text
+    assert "reads other layers" in log.text
+
+
+# Routes --------------------------------------------------------------------------------------------------------------
+
+TRAIN = """
+import sys, torch
+from ultralytics import YOLO
+old = YOLO(sys.argv[1]).model
+def compare(trainer):
+    from yolo_coordbifpn.graph.layers import outputs, reads
+    new, x = trainer.model.float().eval(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        a, b = outputs(list(new.model)[:-1], x), outputs(list(old.eval().model)[:-1], x)
+    pairs = [(a[i], b[j]) for i, j in zip(reads(new.model[-1]), reads(old.model[-1]))]
+    print("gap", max(float((p - q).norm() / q.norm()) for p, q in pairs))
+    raise SystemExit
+"""
+NEW = "m = YOLO('yolo26n-coordatt-bifpn.yaml'); m.add_callback('on_train_start', compare);"
+ROUTES = {
+    "load, then train": f"{NEW} m.load(sys.argv[1]); m.train(**o)",
+    "load a model, then train": f"{NEW} m.load(YOLO(sys.argv[1]).model); m.train(**o)",
+    "pretrained=": f"{NEW} m.train(pretrained=sys.argv[1], **o)",
+    "command line": """
+from ultralytics.cfg import entrypoint
+from ultralytics.utils.callbacks.base import default_callbacks
+default_callbacks["on_train_start"].append(compare)
+o = {"model": "yolo26n-coordatt-bifpn.yaml", "pretrained": sys.argv[1], **o}
+sys.argv[1:] = ["train", *(f"{k}={v}" for k, v in o.items())]
+entrypoint()
+""",
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_stock_route(route: str, tmp_path: Path) -> None:
+    """However the weights are given, the model that starts to train gives what the pretrained one gives."""
+    from yolo_coordbifpn.commands.scenes import write_scenes
+
+    data = write_scenes(tmp_path / "scenes", train=4, val=2, size=64, seed=0)
+    YOLO("yolo26n.yaml").save(tmp_path / "stock.pt")
+    options = {"data": str(data), "epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu"}
+    code = f"{TRAIN}\no = { ({**options, 'project': str(tmp_path), 'name': 'run'})!r}\n{ROUTES[route]}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "stock.pt")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    found = [x for x in done.stdout.splitlines() if x.startswith("gap ")]
+    assert found, done.stderr[-3000:]
+    assert float(found[0].split()[1]) < 1e-5
+    assert re.search(r"yolo_coordbifpn: (696|708) of 708 pretrained items kept", done.stdout + done.stderr)
+
+
+def test_models_without_blocks_and_checkpoints_of_the_same_layers_are_the_hosts(own_blocks: None) -> None:
+    """There, loading is the host's own to the bit, also where tensors do not fit."""
+    cases = [
+        ("yolo11n.yaml", "yolo11n.yaml"),
+        ("yolo11n.yaml", "yolov8n.yaml"),
+        ("yolo11n.yaml", "yolo11n-coordatt-bifpn.yaml"),
+        ("yolo11n-coordatt-bifpn.yaml", "yolo11n-coordatt-bifpn.yaml"),
+    ]
+    for target, source in cases:
+        old = scrambled(YOLO(source).model)
+        torch.manual_seed(0)
+        new = tasks.DetectionModel(target, nc=3, verbose=False)
+        other = copy.deepcopy(new)
+        for load, model in ((tasks.BaseModel.load, new), (tasks.BaseModel.load.__wrapped__, other)):
+            torch.manual_seed(1)  # the host draws new class outputs
+            load(model, copy.deepcopy(old))
+        torch.testing.assert_close(new.state_dict(), other.state_dict(), rtol=0, atol=0, msg=f"{target} from {source}")
+
+
+def test_a_trained_block_keeps_its_weights() -> None:
+    """Weights of a model with one block go into one with more: the trained block stays, the new ones are neutral."""
+    for gain in (1.0, 4.0):
+        old = scrambled(YOLO("yolo11n-coordatt.yaml").model)
+        old.model[9].gain = gain
+        new = YOLO("yolo11n-coordatt-bifpn.yaml").model
+        new.load(old)
+        assert gap(new, old) < 1e-5
+        assert new.model[9].gain == gain
+        torch.testing.assert_close(new.model[9].state_dict(), old.model[9].state_dict())
+
+
+def test_the_gain_survives_every_rebuild() -> None:
+    """A block's gain is in the model's YAML and in its state dict, and weights bring it along."""
+    old = stock("yolo11n")
+    new = YOLO("yolo11n-coordatt-bifpn.yaml").model
+    new.load(old)
+    scrambled(new, 1)
+    new.model[9].conv_h.weight.data.normal_()
+    assert [m.gain for m in new.modules() if hasattr(m, "gain")] == pytest.approx([4, 2.0001, 2.0001, 3.0001, 2.0001])
+    assert new.yaml["backbone"][9] == [-1, 1, "CoordAtt", [32, 4.0]]
+    assert new.yaml["head"][7] == [[-1, 14, 6], 1, "BiFPN_Concat", [1, 1e-4, 3.0001]]
+
+    from_own_yaml = tasks.DetectionModel(new.yaml, verbose=False)  # as the host's trainer does
+    from_own_yaml.load(new)
+    assert gap(from_own_yaml, new) == 0
+    from_file = YOLO("yolo11n-coordatt-bifpn.yaml").model  # as a user does who gives the YAML and own weights
+    from_file.load(new)
+    assert gap(from_file, new) == 0
+    assert from_file.yaml["backbone"][9] == [-1, 1, "CoordAtt", [32, 4.0]]
+    from_state = tasks.DetectionModel("yolo11n-coordatt-bifpn.yaml", verbose=False)  # as plain PyTorch does
+    from_state.load_state_dict(new.state_dict())
+    assert gap(from_state, new) == 0
+    papers = YOLO("yolo11n-coordatt-bifpn.yaml").model
+    from_own_yaml.load_state_dict(papers.state_dict())
+    assert {m.gain for m in from_own_yaml.modules() if hasattr(m, "gain")} == {1}
+    assert gap(from_own_yaml, papers) == 0
+
+
+# What does not belong -------------------------------------------------------------------------------------------------
+
+
+def fused(name: str) -> nn.Module:
+    """Build a stock model that is fused for inference."""
+    return YOLO(f"{name}.yaml").model.eval().fuse(verbose=False)
+
+
+def with_block(place: int) -> nn.Module:
+    """Build a yolo11n with a CoordAtt behind another layer."""
+    cfg = YOLO("yolo11n.yaml").model.yaml
+    rows = cfg["backbone"] + cfg["head"]
+    insert_after(rows, place, [-1, 1, "CoordAtt", []])
+    return tasks.DetectionModel({**cfg, "backbone": rows[:12], "head": rows[12:]}, verbose=False)
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "another family": (
+        lambda: YOLO("yolov8n.yaml").model,
+        "yolov8n.yaml, scale n.* are not of the model's family and scale",
+    ),
+    "another scale": (
+        lambda: YOLO("yolo11s.yaml").model,
+        "yolo11s.yaml, scale s.* are not of the model's family and scale",
+    ),
+    "blocks elsewhere": (lambda: with_block(22), "hold CoordAtt at layer 23, for which the model has no place"),
+    "fused": (lambda: fused("yolo11n"), "fused for inference"),
+    "no model": (lambda: {"epoch": 3, "model": None}, "no model in a dict of epoch, model"),
+    "state dict": (lambda: YOLO("yolo11n.yaml").model.state_dict(), "no model in a dict of model.0.conv.weight"),
+    "not YOLO": (lambda: nn.Sequential(nn.Conv2d(3, 8, 1)), "not a YOLO model"),
+    "a name": (lambda: "yolo11n.pt", "expected a checkpoint or a model, got 'yolo11n.pt'"),
+    "nothing": (lambda: None, "expected a checkpoint or a model, got None"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_weights_that_do_not_belong(case: str) -> None:
+    """Each is an error that says what it is and what to give, and the model is left as it was."""
+    make, message = BAD[case]
+    new = YOLO("yolo11n-coordatt-bifpn.yaml").model
+    before, yaml = {k: v.clone() for k, v in new.state_dict().items()}, copy.deepcopy(new.yaml)
+    with pytest.raises(WeightsError, match=message):
+        new.load(make())
+    assert all(torch.equal(v, before[k]) for k, v in new.state_dict().items())
+    assert new.yaml == yaml
+    assert new.training
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    """A damaged file is the host's error, and the model is left as it was."""
+    YOLO("yolo11n.yaml").save(tmp_path / "stock.pt")
+    data = (tmp_path / "stock.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(data[: len(data) // 2])
+    model = YOLO("yolo11n-coordatt.yaml")
+    before = {k: v.clone() for k, v in model.model.state_dict().items()}
+    with pytest.raises((TypeError, RuntimeError)):
+        model.load(tmp_path / "half.pt")
+    assert all(torch.equal(v, before[k]) for k, v in model.model.state_dict().items())
+
+
+# Alignment -----------------------------------------------------------------------------------------------------------
+
+
+def test_alignment_finds_every_layer() -> None:
+    """Rows taken out at random from a grafted model leave the others with their own partners."""
+    old = list(YOLO("yolo11n.yaml").model.model)
+    new = list(YOLO("yolo11n-coordatt-bifpn.yaml").model.model)
+    assert align(old, new) == [*range(9), None, *range(9, 24)]
+    assert align(new, old) == [*range(9), *range(10, 25)]
+    p2 = list(YOLO("yolov8n-p2.yaml").model.model)
+    plain = list(YOLO("yolov8n.yaml").model.model)
+    found = align(plain, p2)
+    assert found[:15] == list(range(15))
+    assert found[-1] == len(plain) - 1
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def test_upgrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint gets the blocks, with the same output and names, and is read by the host in a fresh process."""
+    model = YOLO("yolo26n.yaml")
+    scrambled(model.model)
+    model.model.names = {i: f"thing {i}" for i in range(80)}
+    model.save(tmp_path / "best.pt")
+    assert main(["upgrade", f"model={tmp_path / 'best.pt'}"]) == 0
+    new_file = tmp_path / "best-coordatt-bifpn.pt"
+    assert str(new_file) in capsys.readouterr().out
+    new, old = YOLO(new_file), YOLO(tmp_path / "best.pt")
+    assert gap(new.model, old.model) < 1e-5
+    assert new.names == old.names
+    for options in (["coordatt=none"], ["bifpn=none"]):
+        assert main(["upgrade", f"model={tmp_path / 'best.pt'}", *options]) == 0
+    assert sorted(x.name for x in tmp_path.glob("*.pt")) == [
+        "best-bifpn.pt",
+        "best-coordatt-bifpn.pt",
+        "best-coordatt.pt",
+        "best.pt",
+    ]
+    assert (
+        main(["upgrade", f"model={tmp_path / 'best-coordatt.pt'}", "coordatt=none", f"save={tmp_path / 'both.pt'}"])
+        == 0
+    )
+    assert gap(YOLO(tmp_path / "both.pt").model, old.model) < 1e-5
+
+
+def test_an_upgraded_checkpoint_trains(tmp_path: Path) -> None:
+    """`yolo train model=best-coordatt-bifpn.pt` starts from it, with the classes of the new data."""
+    from test_train import yolo
+
+    from yolo_coordbifpn.commands.scenes import write_scenes
+
+    data = write_scenes(tmp_path / "scenes", train=4, val=2, size=64, seed=0)
+    YOLO("yolo11n.yaml").save(tmp_path / "best.pt")
+    assert main(["upgrade", f"model={tmp_path / 'best.pt'}"]) == 0
+    out = yolo(
+        tmp_path, "train", f"model={tmp_path / 'best-coordatt-bifpn.pt'}", f"data={data}", "epochs=1", "imgsz=64",
+        "batch=4", "workers=0", "device=cpu", "plots=False", f"project={tmp_path}", "name=run",
+    )  # fmt: skip
+    assert "items from pretrained weights" in out
+    assert [type(m).__name__ for m in YOLO(tmp_path / "run" / "weights" / "best.pt").model.model].count("CoordAtt") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "model= must be a checkpoint file such as runs/train/weights/best.pt, got ''"),
+        (["model=nowhere.pt"], "got 'nowhere.pt'"),
+        (["model={pt}", "coordatt=none", "bifpn=none"], "leave nothing to do"),
+        (["model={pt}", "save={pt}"], "exists already"),
+        (["model={pt}", "save={pt}/x/y.pt"], "there is no folder"),
+        (["model={pt}", "coordatt=P9"], "coordatt= must be P5 or none, got 'P9'"),
+        (["model={pt}", "bifpn=sum"], "bifpn= must be concat or none, got 'sum'"),
+        (["model={done}"], "has no neck to weigh: weighted already"),
+        (["model={done}", "bifpn=none"], "the backbone has a CoordAtt already"),
+        (["model={text}"], "text.pt"),
+    ],
+)
+def test_upgrade_refuses(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoints: dict[str, Path]
+) -> None:
+    """What cannot be done is said, with a status that is not 0, and nothing is written."""
+    before = set(checkpoints["pt"].parent.iterdir())
+    assert main(["upgrade", *(x.format(**checkpoints) for x in words)]) != 0
+    assert message in capsys.readouterr().err
+    assert set(checkpoints["pt"].parent.iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write a stock checkpoint, one with all blocks, and a file that is none."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    files = {"pt": folder / "stock.pt", "done": folder / "done.pt", "text": folder / "text.pt"}
+    YOLO("yolo11n.yaml").save(files["pt"])
+    YOLO("yolo11n-coordatt-bifpn.yaml").save(files["done"])
+    files["text"].write_text("not a checkpoint")
+    return files
+
+
+def test_graft_makes_the_shipped_files() -> None:
+    """Grafted from the stock YAML, each family has the rows of the shipped files; the stock rows stay as they are."""
+    for family in FAMILIES:
+        model = YOLO(f"{family}.yaml").model
+        before = copy.deepcopy(model.yaml)
+        for arm in ARMS:
+            options = {
+                "coordatt": "P5" if "coordatt" in arm else "none",
+                "bifpn": "concat" if "bifpn" in arm else "none",
+            }
+            made = graft(model.yaml, strides(model), **options)
+            shipped = tasks.yaml_model_load(f"{family}-{arm}.yaml")
+            assert made["backbone"] == shipped["backbone"]
+            assert made["head"] == shipped["head"]
+        assert model.yaml == before
+    classifier = YOLO("yolo11n-cls.yaml").model
+    with pytest.raises(GraftError, match="no Concat in the head"):
+        graft(classifier.yaml, strides(classifier))

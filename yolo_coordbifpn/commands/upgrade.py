@@ -1,0 +1,50 @@
+"""Put the blocks into a trained checkpoint, with the same output, names and mAP, ready to be trained on.
+
+    yolo-coordbifpn upgrade model=best.pt
+    yolo-coordbifpn upgrade model=best.pt coordatt=P5 bifpn=concat save=best-coordatt-bifpn.pt
+
+coordatt=P5 puts CoordAtt at the end of the backbone's deepest stage, before SPPF; coordatt=none leaves the backbone.
+bifpn=concat weighs every concatenation of the neck and adds the same-level edge; bifpn=none leaves the neck. Without
+save= the name of the checkpoint gets the blocks' names. An existing file is not overwritten.
+
+Then: yolo train model=best-coordatt-bifpn.pt data=my.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import UsageError
+
+OPTIONS = {"model": "", "coordatt": "P5", "bifpn": "concat", "save": ""}
+
+
+def run(options: dict[str, str]) -> int:
+    """Write the new checkpoint; return 1 if that is not possible."""
+    from ..errors import GraftError, HostError, WeightsError
+
+    model = Path(options["model"]).expanduser()
+    if not options["model"] or model.suffix != ".pt" or not model.is_file():
+        raise UsageError(
+            f"model= must be a checkpoint file such as runs/train/weights/best.pt, got {options['model']!r}."
+        )
+    arms = [x for x, value in (("coordatt", options["coordatt"]), ("bifpn", options["bifpn"])) if value != "none"]
+    if not arms:
+        raise UsageError("coordatt=none and bifpn=none together leave nothing to do.")
+    save = Path(options["save"] or model.with_name(f"{model.stem}-{'-'.join(arms)}.pt")).expanduser()
+    if save.exists():
+        raise UsageError(f"save={save} exists already; give another name.")
+    if not save.parent.is_dir():
+        raise UsageError(f"save={save}: there is no folder {save.parent}.")
+    try:
+        from ..host.patches import install
+        from ..host.upgrade import upgrade
+
+        install()
+        upgrade(model, save, options["coordatt"], options["bifpn"])
+    except (GraftError, HostError, WeightsError, TypeError) as error:  # TypeError: the host's word for a foreign file
+        print(f"{model}: {error}", file=sys.stderr)
+        return 1
+    print(f"{save}: the output of {model}, with {' and '.join(arms)}")
+    return 0

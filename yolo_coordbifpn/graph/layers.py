@@ -1,0 +1,77 @@
+"""A built model of the host as a list of layers, each with its index `i` and the indices `f` of the layers it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_JOINS = {"Concat", "BiFPN_Concat"}  # a weighted concatenation stands where a plain one stood
+
+
+def kind(layer: nn.Module) -> str:
+    """Return the class name by which layers are compared; both kinds of concatenation count as one."""
+    name = str(getattr(layer, "type", type(layer).__name__)).rpartition(".")[2]
+    return "Concat" if name in _JOINS else name
+
+
+def reads(layer: Any) -> list[int]:
+    """Return the indices of the layers that a layer reads; -1 is the image."""
+    sources = layer.f if isinstance(layer.f, list) else [layer.f]
+    return [(layer.i + k if k < 0 else k) for k in sources]
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all parameters and buffers by name; a block's gain is none of them."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tuple(tensor.shape) for name, tensor in tensors}
+
+
+def run(layer: Any, outputs: Sequence[Any], image: Tensor) -> tuple[list[Any], Any]:
+    """Run one layer on the outputs of those before it; return its inputs and its output."""
+    inputs = [outputs[k] if k >= 0 else image for k in reads(layer)]
+    return inputs, layer(inputs if isinstance(layer.f, list) else inputs[0])
+
+
+def outputs(layers: Sequence[Any], image: Tensor) -> list[Any]:
+    """Run layers one after the other and return the output of each."""
+    results: list[Any] = []
+    for layer in layers:
+        results.append(run(layer, results, image)[1])
+    return results
+
+
+def pixels(model: Any) -> Tensor:
+    """Make random pixels for a model, (1, C, H, W), large enough for two cells of its coarsest level."""
+    stride = int(max(float(getattr(model, "stride", torch.tensor([32.0])).max()), 32))
+    parameter = next(model.parameters())
+    image = torch.rand(1, image_channels(model), 2 * stride, 2 * stride, generator=torch.Generator().manual_seed(0))
+    return image.to(parameter.device, torch.float32)
+
+
+def image_channels(model: Any) -> int:
+    """Return the channels of the images that a model takes."""
+    yaml = getattr(model, "yaml", None) or {}
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    return int(yaml.get("channels") or yaml.get("ch") or (first.in_channels if first else 3))
+
+
+def strides(model: Any) -> list[float | None]:
+    """Return for each layer how many image pixels one cell of its output is wide, None where it is no feature map."""
+    image = pixels(model)
+    maps = quietly(model, lambda: outputs(list(model.model), image))
+    return [image.shape[-1] / x.shape[-1] if isinstance(x, Tensor) and x.ndim == 4 else None for x in maps]
+
+
+def quietly(model: nn.Module, work: Callable[[], Any]) -> Any:
+    """Do something with a model in eval mode, without gradients, then put every module back into its own mode."""
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            return work()
+    finally:
+        for m, training in modes.items():
+            m.training = training

@@ -1,0 +1,143 @@
+"""Patch: pretrained stock weights fit models with registered blocks.
+
+Every route ends in `BaseModel.load`: `pretrained=`, `YOLO(yaml).load(pt)`, a checkpoint given to the trainer. The
+weights are brought into the layout of the new model first, then the host's own `load` does the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ..blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
+from ..errors import HostError, WeightsError
+from ..graph.transplant import Transfer, same_architecture, transplant
+from ..registry import BlockTable
+
+
+def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
+    """Make the host's loading of weights align layers where the model has a registered block.
+
+    Args:
+        host: `ultralytics.nn.tasks`.
+        table: The registered blocks.
+
+    Returns:
+        A function that undoes the patch.
+
+    Raises:
+        HostError: If the host loads weights another way.
+    """
+    base = getattr(host, "BaseModel", None)
+    original = getattr(base, "load", None)
+    if base is None or original is None:
+        raise HostError(f"{host.__name__}.BaseModel has no method load")
+
+    @functools.wraps(original)
+    def load(self: Any, weights: Any, verbose: bool = True) -> Any:
+        if not _has_blocks(self, table):
+            return original(self, weights, verbose)
+        source = _model(weights)
+        if same_architecture(getattr(source, "model", ()), self.model):
+            result = original(self, weights, verbose)
+            _adopt_gains(source, self)
+            return result
+        source.float()
+        transfer = transplant(source, self, lambda layer: _is_block(layer, table))
+        result = original(self, transfer.donor, verbose)
+        _adopt_gains(transfer.donor, self)
+        if verbose:
+            _log(host.LOGGER, transfer, transfer.report(source, self))
+        return result
+
+    base.load = load
+
+    def undo() -> None:
+        base.load = original
+
+    return undo
+
+
+def patch_engine_load(engine: Any, table: BlockTable) -> Callable[[], None]:
+    """Let weights that were loaded from a model, not from a file, survive `train()`.
+
+    Hosts before about 8.4.140 build the model afresh from its YAML in `Model.train` unless `ckpt` is set, which
+    `Model.load` sets for files only.
+
+    Args:
+        engine: `ultralytics.engine.model`.
+        table: The registered blocks.
+
+    Returns:
+        A function that undoes the patch.
+    """
+    original = engine.Model.load
+
+    @functools.wraps(original)
+    def load(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        if not self.ckpt and _has_blocks(self.model, table):
+            self.ckpt = {"model": self.model}
+        return result
+
+    engine.Model.load = load
+
+    def undo() -> None:
+        engine.Model.load = original
+
+    return undo
+
+
+def weights_hold(host: ModuleType) -> bool:
+    """Tell whether the host's loading of weights, as it is now, is ours."""
+    return getattr(getattr(host.BaseModel, "load", None), "__code__", None) in patch_weights.__code__.co_consts
+
+
+def _is_block(layer: nn.Module, table: BlockTable) -> bool:
+    """Tell whether a layer is a registered block, or several of one."""
+    return any(type(m) in table for m in (layer.children() if type(layer) is nn.Sequential else (layer,)))
+
+
+def _has_blocks(model: Any, table: BlockTable) -> bool:
+    """Tell whether a model has a registered block among its layers."""
+    layers = getattr(model, "model", None)
+    return isinstance(layers, nn.Sequential) and any(_is_block(m, table) for m in layers)
+
+
+def _model(weights: Any) -> nn.Module:
+    """Return the model in what was given as weights: a model, or a checkpoint that holds one."""
+    if isinstance(weights, dict):
+        if not isinstance(weights.get("ema") or weights.get("model"), nn.Module):
+            raise WeightsError(
+                f"pretrained weights: no model in a dict of {', '.join(map(str, list(weights)[:5]))}, ..."
+            )
+        return weights.get("ema") or weights["model"]
+    if isinstance(weights, (str, Path)) or not isinstance(weights, nn.Module):
+        raise WeightsError(f"pretrained weights: expected a checkpoint or a model, got {weights!r}")
+    return weights
+
+
+def _adopt_gains(source: Any, target: Any) -> None:
+    """Give the blocks of a model the gains of another of the same layers, in its YAML too, from which it is rebuilt."""
+    rows = target.yaml["backbone"] + target.yaml["head"]
+    for row, old_layer, new_layer in zip(rows, source.model, target.model):
+        for old, new in zip(old_layer.modules(), new_layer.modules()):
+            if isinstance(new, (CoordAtt, BiFPN_Concat, BiFPN_Add)) and new.gain != getattr(old, "gain", new.gain):
+                new.gain = old.gain
+                row[3] = new.row()
+
+
+def _log(logger: Any, transfer: Transfer, report: str) -> None:
+    """Write one line about what became of the weights, and a warning for what did not go as it should."""
+    logger.info(f"yolo_coordbifpn: {report}")
+    if transfer.unmatched:
+        logger.warning(
+            f"yolo_coordbifpn: no partner for {', '.join(transfer.unmatched)}; these start afresh or are left"
+        )
+    if transfer.problems:
+        logger.warning(f"yolo_coordbifpn: the start is not the pretrained model's: {'; '.join(transfer.problems)}")
