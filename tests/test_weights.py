@@ -272,7 +272,7 @@ def test_a_users_own_blocks(own_blocks: None, log: pytest.LogCaptureFixture) -> 
         new = tasks.DetectionModel({**old.yaml, "backbone": rows[:12], "head": rows[12:]}, verbose=False)
         log.clear()
         new.load(old)
-        assert (gap(new, old) < 1e-5) == kept
+        assert (trunk_gap(new, old) < 1e-5) == kept
         assert "499 of 499 pretrained items kept" in log.text
         assert ("layer 9 (Mix) does not start as the identity" in log.text) != kept
 
@@ -305,7 +305,7 @@ def compare(trainer):
     print("gap", max(float((p - q).norm() / q.norm()) for p, q in pairs))
     raise SystemExit
 """
-NEW = "m = YOLO('yolo26n-coordatt-bifpn.yaml'); m.add_callback('on_train_start', compare);"
+NEW = "m = YOLO('yolo11n-coordatt-bifpn.yaml'); m.add_callback('on_train_start', compare);"
 ROUTES = {
     "load, then train": f"{NEW} m.load(sys.argv[1]); m.train(**o)",
     "load a model, then train": f"{NEW} m.load(YOLO(sys.argv[1]).model); m.train(**o)",
@@ -314,7 +314,7 @@ ROUTES = {
 from ultralytics.cfg import entrypoint
 from ultralytics.utils.callbacks.base import default_callbacks
 default_callbacks["on_train_start"].append(compare)
-o = {"model": "yolo26n-coordatt-bifpn.yaml", "pretrained": sys.argv[1], **o}
+o = {"model": "yolo11n-coordatt-bifpn.yaml", "pretrained": sys.argv[1], **o}
 sys.argv[1:] = ["train", *(f"{k}={v}" for k, v in o.items())]
 entrypoint()
 """,
@@ -327,7 +327,7 @@ def test_every_stock_route(route: str, tmp_path: Path) -> None:
     from yolo_coordbifpn.commands.scenes import write_scenes
 
     data = write_scenes(tmp_path / "scenes", train=4, val=2, size=64, seed=0)
-    YOLO("yolo26n.yaml").save(tmp_path / "stock.pt")
+    YOLO("yolo11n.yaml").save(tmp_path / "stock.pt")
     options = {"data": str(data), "epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu"}
     code = f"{TRAIN}\no = { ({**options, 'project': str(tmp_path), 'name': 'run'})!r}\n{ROUTES[route]}"
     done = subprocess.run(
@@ -340,7 +340,9 @@ def test_every_stock_route(route: str, tmp_path: Path) -> None:
     found = [x for x in done.stdout.splitlines() if x.startswith("gap ")]
     assert found, done.stderr[-3000:]
     assert float(found[0].split()[1]) < 1e-5
-    assert re.search(r"yolo_coordbifpn: (696|708) of 708 pretrained items kept", done.stdout + done.stderr)
+    kept = re.search(r"yolo_coordbifpn: (\d+) of 499 pretrained items kept", done.stdout + done.stderr)
+    assert kept
+    assert int(kept[1]) >= 400  # all but the branches of the classes, of which there are others now
 
 
 def test_models_without_blocks_and_checkpoints_of_the_same_layers_are_the_hosts(own_blocks: None) -> None:

@@ -57,6 +57,10 @@ class BlockTable:
         """Iterate over the classes, in the order of their registration."""
         return iter(self._rules)
 
+    def is_block(self, layer: nn.Module) -> bool:
+        """Tell whether a layer of a model is a registered block, or several of one."""
+        return any(type(m) in self for m in (layer.children() if type(layer) is nn.Sequential else (layer,)))
+
     def check(self, block: type[nn.Module], channels: str | ChannelRule) -> ChannelRule:
         """Check what `register` was given and return the rule, without entering anything.
 

@@ -42,9 +42,9 @@ def run(options: dict[str, str]) -> int:
         from ..host.upgrade import upgrade
 
         install()
-        upgrade(model, save, options["coordatt"], options["bifpn"])
-    except (GraftError, HostError, WeightsError, TypeError) as error:  # TypeError: the host's word for a foreign file
+        report = upgrade(model, save, options["coordatt"], options["bifpn"])
+    except (GraftError, HostError, WeightsError) as error:
         print(f"{model}: {error}", file=sys.stderr)
         return 1
-    print(f"{save}: the output of {model}, with {' and '.join(arms)}")
+    print(f"{save}: {report}")
     return 0

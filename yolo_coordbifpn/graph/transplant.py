@@ -51,12 +51,20 @@ class Transfer:
             f"{self.widened} convolutions widened",
             f"{self.total - kept} items left",
         ]
-        change = self._change(source, target)
+        change = self.change(source, target)
         end = "" if change is None else f"; what the head reads differs by {change:.0e} from the pretrained model"
         return ", ".join(parts) + end
 
-    def _change(self, source: nn.Module, target: nn.Module) -> float | None:
-        """Compare what both heads read, in eval mode, on random pixels: the largest ||new - old|| / ||old||."""
+    def change(self, source: nn.Module, target: nn.Module) -> float | None:
+        """Compare what both heads read, in eval mode, on random pixels.
+
+        Args:
+            source: The pretrained model.
+            target: The new model, after loading.
+
+        Returns:
+            The largest ||new - old|| / ||old|| over the levels, None if there is nothing to compare.
+        """
         image = pixels(target)
         if not self.heads_read or image_channels(source) != image.shape[1]:
             return None
@@ -157,9 +165,8 @@ def _check_fit(
     source: nn.Module, old: Sequence[nn.Module], target: nn.Module, new: Sequence[nn.Module], partners: Any
 ) -> None:
     """Refuse weights of which less than half has a place."""
-    if any(hasattr(m, "conv") and hasattr(m, "bn") for m in target.modules()) and not any(
-        isinstance(m, nn.BatchNorm2d) for m in source.modules()
-    ):
+    is_fused: Any = getattr(source, "is_fused", None)
+    if is_fused is not None and is_fused():
         raise WeightsError("the pretrained weights are fused for inference; give the checkpoint of the training")
     total = placed = 0
     for i, layer in enumerate(old[:-1]):

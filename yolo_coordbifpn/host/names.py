@@ -31,6 +31,11 @@ def shipped() -> list[str]:
     return sorted(x.name for x in folder().glob("*.yaml"))
 
 
+def unscaled(name: str) -> str:
+    """Take the scale letter out of a file name: yolo11n-bifpn.yaml becomes yolo11-bifpn.yaml."""
+    return _SCALE.sub(r"\1", name)
+
+
 def model_yaml(name: str) -> Path:
     """Return the path of a shipped model YAML, for reading or copying.
 
@@ -47,7 +52,7 @@ def model_yaml(name: str) -> Path:
     file = name if name.endswith(".yaml") else f"{name}.yaml"
     if (folder() / file).is_file():
         return folder() / file
-    plain = _SCALE.sub(r"\1", file)
+    plain = unscaled(file)
     if (folder() / plain).is_file():
         raise ValueError(
             f"{file} is scale {_SCALE.match(file)[2]} of the file {plain}. "  # type: ignore[index]
@@ -58,7 +63,7 @@ def model_yaml(name: str) -> Path:
 
 def suggestion(name: str) -> str:
     """Name the shipped model YAMLs that are nearest to a name that does not exist, or return an empty string."""
-    plain = _SCALE.sub(r"\1", Path(name).name)
+    plain = unscaled(Path(name).name)
     near = difflib.get_close_matches(plain, shipped(), 3, 0.8)
     if not near:
         return ""
@@ -119,7 +124,7 @@ def names_hold(host: ModuleType) -> bool:
 def _find(file: str | Path) -> Path | None:
     """Return the file for a shipped name, the user's own of that name before ours; None for all other names."""
     path = Path(str(file).strip())
-    plain = path.with_name(_SCALE.sub(r"\1", path.name)) if path.name else path
+    plain = path.with_name(unscaled(path.name)) if path.name else path
     ours = folder() / plain.name
     if plain.suffix != ".yaml" or not ours.is_file() or path.exists():
         return None

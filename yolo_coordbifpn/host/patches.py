@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import HostError
 from ..registry import TABLE, ChannelRule
 from . import hook
-from .names import names_hold, patch_names, shipped
+from .names import names_hold, patch_names, shipped, unscaled
 from .parser import check_names, expose, parser_holds, patch_parser
 from .safe_load import allow, patch_safe_load, safe_load_holds
 from .weights import patch_engine_load, patch_weights, weights_hold
@@ -147,7 +147,7 @@ def _patch_failure(host: ModuleType, failure: HostError) -> Callable[[], None]:
         try:
             return originals["check_yaml"](file, *args, **kwargs)
         except FileNotFoundError:
-            if str(file) in shipped():
+            if unscaled(str(file)) in shipped():
                 raise failure from None
             raise
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import torch
 from ..errors import WeightsError
 from ..graph.graft import graft
 from ..graph.layers import image_channels, strides
+from ..graph.transplant import transplant
 from ..registry import TABLE
+from .weights import adopt_gains
 
 
-def upgrade(checkpoint: Path, save: Path, coordatt: str, bifpn: str) -> None:
+def upgrade(checkpoint: Path, save: Path, coordatt: str, bifpn: str) -> str:
     """Write a checkpoint with blocks that gives the output of the one without.
 
     Args:
@@ -22,29 +26,33 @@ def upgrade(checkpoint: Path, save: Path, coordatt: str, bifpn: str) -> None:
         coordatt: Where to put CoordAtt, see `graft`.
         bifpn: How to weigh the neck, see `graft`.
 
+    Returns:
+        One line about what became of the weights.
+
     Raises:
-        WeightsError: If the file does not hold a detection, segmentation, pose or box model built from a YAML.
+        WeightsError: If the file is no checkpoint, or does not hold an unfused model built from a YAML.
         GraftError: If there is no place for a block, or it is there already.
     """
     from ultralytics.models import YOLO
 
-    yolo: Any = YOLO(checkpoint)
+    try:
+        yolo: Any = YOLO(checkpoint)
+    except (AttributeError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"this Ultralytics cannot read it as a checkpoint: {error}") from error
     old = yolo.model
     if not isinstance(getattr(old, "yaml", None), dict):
-        raise WeightsError(f"{checkpoint} does not say from which model YAML it was built")
-    if not any(p.is_floating_point() and p.ndim == 1 for p in old.parameters()) or _fused(old):
-        raise WeightsError(f"{checkpoint} is fused for inference; give the checkpoint of the training")
+        raise WeightsError("the checkpoint does not say from which model YAML it was built")
     cfg = graft(old.yaml, strides(old), coordatt, bifpn)
     new = type(old)(cfg, ch=image_channels(old), nc=old.yaml["nc"], verbose=False)
-    new.load(old)
-    new.names, new.args, new.task = old.names, old.args, getattr(old, "task", yolo.task)
-    for name in ("end2end", "stride"):
-        if hasattr(old, name) and getattr(old, name) is not None:
-            setattr(new, name, getattr(old, name))
-    kept = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"model", "ema", "optimizer", "updates", "scaler"}}
-    torch.save({**kept, "epoch": -1, "model": new.eval(), "ema": None, "optimizer": None, "updates": None}, save)
-
-
-def _fused(model: Any) -> bool:
-    """Tell whether the batch normalisations of a model were folded away."""
-    return not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules() if type(m) not in TABLE)
+    transfer = transplant(old, new, TABLE.is_block)
+    # the old layers themselves, not new ones with their weights: another version of the host may build them differently
+    for j in range(len(new.model)):
+        layer = copy.deepcopy(transfer.donor.model[j])  # type: ignore[index]
+        for name in ("i", "f", "type", "np"):
+            setattr(layer, name, getattr(new.model[j], name))
+        new.model[j] = layer
+    adopt_gains(transfer.donor, new)
+    new.names, new.args, new.task, new.stride = old.names, old.args, yolo.task, old.stride
+    state = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"ema", "optimizer", "updates", "scaler"}}
+    torch.save({**state, "epoch": -1, "model": new.eval(), "ema": None, "optimizer": None, "updates": None}, save)
+    return transfer.report(old, new)

@@ -45,14 +45,14 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
         source = _model(weights)
         if same_architecture(getattr(source, "model", ()), self.model):
             result = original(self, weights, verbose)
-            _adopt_gains(source, self)
+            adopt_gains(source, self)
             return result
         source.float()
-        transfer = transplant(source, self, lambda layer: _is_block(layer, table))
+        transfer = transplant(source, self, table.is_block)
         result = original(self, transfer.donor, verbose)
-        _adopt_gains(transfer.donor, self)
+        adopt_gains(transfer.donor, self)
         if verbose:
-            _log(host.LOGGER, transfer, transfer.report(source, self))
+            _log(host.LOGGER, transfer, transfer.report(source, self), transfer.change(source, self))
         return result
 
     base.load = load
@@ -98,15 +98,10 @@ def weights_hold(host: ModuleType) -> bool:
     return getattr(getattr(host.BaseModel, "load", None), "__code__", None) in patch_weights.__code__.co_consts
 
 
-def _is_block(layer: nn.Module, table: BlockTable) -> bool:
-    """Tell whether a layer is a registered block, or several of one."""
-    return any(type(m) in table for m in (layer.children() if type(layer) is nn.Sequential else (layer,)))
-
-
 def _has_blocks(model: Any, table: BlockTable) -> bool:
     """Tell whether a model has a registered block among its layers."""
     layers = getattr(model, "model", None)
-    return isinstance(layers, nn.Sequential) and any(_is_block(m, table) for m in layers)
+    return isinstance(layers, nn.Sequential) and any(table.is_block(m) for m in layers)
 
 
 def _model(weights: Any) -> nn.Module:
@@ -122,7 +117,7 @@ def _model(weights: Any) -> nn.Module:
     return weights
 
 
-def _adopt_gains(source: Any, target: Any) -> None:
+def adopt_gains(source: Any, target: Any) -> None:
     """Give the blocks of a model the gains of another of the same layers, in its YAML too, from which it is rebuilt."""
     rows = target.yaml["backbone"] + target.yaml["head"]
     for row, old_layer, new_layer in zip(rows, source.model, target.model):
@@ -132,12 +127,16 @@ def _adopt_gains(source: Any, target: Any) -> None:
                 row[3] = new.row()
 
 
-def _log(logger: Any, transfer: Transfer, report: str) -> None:
+def _log(logger: Any, transfer: Transfer, report: str, change: float | None) -> None:
     """Write one line about what became of the weights, and a warning for what did not go as it should."""
     logger.info(f"yolo_coordbifpn: {report}")
     if transfer.unmatched:
-        logger.warning(
-            f"yolo_coordbifpn: no partner for {', '.join(transfer.unmatched)}; these start afresh or are left"
-        )
+        missing = ", ".join(transfer.unmatched)
+        logger.warning(f"yolo_coordbifpn: no partner for {missing}; these start afresh or are left")
     if transfer.problems:
         logger.warning(f"yolo_coordbifpn: the start is not the pretrained model's: {'; '.join(transfer.problems)}")
+    elif change is not None and change > 1e-3:
+        logger.warning(
+            "yolo_coordbifpn: the start is not the pretrained model's, although every layer has its weights: "
+            "this Ultralytics builds a stock layer otherwise than the one that trained them, in its stock models too"
+        )
