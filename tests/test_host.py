@@ -447,6 +447,25 @@ def test_a_clash_is_told_when_one_of_our_models_is_built(python: Callable[..., s
     assert "`yolo-coordbifpn check` shows the details" in out
 
 
+UNEXPECTED = """
+from ultralytics.nn import tasks
+del tasks.BaseModel.load
+import yolo_coordbifpn
+from ultralytics import YOLO
+YOLO("yolo11n.yaml")
+assert not hasattr(tasks, "CoordAtt") and tasks.check_yaml.__qualname__ != "patch_names.<locals>.check_yaml"
+try:
+    YOLO("yolo11n-coordatt.yaml")
+except yolo_coordbifpn.HostError as error:
+    print(error)
+"""
+
+
+def test_whatever_goes_wrong_nothing_stays_half_done(python: Callable[..., str]) -> None:
+    """If a later patch cannot be made, the earlier ones are undone."""
+    assert "BaseModel has no method load" in python(UNEXPECTED, YOLO_COORDBIFPN_AUTOLOAD="0")
+
+
 OLD = """
 import ultralytics
 ultralytics.__version__ = "8.3.0"

@@ -190,7 +190,11 @@ def _where(cfg: dict[str, Any], index: int, row: Any) -> str:
     first_head = len(cfg["backbone"])
     section = f"backbone row {index}" if index < first_head else f"head row {index - first_head}"
     file = f"{cfg['yaml_file']}, " if cfg.get("yaml_file") else ""
-    return f"{file}layer {index} ({section}) {yaml.safe_dump(row, default_flow_style=True, width=1000).strip()}"
+    try:
+        text = yaml.safe_dump(row, default_flow_style=True, width=1000).strip()
+    except yaml.YAMLError:  # a row made in Python may hold anything
+        text = str(row)
+    return f"{file}layer {index} ({section}) {text}"
 
 
 def _usage(block: type[nn.Module]) -> str:

@@ -48,9 +48,8 @@ def install_quietly() -> None:
     global _failure
     if _undo:
         return
-    host = importlib.import_module(hook.HOST)
+    host, version = importlib.import_module(hook.HOST), host_version()
     try:
-        version = host_version()
         for name, patch in (
             ("model YAML names", lambda: patch_names(host, version)),
             ("model parser", lambda: patch_parser(host, TABLE)),
@@ -60,12 +59,13 @@ def install_quietly() -> None:
             _undo[name] = patch()
         patch_engine()
         _failure = None
-    except HostError as error:
+    except Exception as error:  # whatever it is, nothing may stay half done
         _undo_all()
+        reason = str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
         _failure = HostError(
-            f"yolo_coordbifpn cannot work with ultralytics {version} at {host.__file__}: {error}. Nothing was changed, "
-            "and models without its blocks are not affected. Update both (pip install -U ultralytics yolo_coordbifpn); "
-            "`yolo-coordbifpn check` shows the details."
+            f"yolo_coordbifpn cannot work with ultralytics {version} at {host.__file__}: {reason}. "
+            "Nothing was changed, and models without its blocks are not affected. Update both "
+            "(pip install -U ultralytics yolo_coordbifpn); `yolo-coordbifpn check` shows the details."
         )
         _undo["error message"] = _patch_failure(host, _failure)
 
@@ -138,7 +138,7 @@ def _patch_failure(host: ModuleType, failure: HostError) -> Callable[[], None]:
     originals = {x: getattr(host, x) for x in ("parse_model", "check_yaml") if hasattr(host, x)}
 
     def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        named = {row[2] for part in ("backbone", "head") for row in d.get(part, ()) if len(row) > 2}
+        named = [row[2] for part in ("backbone", "head") for row in d.get(part, ()) if len(row) > 2]
         if any(block.__name__ in named and not hasattr(host, block.__name__) for block in TABLE):
             raise failure
         return originals["parse_model"](d, *args, **kwargs)
