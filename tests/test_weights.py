@@ -192,6 +192,21 @@ def test_several_blocks_and_repeats() -> None:
     assert gap(new, old) < 1e-5
 
 
+@pytest.mark.parametrize(("name", "followed"), [("yoloe-11n", True), ("yolov8n-world", False)])
+def test_models_that_read_texts_too(name: str, followed: bool, log: pytest.LogCaptureFixture) -> None:
+    """Where a layer needs more than features to run, all weights are kept, and the log says what was not checked."""
+    old = stock(name)
+    rows, size = copy.deepcopy(old.yaml["backbone"] + old.yaml["head"]), len(old.yaml["backbone"])
+    insert_after(rows, 8, [-1, 1, "CoordAtt", []])
+    new = type(old)({**old.yaml, "backbone": rows[: size + 1], "head": rows[size + 1 :]}, verbose=False)
+    new.load(old)
+    total = len(old.model.state_dict())
+    assert f"{total} of {total} pretrained items kept" in log.text
+    assert ("cannot be run one by one" in log.text) != followed
+    if followed:
+        assert trunk_gap(new, old) < 1e-5
+
+
 # A small model with whatever reads the blocks ------------------------------------------------------------------------
 
 

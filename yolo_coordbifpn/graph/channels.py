@@ -138,6 +138,8 @@ def walk(
         channels = [known[k] if k >= 0 else Channels.same(image.shape[1]) for k in reads(layer)]
         stands: list[int | None] = [found.stands_for[k] if k >= 0 else -1 for k in reads(layer)]
         partner = partners[j]
+        if j == len(target) - 1 and not any(c is not None and c.has_new for c in channels):
+            break  # a head that reads what it did before; some need more than the features to run
         tracer = _Tracer(layer)
         for k, c in zip(reads(layer), channels):
             if c is not None and c.has_new and partner is not None and kind(layer) != "Concat":

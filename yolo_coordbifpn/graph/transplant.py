@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import WeightsError
 from .align import align
-from .channels import Channels, walk
+from .channels import Channels, Walk, walk
 from .layers import image_channels, kind, outputs, pixels, quietly, reads, shapes
 
 
@@ -107,7 +107,10 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
     fresh = {j for j, m in enumerate(new) if is_block(m) and not _inherits(m, old, partners[j])}
     layers = [_neutral(m) if j in fresh else m for j, m in enumerate(new)]
     image = pixels(target)
-    found = quietly(nn.ModuleList(layers), lambda: walk(old, layers, partners, is_block, image))
+    try:
+        found = quietly(nn.ModuleList(layers), lambda: walk(old, layers, partners, is_block, image))
+    except Exception as error:  # layers that need more than features, such as texts
+        found = Walk([], [f"the layers cannot be run one by one ({type(error).__name__}: {error})"], [None] * len(new))
 
     donated = [
         m if j in fresh else nn.Identity() if p is None else old[p] for j, (m, p) in enumerate(zip(layers, partners))
