@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("YOLO_COORDBIFPN_SHARED", ROOT.parent / "shared"))  # real data sets and weights
 
 os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    torch.set_num_threads(1)
 
 
 def tensors(out: object) -> Iterator[Tensor]:
