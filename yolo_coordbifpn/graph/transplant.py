@@ -34,12 +34,12 @@ class Transfer:
     problems: list[str]  # why the output is not the pretrained model's
     heads_read: list[tuple[int, int]]  # layers that both heads read: pretrained, new
 
-    def report(self, source: nn.Module, target: nn.Module) -> str:
+    def report(self, target: nn.Module, change: float | None) -> str:
         """Say in one line what became of the weights.
 
         Args:
-            source: The pretrained model.
             target: The new model, after loading; the host may have rebuilt parts of its head.
+            change: What the method `change` found.
         """
         new, donated = list(target.model), list(self.donor.model)  # type: ignore[arg-type]
         kept = sum(len(shapes(donated[j]).items() & shapes(new[j]).items()) for j in self.inherited)
@@ -51,7 +51,6 @@ class Transfer:
             f"{self.widened} convolutions widened",
             f"{self.total - kept} items left",
         ]
-        change = self.change(source, target)
         end = "" if change is None else f"; what the head reads differs by {change:.0e} from the pretrained model"
         return ", ".join(parts) + end
 
@@ -69,9 +68,10 @@ class Transfer:
         if not self.heads_read or image_channels(source) != image.shape[1]:
             return None
         old_last, new_last = (max(pair[k] for pair in self.heads_read) for k in (0, 1))
-        a = quietly(source, lambda: outputs(list(source.model)[: old_last + 1], image))  # type: ignore[arg-type]
+        same = image.to(next(source.parameters()).device)
+        a = quietly(source, lambda: outputs(list(source.model)[: old_last + 1], same))  # type: ignore[arg-type]
         b = quietly(target, lambda: outputs(list(target.model)[: new_last + 1], image))  # type: ignore[arg-type]
-        pairs = [(a[i], b[j]) for i, j in self.heads_read if a[i].shape == b[j].shape]
+        pairs = [(a[i].cpu(), b[j].cpu()) for i, j in self.heads_read if a[i].shape == b[j].shape]
         return max((float((y - x).norm() / x.norm().clamp_min(1e-12)) for x, y in pairs), default=None)
 
 

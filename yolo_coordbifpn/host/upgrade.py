@@ -55,4 +55,4 @@ def upgrade(checkpoint: Path, save: Path, coordatt: str, bifpn: str) -> str:
     new.names, new.args, new.task, new.stride = old.names, old.args, yolo.task, old.stride
     state = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"ema", "optimizer", "updates", "scaler"}}
     torch.save({**state, "epoch": -1, "model": new.eval(), "ema": None, "optimizer": None, "updates": None}, save)
-    return transfer.report(old, new)
+    return transfer.report(new, transfer.change(old, new))

@@ -52,7 +52,8 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
         result = original(self, transfer.donor, verbose)
         adopt_gains(transfer.donor, self)
         if verbose:
-            _log(host.LOGGER, transfer, transfer.report(source, self), transfer.change(source, self))
+            change = transfer.change(source, self)
+            _log(host.LOGGER, transfer, transfer.report(self, change), change)
         return result
 
     base.load = load
