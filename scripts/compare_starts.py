@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ def main() -> None:
     done = {(row["start"], row["seed"]) for row in _rows(out)}
     todo = [(start, seed) for seed in options["seeds"].split(",") for start in STARTS if (start, seed) not in done]
     with ThreadPoolExecutor(int(options["jobs"])) as pool:
-        for row in pool.map(lambda x: _subprocess(options, *x), todo):
+        for run in as_completed([pool.submit(_subprocess, options, *x) for x in todo]):
+            row = run.result()
             new = not out.exists()
             with out.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, FIELDS)
@@ -110,7 +111,7 @@ def _run(options: dict[str, str]) -> None:
     )  # fmt: skip
     with (folder / "run" / "results.csv").open(encoding="utf-8") as file:
         epochs = [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    fusion, gates = _learned(model, options)
+    fusion, gates = _learned(model)
     row = {
         "start": options["run"],
         "seed": options["seed"],
@@ -129,7 +130,7 @@ def _run(options: dict[str, str]) -> None:
         writer.writerow(row)
 
 
-def _learned(model: Any, options: dict[str, str]) -> tuple[float, float]:
+def _learned(model: Any) -> tuple[float, float]:
     """Measure how far the blocks moved: the largest change of a fusion share, the standard deviation of the gates."""
     import torch
 

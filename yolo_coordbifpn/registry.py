@@ -16,6 +16,7 @@ from torch import nn
 
 from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
 from .errors import RowError
+from .graph.layers import parts
 
 Channels = int | list[int]
 ChannelRule = Callable[[Channels, list[Any]], "tuple[int, list[Any]]"]
@@ -59,7 +60,7 @@ class BlockTable:
 
     def is_block(self, layer: nn.Module) -> bool:
         """Tell whether a layer of a model is a registered block, or several of one."""
-        return any(type(m) in self for m in (layer.children() if type(layer) is nn.Sequential else (layer,)))
+        return any(type(m) in self for m in parts(layer))
 
     def check(self, block: type[nn.Module], channels: str | ChannelRule) -> ChannelRule:
         """Check what `register` was given and return the rule, without entering anything.

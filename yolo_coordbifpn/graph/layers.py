@@ -17,6 +17,11 @@ def kind(layer: nn.Module) -> str:
     return "Concat" if name in _JOINS else name
 
 
+def parts(layer: nn.Module) -> list[nn.Module]:
+    """Return the block that a layer is, or the blocks if its row repeats one."""
+    return list(layer.children()) if type(layer) is nn.Sequential else [layer]
+
+
 def reads(layer: Any) -> list[int]:
     """Return the indices of the layers that a layer reads; -1 is the image."""
     sources = layer.f if isinstance(layer.f, list) else [layer.f]

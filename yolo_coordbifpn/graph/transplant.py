@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import WeightsError
 from .align import align
 from .channels import Channels, Walk, walk
-from .layers import image_channels, kind, outputs, pixels, quietly, reads, shapes
+from .layers import image_channels, kind, outputs, parts, pixels, quietly, reads, shapes
 
 
 @dataclass
@@ -204,7 +204,7 @@ def _inherits(layer: nn.Module, old: Sequence[nn.Module], partner: int | None) -
 def _neutral(layer: nn.Module) -> nn.Module:
     """Copy a layer of fresh blocks in the state in which they start beside pretrained weights."""
     layer = copy.deepcopy(layer)
-    for block in layer.children() if type(layer) is nn.Sequential else (layer,):
+    for block in parts(layer):
         start: Any = getattr(block, "neutral_", None)
         if start is not None:
             start()

@@ -67,7 +67,7 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
 def patch_engine_load(engine: Any, table: BlockTable) -> Callable[[], None]:
     """Let weights that were loaded from a model, not from a file, survive `train()`.
 
-    Hosts before about 8.4.140 build the model afresh from its YAML in `Model.train` unless `ckpt` is set, which
+    Older hosts, 8.4.100 among them, build the model afresh from its YAML in `Model.train` unless `ckpt` is set, which
     `Model.load` sets for files only.
 
     Args:
