@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from ultralytics.utils import LOGGER
+
+from yolo_coordbifpn import install, uninstall
+from yolo_coordbifpn.graph.layers import Facts
+from yolo_coordbifpn.graph.rows import Rows
+from yolo_coordbifpn.registry import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("YOLO_COORDBIFPN_SHARED", ROOT.parent / "shared"))  # real data sets and weights
@@ -32,10 +40,61 @@ def tensors(out: object) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
+def scrambled(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give a model weights as after a training: random batch-norm statistics, scales and shifts."""
+    generator = torch.Generator().manual_seed(seed)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            for tensor, low, high in ((m.running_mean, -0.5, 0.5), (m.running_var, 0.3, 2.0)):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+            for tensor, low, high in ((m.weight.data, 0.5, 1.5), (m.bias.data, -0.5, 0.5)):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    return model.eval()
+
+
+def gap(new: nn.Module, old: nn.Module, size: tuple[int, int] = (96, 64)) -> float:
+    """Return the largest relative difference between the output tensors of two models in eval mode."""
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        a, b = new.eval()(x), old.eval()(x)
+    if getattr(old, "end2end", False):  # the first tensor is sorted by score there, which tells nothing of the values
+        a, b = a[1:], b[1:]
+    pairs = list(zip(tensors(a), tensors(b)))
+    assert pairs
+    return max(float((p - q).norm() / q.norm().clamp_min(1e-9)) for p, q in pairs)
+
+
+def inserted(cfg: dict, *places: int, module: str = "CoordAtt", args: Sequence = (), repeats: int = 1) -> dict:
+    """Put a row behind some layers of a model YAML."""
+    rows = Rows(cfg, [Facts()] * len(cfg["backbone"] + cfg["head"]))
+    for node in [rows.nodes[place] for place in places]:
+        rows.insert_after(node, module, args).repeats = repeats
+    return rows.cfg()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def host_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Give the host a settings folder of its own, so that a user's is never touched."""
     os.environ["YOLO_CONFIG_DIR"] = str(tmp_path_factory.mktemp("settings"))
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Any:
+    """Catch what goes to the host's log, from which it keeps other listeners away."""
+    LOGGER.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, LOGGER.name)
+    yield caplog
+    LOGGER.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def own_blocks() -> Any:
+    """Take back what a test registers."""
+    before = dict(TABLE._rules), dict(TABLE._by_name)
+    yield
+    uninstall()
+    TABLE._rules, TABLE._by_name = before
+    install()
 
 
 @pytest.fixture
@@ -56,3 +115,22 @@ def python(tmp_path: Path) -> Callable[..., str]:
         return done.stdout if check else done.stdout + done.stderr
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print how many of the host's model YAMLs took the blocks, and where an arm has no place."""
+    reports = terminalreporter.getreports("passed")
+    told = [(key, value) for report in reports for key, value in report.user_properties if report.when == "call"]
+    models = [value.split(" ", 2) for key, value in told if key == "stock model"]
+    if not models:
+        return
+    count = sum(int(number) for _, number, _ in models)
+    terminalreporter.write_sep(
+        "-", f"{len(models)} stock model YAMLs, {count} models with their scales, take the blocks"
+    )
+    for reason in sorted({reason for *_, reason in models if reason}):
+        names = [name for name, _, why in models if why == reason]
+        terminalreporter.write_line(f"{reason} ({len(names)}): {', '.join(names)}")
+    for arm in sorted({key for key, _ in told if key.startswith("no ")}):
+        names = [value for key, value in told if key == arm]
+        terminalreporter.write_line(f"{arm} ({len(names)}): {', '.join(names)}")

@@ -48,12 +48,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["modles"], "there is no command 'modles'. Did you mean models? Commands: models, upgrade, check, demo"),
+        (
+            ["modles"],
+            "there is no command 'modles'. Did you mean models? Commands: models, graft, upgrade, check, demo",
+        ),
         (["models", "n"], "'n' is not of the form key=value"),
-        (["models", "scal=n"], "there is no option 'scal'. Did you mean scale? Options: scale"),
+        (["models", "scal=n"], "there is no option 'scal'. Did you mean scale? Options: scale, only"),
         (["models", "scale=n", "scale=s"], "scale= is given twice"),
         (["models", "scale=nq"], "scale= takes letters of nsmlx"),
         (["models", "scale="], "scale= takes letters of nsmlx"),
+        (["models", "only=yolo13*"], "only= must match names such as yolo11-coordatt, got 'yolo13*'"),
         (["check", "x=1"], "there is no option 'x'. Options: none"),
         (["demo", "epochs=none"], "epochs= must be a whole number of at least 1, got 'none'"),
         (["demo", "epochs=0"], "epochs= must be a whole number of at least 1, got '0'"),
@@ -67,13 +71,15 @@ def test_bad_words(words: list[str], message: str, capsys: pytest.CaptureFixture
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
-    """The table has the stock model of each family and our arms with what they cost on top."""
-    assert main(["models"]) == 0
+    """The table has the stock models and our arms with what they cost on top."""
+    assert main(["models", "only=yolo*1[0-2]*"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("yolo")}
     assert rows["yolo11n.yaml"] == ["(stock)", "2.624", "6.67"]
     assert rows["yolo11n-coordatt-bifpn.yaml"] == ["coordatt-bifpn", "2.647", "+0.88%", "6.73", "+0.84%"]
-    assert len(rows) == 12
+    assert rows["yolo11n-cls-coordatt.yaml"][0] == "coordatt"
+    assert rows["yolov10s-bifpn.yaml"][0] == "bifpn"
+    assert len(rows) == 13 + 5 + 3 + 1 + 18 + 6  # files and stock models of yolo11, yolo12 and yolov10
 
 
 def test_check_is_well(tmp_path: Path) -> None:

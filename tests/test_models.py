@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import os
 import re
 import subprocess
@@ -19,26 +20,21 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn.tasks import yaml_model_load
 
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, model_yaml
-from yolo_coordbifpn.host.names import shipped
+from yolo_coordbifpn.host.names import scaled, shipped
 from yolo_coordbifpn.host.summary import summarize
 
-FILES = [x.removesuffix(".yaml") for x in shipped()]
+ALL = [x.removesuffix(".yaml") for x in shipped()]
+FILES = [x for x in ALL if re.fullmatch(r"yolo(11|v8|26)-(coordatt|bifpn|coordatt-bifpn)", x)]
 SCALES = "nsmlx"
 SUMMARY = re.compile(
     r"^  (\w): .* # summary: \d+ layers, ([\d,]+) parameters, [\d,]+ gradients, ([\d.]+) GFLOPs$", re.M
 )
 
 
-def scaled(file: str, scale: str) -> str:
-    """Put a scale letter into a file's name: yolo11-bifpn, s becomes yolo11s-bifpn.yaml."""
-    return file.replace("-", f"{scale}-", 1) + ".yaml"
-
-
 def test_the_arms_of_each_family() -> None:
     """Each family has the three arms, and each arm the blocks that its name says, where the design puts them."""
-    families = {x.split("-", 1)[0] for x in FILES}
-    assert families == {"yolo11", "yolov8", "yolo26"}
-    for family in families:
+    assert len(ALL) == 78
+    for family in ("yolo11", "yolov8", "yolo26"):
         stock = YOLO(f"{family}n.yaml").model.model
         for arm in ("coordatt", "bifpn", "coordatt-bifpn"):
             layers = list(YOLO(f"{family}n-{arm}.yaml").model.model)
@@ -57,9 +53,9 @@ def test_the_arms_of_each_family() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("file", FILES)
 def test_forward_backward_and_size(file: str, scale: str) -> None:
-    """Every parameter gets a gradient, and the file's own comment says the size that the host counts."""
+    """Every parameter gets a gradient."""
     torch.manual_seed(0)
-    model = YOLO(scaled(file, scale)).model.train()
+    model = YOLO(scaled(f"{file}.yaml", scale)).model.train()
     out = model(torch.rand(2, 3, 64, 64))
     sum((t.float() ** 2).mean() for t in tensors(out) if t.requires_grad).backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -68,15 +64,27 @@ def test_forward_backward_and_size(file: str, scale: str) -> None:
         if isinstance(m, (CoordAtt, BiFPN_Concat)):
             assert all(p.grad.abs().sum() > 0 for name, p in m.named_parameters() if name not in {"conv1.bias"})
 
+
+@pytest.mark.parametrize("file", ALL)
+def test_sizes_in_the_comments_and_in_the_table(file: str) -> None:
+    """The comment of a file, the list and the page of sizes say what the host counts."""
     annotated = {
         m[1]: (int(m[2].replace(",", "")), float(m[3])) for m in SUMMARY.finditer(model_yaml(file).read_text())
     }
-    assert set(annotated) == set(SCALES)
-    if scale in "nx":  # the host's own count of GFLOPs costs a second or two
-        summary = summarize(scaled(file, scale))
-        assert annotated[scale] == (summary.parameters, round(summary.gflops, 1))
-    else:
-        assert annotated[scale][0] == sum(p.numel() for p in model.parameters())
+    folder = model_yaml(file).parent
+    sizes = {row["model"]: row for row in csv.DictReader((folder / "sizes.csv").read_text().splitlines())}
+    scales = list(yaml_model_load(f"{file}.yaml").get("scales") or [])
+    assert list(annotated) == scales
+    name = scaled(f"{file}.yaml", scales[0]) if scales else f"{file}.yaml"
+    found = summarize(name)
+    row = sizes[name.removesuffix(".yaml")]
+    assert (int(row["layers"]), int(row["parameters"])) == (found.layers, found.parameters)
+    assert float(row["gflops"]) == pytest.approx(found.gflops, rel=1e-3)
+    if scales:
+        assert annotated[scales[0]] == (found.parameters, round(found.gflops, 1))
+    page = (folder / "README.md").read_text()
+    for scale in scales or [""]:
+        assert f"| {scaled(file, scale)} | " in page.replace(".yaml", "")
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD"])
@@ -88,7 +96,7 @@ def test_each_parameter_is_in_one_optimizer_group(file: str, optimizer: str) -> 
     ):
         pytest.skip("this host has no MuSGD")
     torch.manual_seed(0)
-    model = YOLO(scaled(file, "n")).model.train()
+    model = YOLO(scaled(f"{file}.yaml", "n")).model.train()
     trainer = SimpleNamespace(args=SimpleNamespace(lr0=0.01, warmup_bias_lr=0.1, optimizer="x"), data={"nc": 80})
     built = BaseTrainer.build_optimizer(trainer, model, name=optimizer, lr=0.01, momentum=0.9, decay=5e-4)
     taken = [id(p) for group in built.param_groups for p in group["params"]]
@@ -154,13 +162,23 @@ def test_stock_models_are_bit_identical_with_and_without_us(tmp_path: Path) -> N
 
 def test_shipped_files_say_where_they_come_from() -> None:
     """Each file names its papers and its source, and loads as safe YAML with nothing but known keys."""
-    for file in FILES:
+    for file in ALL:
         text = model_yaml(file).read_text(encoding="utf-8")
         assert "AGPL-3.0" in text
         assert ("2103.02907" in text) == ("coordatt" in file)
         assert ("1911.09070" in text) == ("bifpn" in file)
         loaded = yaml_model_load(f"{file}.yaml")
-        assert set(loaded) <= {"nc", "scales", "backbone", "head", "scale", "yaml_file", "end2end", "reg_max"}
+        assert set(loaded) <= {
+            "nc",
+            "scales",
+            "backbone",
+            "head",
+            "scale",
+            "yaml_file",
+            "end2end",
+            "reg_max",
+            "kpt_shape",
+        }
         assert all(len(row) == 4 for row in loaded["backbone"] + loaded["head"])
         # the numbers in the comments are the rows' own
         rows = [x for x in text.splitlines() if re.match(r"  - \[", x)]

@@ -8,7 +8,8 @@ from .host import hook as _hook
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
-    from .errors import HostError, RowError
+    from .errors import GraftError, HostError, RowError, WeightsError
+    from .host.grafting import graft
     from .host.names import model_yaml
     from .host.patches import install, register, uninstall
 
@@ -17,8 +18,11 @@ __all__ = [
     "BiFPN_Add",
     "BiFPN_Concat",
     "CoordAtt",
+    "GraftError",
     "HostError",
     "RowError",
+    "WeightsError",
+    "graft",
     "install",
     "model_yaml",
     "register",
@@ -29,8 +33,11 @@ _HOME = {  # where each public name lives; loaded on first use
     "BiFPN_Add": ".blocks",
     "BiFPN_Concat": ".blocks",
     "CoordAtt": ".blocks",
+    "GraftError": ".errors",
     "HostError": ".errors",
     "RowError": ".errors",
+    "WeightsError": ".errors",
+    "graft": ".host.grafting",
     "install": ".host.patches",
     "model_yaml": ".host.names",
     "register": ".host.patches",

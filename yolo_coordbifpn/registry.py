@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NoReturn
 
-import yaml
 from torch import nn
 
-from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
+from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt, SeparableConv
 from .errors import RowError
+from .graph.bottleneck import attend_inside
 from .graph.layers import parts
+from .graph.rows import check_source, where
 
 Channels = int | list[int]
 ChannelRule = Callable[[Channels, list[Any]], "tuple[int, list[Any]]"]
@@ -49,6 +50,7 @@ class BlockTable:
         """Start empty."""
         self._by_name: dict[str, type[nn.Module]] = {}
         self._rules: dict[type[nn.Module], ChannelRule] = {}
+        self._later: dict[str, Callable[[], None]] = {}
 
     def __contains__(self, block: object) -> bool:
         """Tell whether a class is in the table."""
@@ -61,6 +63,12 @@ class BlockTable:
     def is_block(self, layer: nn.Module) -> bool:
         """Tell whether a layer of a model is a registered block, or several of one."""
         return any(type(m) in self for m in parts(layer))
+
+    def in_model(self, model: Any) -> bool:
+        """Tell whether a model of the host has a registered block, as a layer or inside one."""
+        return isinstance(getattr(model, "model", None), nn.Sequential) and any(
+            type(m) in self for m in model.modules()
+        )
 
     def check(self, block: type[nn.Module], channels: str | ChannelRule) -> ChannelRule:
         """Check what `register` was given and return the rule, without entering anything.
@@ -91,7 +99,76 @@ class BlockTable:
         self._by_name[block.__name__] = block
         self._rules[block] = rule
 
+    def add_later(self, name: str, register: Callable[[], None]) -> None:
+        """Have a block registered when a model YAML first names it, and the host has nothing of this name."""
+        self._later[name] = register
+
     # What the patched parser calls -----------------------------------------------------------------------------------
+
+    def stock(self, cfg: dict[str, Any], host: Container[str]) -> dict[str, Any]:
+        """Give rows such as `C3k2_CoordAtt` the name of the stock block in them, for the host to build.
+
+        Blocks that are registered when they are first named are registered here.
+
+        Args:
+            cfg: The model YAML; stays as it is.
+            host: Names that the host's parser knows.
+
+        Returns:
+            A model YAML in which each such row names the stock block alone, `cfg` itself if there is none.
+        """
+        modules = {row[2] for row in _rows(cfg) if isinstance(row, (list, tuple)) and len(row) > 2}
+        for name in [x for x in self._later if x not in host]:
+            if any(isinstance(m, str) and (m == name or m.endswith(f"_{name}")) for m in modules):
+                self._later.pop(name)()
+        names = {index: name for index, (name, _) in self._composed(cfg, host).items()}
+        if not names:
+            return cfg
+        rows = [[*row[:2], names.get(i, row[2]), *row[3:]] if i in names else row for i, row in enumerate(_rows(cfg))]
+        size = len(cfg["backbone"])
+        return {**cfg, "backbone": rows[:size], "head": rows[size:]}
+
+    def finish(self, layers: nn.Sequential, cfg: dict[str, Any], host: Container[str]) -> nn.Sequential:
+        """Put the registered block of rows such as `C3k2_CoordAtt` into the stock layers that the host has built.
+
+        Args:
+            layers: The model's layers, changed in place.
+            cfg: The model YAML as it was given.
+            host: Names that the host's parser knows.
+
+        Raises:
+            RowError: If a stock block has no bottleneck for it.
+        """
+        for index, (name, block) in self._composed(cfg, host).items():
+            layer: Any = layers[index]
+            try:
+                count = attend_inside(layer, lambda c1, block=block: self._inside(block, c1))  # type: ignore[misc]
+                if not count:
+                    raise RowError(f"{name} has no bottleneck with a k x k convolution for {block.__name__} to follow")
+            except ValueError as error:
+                raise RowError(f"{where(cfg, index, _rows(cfg)[index])}: {error}") from error
+            layer.np = sum(x.numel() for x in layer.parameters())
+        return layers
+
+    def _composed(self, cfg: dict[str, Any], host: Container[str]) -> dict[int, tuple[str, type[nn.Module]]]:
+        """Find the rows that name a stock block with a registered one inside."""
+        found = {}
+        for index, row in enumerate(_rows(cfg) if isinstance(cfg, dict) else ()):
+            module = row[2] if isinstance(row, (list, tuple)) and len(row) > 2 else None
+            if not isinstance(module, str) or module in host:
+                continue
+            for name, block in self._by_name.items():
+                stock = module.removesuffix(f"_{name}")
+                if stock != module and stock in host:
+                    found[index] = (stock, block)
+        return found
+
+    def _inside(self, block: type[nn.Module], c1: int) -> nn.Module:
+        """Build a block that follows a convolution of `c1` channels."""
+        c2, args = self._rules[block](c1, [])
+        if c2 != c1:
+            raise RowError(f"{block.__name__} makes {c2} channels of {c1}; inside a block they must stay")
+        return block(*args)
 
     def resolve(
         self, block: type[nn.Module], cfg: dict[str, Any], ch: Sequence[int], index: int, source: Any, args: list[Any]
@@ -150,7 +227,7 @@ class BlockTable:
             near = difflib.get_close_matches(str(row[2]).lower(), [x.lower() for x in self._by_name], 1, 0.8)
             name = next((x for x in self._by_name if [x.lower()] == near), None)
             if name:
-                raise RowError(f"{_where(cfg, index, row)}: unknown module {row[2]}. Did you mean {name}?") from error
+                raise RowError(f"{where(cfg, index, row)}: unknown module {row[2]}. Did you mean {name}?") from error
 
     def _fail(
         self, error: BaseException, cfg: dict[str, Any], index: int, row: Sequence[Any], block: type[nn.Module]
@@ -168,34 +245,18 @@ class BlockTable:
             reason = f"repeats must be a positive whole number, got {row[1]!r}"
         else:
             reason = f"{type(error).__name__}: {error}"
-        raise RowError(f"{_where(cfg, index, row)}: {reason}. {_usage(block)}") from error
+        raise RowError(f"{where(cfg, index, row)}: {reason}. {_usage(block)}") from error
 
 
 def _rows(cfg: dict[str, Any]) -> list[Any]:
     """Return all rows of a model YAML in the order of the layers."""
-    return cfg["backbone"] + cfg["head"]
+    return [*(cfg.get("backbone") or ()), *(cfg.get("head") or ())]
 
 
 def _channels(ch: Sequence[int], index: int, source: Any) -> int:
     """Return the output channels of one layer that row `index` reads."""
-    if type(source) is not int:
-        raise RowError(f"`from` must be a layer index or a list of them, got {source!r}")
-    if not -len(ch) <= source < (index if index else 0):
-        last = f"-1 to read the layer before, or 0...{index - 1}" if index else "-1, the image"
-        raise RowError(f"`from` is {source}, but at this row there are {index} layers: use {last}")
+    check_source(source, index)
     return ch[source]
-
-
-def _where(cfg: dict[str, Any], index: int, row: Any) -> str:
-    """Name a row as a user finds it: its index, its section and its text."""
-    first_head = len(cfg["backbone"])
-    section = f"backbone row {index}" if index < first_head else f"head row {index - first_head}"
-    file = f"{cfg['yaml_file']}, " if cfg.get("yaml_file") else ""
-    try:
-        text = yaml.safe_dump(row, default_flow_style=True, width=1000).strip()
-    except yaml.YAMLError:  # a row made in Python may hold anything
-        text = str(row)
-    return f"{file}layer {index} ({section}) {text}"
 
 
 def _usage(block: type[nn.Module]) -> str:
@@ -216,3 +277,4 @@ TABLE = BlockTable()
 TABLE.add(CoordAtt, "same")
 TABLE.add(BiFPN_Concat, "sum")
 TABLE.add(BiFPN_Add, "same")
+TABLE.add(SeparableConv, "same")

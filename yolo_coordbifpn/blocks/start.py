@@ -32,6 +32,10 @@ class GainedBlock(nn.Module):
         super().__init__()
         self.gain = positive(type(self).__name__, "gain", gain, "1.0")
 
+    def row(self) -> list[float]:
+        """Return the arguments of this block's row in a model YAML."""
+        raise NotImplementedError
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.gain != 1:

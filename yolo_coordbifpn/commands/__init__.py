@@ -1,6 +1,7 @@
 """Command line of yolo_coordbifpn, in the key=value habit of `yolo`.
 
     yolo-coordbifpn models   list the shipped models and what they cost against the stock ones
+    yolo-coordbifpn graft    put the blocks into any model YAML, stock or your own
     yolo-coordbifpn upgrade  put the blocks into a trained checkpoint, with the same output
     yolo-coordbifpn check    show versions, whether the start-up hook is active, which patches hold
     yolo-coordbifpn demo     make a small data set and train a model on it, in about five minutes on two CPU cores
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 
-COMMANDS = ("models", "upgrade", "check", "demo")
+COMMANDS = ("models", "graft", "upgrade", "check", "demo")
 
 
 class UsageError(Exception):

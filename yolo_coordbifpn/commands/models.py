@@ -1,7 +1,9 @@
 """List the shipped models and what they cost against the stock models, counted on the Ultralytics in hand.
 
-    yolo-coordbifpn models             scale n of each
-    yolo-coordbifpn models scale=nsx   these scales
+    yolo-coordbifpn models                scale n of each, about a minute
+    yolo-coordbifpn models only=yolo11*   those whose names begin so, in seconds
+    yolo-coordbifpn models scale=nsx      these scales
+    yolo-coordbifpn models of=yolo12n     every arm that one stock model takes by its name, with or without a file
 
 Parameters are in millions, GFLOPs at 640 px; the percentages are against the stock model of the same scale.
 """
@@ -10,23 +12,30 @@ from __future__ import annotations
 
 import functools
 import sys
+from fnmatch import fnmatch
 
 from . import UsageError
 
-OPTIONS = {"scale": "n"}
+OPTIONS = {"scale": "n", "only": "*", "of": ""}
 SCALES = "nsmlx"
 
 
 def run(options: dict[str, str]) -> int:
     """Print the table; return 1 if a model could not be built."""
-    from ..errors import HostError
-    from ..host.names import shipped
+    from ..errors import GraftError, HostError
+    from ..host.names import ARMS, scaled, shipped, split
     from ..host.patches import install
     from ..host.summary import summarize
 
     scales = options["scale"]
     if not scales or set(scales) - set(SCALES):
         raise UsageError(f"scale= takes letters of {SCALES}, such as scale=n or scale=nsmlx, got {scales!r}.")
+    names = [x for x in shipped() if fnmatch(x.removesuffix(".yaml"), options["only"])]
+    if not names:
+        raise UsageError(f"only= must match names such as yolo11-coordatt, got {options['only']!r}.")
+    names.sort(key=lambda x: ((split(x) or x)[0], len(x)))
+    if options["of"]:
+        names, scales = [f"{options['of'].removesuffix('.yaml')}-{arm}.yaml" for arm in ARMS], "-"
     try:
         install()
     except HostError as error:
@@ -35,24 +44,27 @@ def run(options: dict[str, str]) -> int:
     print(f"{'model':34}{'arm':18}{'params (M)':>11}{'':9}{'GFLOPs':>8}")
     stock_summary = functools.cache(summarize)  # one for all arms of a family
     status = 0
-    last = ""
-    names = [x.removesuffix(".yaml").split("-", 1) for x in shipped()]
-    for family, arm in sorted(names, key=lambda x: (x[0], len(x[1]))):
-        for scale in scales:
+    told: set[str] = set()
+    for file in names:
+        for name in dict.fromkeys(file if s == "-" else scaled(file, s) for s in scales):
+            base, arm = split(name) or ("", None)
+            assert arm is not None  # every shipped name has one
             try:
-                stock = stock_summary(f"{family}{scale}.yaml")
-                ours = summarize(f"{family}{scale}-{arm}.yaml")
-            except HostError as error:
-                print(f"{family}{scale}-{arm}.yaml: {error}", file=sys.stderr)
+                stock = stock_summary(base)
+                if base not in told:
+                    _row(base, "(stock)", stock, stock)
+                    told.add(base)
+                ours = summarize(name)
+            except (GraftError, HostError) as error:
+                print(f"{name}: {error}", file=sys.stderr)
                 status = 1
+                if not told:  # the stock model itself is not there
+                    return status
                 continue
-            if family != last:
-                _row(f"{family}{scale}.yaml", "(stock)", stock, stock)
-            _row(f"{family}{scale}-{arm}.yaml", arm, ours, stock)
-        last = family
+            _row(name, arm.name, ours, stock)
     return status
 
 
 def _row(name, arm, ours, stock) -> None:  # type: ignore[no-untyped-def]
     share = [f"{a / b - 1:+8.2%}" if a is not b else " " * 8 for a, b in zip(ours[1::2], stock[1::2])]
-    print(f"{name:34}{arm:18}{ours.parameters / 1e6:11.3f}{share[0]} {ours.gflops:8.2f}{share[1]}")
+    print(f"{name:34}{arm:18}{ours.parameters / 1e6:11.3f}{share[0]} {ours.gflops:8.2f}{share[1]}", flush=True)

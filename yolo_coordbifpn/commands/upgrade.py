@@ -3,7 +3,7 @@
     yolo-coordbifpn upgrade model=best.pt
     yolo-coordbifpn upgrade model=best.pt coordatt=P5 bifpn=concat save=best-coordatt-bifpn.pt
 
-coordatt=P5 puts CoordAtt at the end of the backbone's deepest stage, before SPPF; coordatt=none leaves the backbone.
+coordatt= takes the places of `yolo-coordbifpn graft` (P2...P5, N3...N5, bottleneck, none), attention= its blocks.
 bifpn=concat weighs every concatenation of the neck and adds the same-level edge; bifpn=none leaves the neck. Without
 save= the name of the checkpoint gets the blocks' names. An existing file is not overwritten.
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import UsageError
 
-OPTIONS = {"model": "", "coordatt": "P5", "bifpn": "concat", "save": ""}
+OPTIONS = {"model": "", "coordatt": "P5", "bifpn": "concat", "attention": "CoordAtt", "save": ""}
 
 
 def run(options: dict[str, str]) -> int:
@@ -29,10 +29,15 @@ def run(options: dict[str, str]) -> int:
         raise UsageError(
             f"model= must be a checkpoint file such as runs/train/weights/best.pt, got {options['model']!r}."
         )
-    arms = [x for x, value in (("coordatt", options["coordatt"]), ("bifpn", options["bifpn"])) if value != "none"]
-    if not arms:
-        raise UsageError("coordatt=none and bifpn=none together leave nothing to do.")
-    save = Path(options["save"] or model.with_name(f"{model.stem}-{'-'.join(arms)}.pt")).expanduser()
+    if options["bifpn"] == "add":
+        raise UsageError("bifpn=add is another neck, whose weights would be new; bifpn=concat keeps the output.")
+    try:
+        from ..graph.graft import Arm
+
+        arm = Arm(options["coordatt"], options["bifpn"], attention=options["attention"])
+    except GraftError as error:
+        raise UsageError(f"{error}.") from error
+    save = Path(options["save"] or model.with_name(f"{model.stem}-{arm.name}.pt")).expanduser()
     if save.exists():
         raise UsageError(f"save={save} exists already; give another name.")
     if not save.parent.is_dir():
@@ -42,7 +47,7 @@ def run(options: dict[str, str]) -> int:
         from ..host.upgrade import upgrade
 
         install()
-        report = upgrade(model, save, options["coordatt"], options["bifpn"])
+        report = upgrade(model, save, arm)
     except (GraftError, HostError, WeightsError) as error:
         print(f"{model}: {error}", file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ are chosen in order, so that the number of tensors that fit is largest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from torch import nn
 
@@ -50,8 +51,8 @@ def _gain(source: nn.Module, target: nn.Module) -> float:
     old, new = shapes(source), shapes(target)
     if not old or kind(target) == "Concat":
         return 0.5
-    fitting = sum(1 for key, shape in old.items() if key in new and _fits(shape, new[key]))
-    return fitting + 0.5 if fitting >= 0.5 * len(old) else 0.0
+    fitting = [shape for key, shape in old.items() if key in new and _fits(shape, new[key])]
+    return len(fitting) + 0.5 if sum(map(prod, fitting)) >= 0.5 * sum(map(prod, old.values())) else 0.0
 
 
 def _fits(old: Sequence[int], new: Sequence[int]) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..blocks import BiFPN_Concat
-from .layers import kind, reads, run
+from .layers import kind, reads, run, shapes
 
 _EACH_CHANNEL = {  # functions that treat each channel by itself
     "interpolate", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pad", "relu", "relu_",
@@ -118,6 +118,7 @@ def walk(
     partners: Sequence[int | None],
     is_block: Callable[[nn.Module], bool],
     image: Tensor,
+    extras: Sequence[Sequence[Any]],
 ) -> Walk:
     """Follow the channels through the new model, in eval mode, from the image to the head.
 
@@ -127,6 +128,7 @@ def walk(
         partners: The alignment of both.
         is_block: Tells whether a layer is one of the registered blocks.
         image: An input, shape (1, C, H, W).
+        extras: For each layer what it is given beside features.
 
     Returns:
         The convolutions that read new channels, and the places where the output cannot be kept.
@@ -145,7 +147,7 @@ def walk(
             if c is not None and c.has_new and partner is not None and kind(layer) != "Concat":
                 tracer.tag(outputs[k] if k >= 0 else image, c)
         with tracer:
-            inputs, out = run(layer, outputs, image)
+            inputs, out = run(layer, outputs, image, extras[j])
         found.readers += [Reader(j, name, c) for name, c in tracer.readers.items()]
         found.problems += [f"layer {j} ({kind(layer)}) reads new channels by {how}" for how in tracer.problems]
 
@@ -153,7 +155,7 @@ def walk(
         if partner is None:
             if is_block(layer) and _is_identity(layer, inputs, out):
                 result, partner = channels[0], stands[0]
-            elif is_block(layer):
+            elif is_block(layer) and len(inputs) == 1 and stands[0] is not None:
                 found.problems.append(f"layer {j} ({kind(layer)}) does not start as the identity")
         elif kind(layer) == "Concat":
             result, lost = _through_concat(layer, source[partner], channels, stands, inputs)
@@ -163,7 +165,12 @@ def walk(
             if isinstance(out, Tensor) and out.ndim == 4:
                 result = tracer.of(out) or Channels.same(out.shape[1])
             if stands != reads(source[partner]) and j < len(target) - 1:
-                found.problems.append(f"layer {j} ({kind(layer)}) reads other layers than layer {partner} did before")
+                if shapes(layer):
+                    found.problems.append(
+                        f"layer {j} ({kind(layer)}) reads other layers than layer {partner} did before"
+                    )
+                else:
+                    partner = None  # an upsampling, say, that has nothing of its own to keep
         found.stands_for.append(partner if result is not None else None)
         outputs.append(out)
         known.append(result)

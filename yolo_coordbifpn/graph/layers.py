@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .bottleneck import last_convolutions
 
 _JOINS = {"Concat", "BiFPN_Concat"}  # a weighted concatenation stands where a plain one stood
 
@@ -34,18 +38,68 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
-def run(layer: Any, outputs: Sequence[Any], image: Tensor) -> tuple[list[Any], Any]:
+def run(layer: Any, outputs: Sequence[Any], image: Tensor, extra: Sequence[Any] = ()) -> tuple[list[Any], Any]:
     """Run one layer on the outputs of those before it; return its inputs and its output."""
     inputs = [outputs[k] if k >= 0 else image for k in reads(layer)]
-    return inputs, layer(inputs if isinstance(layer.f, list) else inputs[0])
+    return inputs, layer(inputs if isinstance(layer.f, list) else inputs[0], *extra)
 
 
-def outputs(layers: Sequence[Any], image: Tensor) -> list[Any]:
+def outputs(layers: Sequence[Any], image: Tensor, extras: Sequence[Sequence[Any]] = ()) -> list[Any]:
     """Run layers one after the other and return the output of each."""
     results: list[Any] = []
-    for layer in layers:
-        results.append(run(layer, results, image)[1])
+    for i, layer in enumerate(layers):
+        results.append(run(layer, results, image, extras[i] if extras else ())[1])
     return results
+
+
+class _HeadReached(Exception):  # noqa: N818 - no error
+    """The forward pass has come to the head."""
+
+
+def extras(model: Any, image: Tensor) -> list[tuple[Any, ...]]:
+    """Return for each layer what the model gives it beside features, such as embedded texts; nothing for the head.
+
+    Args:
+        model: A built model of the host.
+        image: Pixels, shape (1, C, H, W).
+    """
+    given: list[tuple[Any, ...]] = [() for _ in model.model]
+
+    def note(layer: Any, args: tuple[Any, ...]) -> None:
+        if layer is model.model[-1]:
+            raise _HeadReached
+        given[layer.i] = args[1:]
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in model.model]
+    try:
+        with contextlib.suppress(_HeadReached):
+            quietly(model, lambda: model(image))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return given
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one layer of a built model."""
+
+    stride: float | None = None  # how many image pixels one cell of the output is wide, None where it is no feature map
+    bottlenecks: bool = False  # it has bottlenecks with a k x k convolution
+    guided: bool = False  # it is given more than features, such as embedded texts
+
+
+def facts(model: Any) -> list[Facts]:
+    """Look at each layer of a built model; of the head, which may need more than features to run, nothing is said."""
+    image = pixels(model)
+    given = extras(model, image)
+    body = list(model.model)[:-1]
+    maps = quietly(model, lambda: outputs(body, image, given))
+    found = []
+    for layer, x, extra in zip(body, maps, given):
+        stride = image.shape[-1] / x.shape[-1] if isinstance(x, Tensor) and x.ndim == 4 else None
+        found.append(Facts(stride, bool(last_convolutions(layer)), bool(extra)))
+    return [*found, Facts()]
 
 
 def pixels(model: Any) -> Tensor:
@@ -61,13 +115,6 @@ def image_channels(model: Any) -> int:
     yaml = getattr(model, "yaml", None) or {}
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     return int(yaml.get("channels") or yaml.get("ch") or (first.in_channels if first else 3))
-
-
-def strides(model: Any) -> list[float | None]:
-    """Return for each layer how many image pixels one cell of its output is wide, None where it is no feature map."""
-    image = pixels(model)
-    maps = quietly(model, lambda: outputs(list(model.model), image))
-    return [image.shape[-1] / x.shape[-1] if isinstance(x, Tensor) and x.ndim == 4 else None for x in maps]
 
 
 def quietly(model: nn.Module, work: Callable[[], Any]) -> Any:

@@ -1,22 +1,37 @@
-"""Patch: the bare name of a shipped model YAML is found from any folder, at any scale.
+"""Patch: the bare name of a model YAML with our blocks is found from any folder, at any scale.
 
 The host looks a model YAML up by `check_yaml`, twice: under the name as given and without its scale letter. The patched
-look-up takes an existing local file first, then ours, then the host's.
+look-up takes an existing local file first, then a shipped one, then the host's; a name that is a stock model's with an
+arm behind it, such as `yolo12-pose-coordatt-bifpn`, is made from the stock file.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import difflib
+import functools
 import re
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import HostError
+from ..errors import GraftError, HostError
+from ..graph.graft import Arm
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SCALE = re.compile(r"^(yolo(?:e-)?v?\d+)([nslmx])(?=[-.]|$)")
+_ARM = re.compile(r"^(?P<stock>.+?)(?:-(?P<attention>coordatt|cbam|se))?(?:-(?P<neck>fpn|bifpn-add|bifpn))?\.yaml$")
+_ATTENTION = {"coordatt": "CoordAtt", "cbam": "CBAM", "se": "SE"}
+ARMS = [
+    "-".join(x for x in (attention, neck) if x)
+    for attention in ("", *_ATTENTION)
+    for neck in ("", "bifpn", "bifpn-add", "fpn")
+    if attention or neck
+]
 _REQUIRES = re.compile(r"^# Requires ultralytics>=([\d.]+)", re.MULTILINE)
 
 
@@ -31,9 +46,40 @@ def shipped() -> list[str]:
     return sorted(x.name for x in folder().glob("*.yaml"))
 
 
+def stock(host: ModuleType) -> list[Path]:
+    """Return the host's own model YAMLs, sorted by name."""
+    return sorted((Path(str(host.__file__)).parent.parent / "cfg" / "models").rglob("*.yaml"), key=lambda x: x.name)
+
+
+def split(name: str) -> tuple[str, Arm] | None:
+    """Split the name of a model YAML into the stock model's and the arm behind it.
+
+    Args:
+        name: File name, such as `yolo12x-pose-coordatt-bifpn.yaml`.
+
+    Returns:
+        The stock model's file name and what to put into it, None if the name ends in no arm.
+    """
+    match = _ARM.match(name)
+    if match is None or not (match["attention"] or match["neck"]):
+        return None
+    arm = Arm(
+        coordatt="deepest" if match["attention"] else "none",
+        attention=_ATTENTION.get(match["attention"], "CoordAtt"),
+        bifpn={"bifpn": "concat", "bifpn-add": "add"}.get(match["neck"], "none"),
+        neck="fpn" if match["neck"] == "fpn" else "pan",
+    )
+    return f"{match['stock']}.yaml", arm
+
+
 def unscaled(name: str) -> str:
     """Take the scale letter out of a file name: yolo11n-bifpn.yaml becomes yolo11-bifpn.yaml."""
     return _SCALE.sub(r"\1", name)
+
+
+def scaled(name: str, scale: str) -> str:
+    """Put a scale letter into a file name: yolo11-bifpn.yaml becomes yolo11s-bifpn.yaml; yolov10n-bifpn.yaml stays."""
+    return re.sub(r"^(yolo(?:e-)?v?\d+)(?=[-.])", rf"\g<1>{scale}", name)
 
 
 def model_yaml(name: str) -> Path:
@@ -61,15 +107,38 @@ def model_yaml(name: str) -> Path:
     raise FileNotFoundError(f"{name} is not one of the shipped model YAMLs. {suggestion(file) or _listing()}")
 
 
-def suggestion(name: str) -> str:
-    """Name the shipped model YAMLs that are nearest to a name that does not exist, or return an empty string."""
+def find(name: str) -> Path:
+    """Return the file of a model YAML as the host finds it: a path, a stock or shipped name, with or without a scale.
+
+    Raises:
+        GraftError: If there is no such file.
+    """
+    from ultralytics.nn import tasks
+
+    for file in dict.fromkeys((name, str(Path(name).with_name(unscaled(Path(name).name))))):
+        with contextlib.suppress(FileNotFoundError):
+            found = tasks.check_yaml(file)  # type: ignore[attr-defined]
+            if found:
+                return Path(found)
+    raise GraftError(f"there is no such model YAML. {suggestion(name, tasks)}".strip())
+
+
+def suggestion(name: str, host: ModuleType | None = None) -> str:
+    """Name the model YAMLs that are nearest to a name that does not exist, or return an empty string.
+
+    Args:
+        name: The name that was not found.
+        host: `ultralytics.nn.tasks`, to look among the names made from the stock models too.
+    """
     plain = unscaled(Path(name).name)
-    near = difflib.get_close_matches(plain, shipped(), 3, 0.8)
-    if not near:
+    theirs = [x.name for x in stock(host)] if host else []
+    known = [*shipped(), *theirs, *(f"{x.removesuffix('.yaml')}-{arm}.yaml" for x in theirs for arm in ARMS)]
+    near = difflib.get_close_matches(plain, dict.fromkeys(known), 3, 0.85)
+    if set(near) <= set(theirs):  # no name of ours
         return ""
     scale = _SCALE.match(Path(name).name)
     if scale:
-        near = [re.sub(r"(\d)(?=-)", rf"\g<1>{scale[2]}", x, count=1) for x in near]
+        near = [scaled(x, scale[2]) for x in near]
     return f"Did you mean {' or '.join(near)}?"
 
 
@@ -96,14 +165,14 @@ def patch_names(host: ModuleType, version: str) -> Callable[[], None]:
         raise HostError(f"{host.__name__}.yaml_model_load does not look model YAMLs up by check_yaml")
 
     def check_yaml(file: str | Path, *args: Any, **kwargs: Any) -> Any:
-        found = _find(file)
+        found = _find(file, host)
         if found is not None:
             _check_version(found, version)
             return str(found)
         try:
             return original(file, *args, **kwargs)
         except FileNotFoundError as error:
-            hint = suggestion(str(file))
+            hint = suggestion(str(file), host)
             if not hint:
                 raise
             raise FileNotFoundError(f"{error}. {hint}") from error
@@ -121,16 +190,36 @@ def names_hold(host: ModuleType) -> bool:
     return getattr(getattr(host, "check_yaml", None), "__module__", None) == __name__
 
 
-def _find(file: str | Path) -> Path | None:
-    """Return the file for a shipped name, the user's own of that name before ours; None for all other names."""
+def _find(file: str | Path, host: ModuleType) -> Path | None:
+    """Return the file for a name of ours, the user's own of that name before it; None for all other names."""
     path = Path(str(file).strip())
-    plain = path.with_name(unscaled(path.name)) if path.name else path
-    ours = folder() / plain.name
-    if plain.suffix != ".yaml" or not ours.is_file() or path.exists():
+    if path.suffix != ".yaml" or path.exists():
         return None
-    if plain.exists():
-        return plain
-    return ours if path.parent.name in ("", "model_yamls") else None
+    names = [path.name, unscaled(path.name)]  # some families have a file for each scale
+    ours = next((folder() / x for x in names if (folder() / x).is_file()), None)
+    source, arm = None, split(path.name)
+    if ours is None and arm is not None:
+        files = {x.name: x for x in stock(host)}
+        source = files.get(arm[0]) or files.get(unscaled(arm[0]))
+    if ours is None and source is None:
+        return None
+    if path.with_name(names[1]).exists():
+        return path.with_name(names[1])
+    if path.parent.name not in ("", "model_yamls"):
+        return None
+    return ours or _grafted(source, arm[1])  # type: ignore[index]
+
+
+@functools.cache
+def _grafted(source: Path, arm: Arm) -> Path:
+    """Put an arm into a stock model YAML, in a file that lives as long as this process."""
+    from .grafting import graft_text  # builds models, which needs the host and torch
+
+    folder = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = folder / f"{source.stem}-{arm.name}.yaml"
+    file.write_text(graft_text(source, arm)[0], encoding="utf-8")
+    return file
 
 
 def _check_version(file: Path, version: str) -> None:

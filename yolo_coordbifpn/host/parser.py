@@ -1,9 +1,10 @@
 """Patch: rows that name a registered block get their channels from the block table.
 
 The host's `parse_model` is a function of two hundred lines with one `if`/`elif` chain over the module classes. Its
-source file is parsed, one `elif` is put before the chain's last `else: c2 = ch[f]` and the body is wrapped in a `try`
-that lets the table explain errors; the whole file is compiled again and the function's code object is replaced in
-place. So every name already bound to the function sees the change, and all else stays the host's own.
+source file is parsed, one `elif` is put before the chain's last `else: c2 = ch[f]`, rows that name a stock block with a
+registered one inside (`C3k2_CoordAtt`) are built as the stock block and finished at the `return`, and the body is
+wrapped in a `try` that lets the table explain errors; the whole file is compiled again and the function's code object
+is replaced in place. So every name already bound to the function sees the change, and all else stays the host's own.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ except Exception as {TABLE_NAME}_error:
     {TABLE_NAME}.explain({TABLE_NAME}_error, d, locals())
     raise
 """
+_STOCK = f"""
+{TABLE_NAME}_cfg = d
+d = {TABLE_NAME}.stock(d, globals())
+"""
+_FINISH = f"{TABLE_NAME}.finish(x, {TABLE_NAME}_cfg, globals())"
 _LAST_ELSE = ast.dump(ast.parse("c2 = ch[f]").body[0])
 _LOOP_TARGET = ast.dump(ast.parse("for i, (f, n, m, args) in x: pass").body[0].target)  # type: ignore[attr-defined]
 
@@ -101,6 +107,7 @@ def _extended(host: ModuleType, original: CodeType) -> CodeType:
     tree = ast.parse(source, filename)
     function = next(x for x in tree.body if isinstance(x, ast.FunctionDef) and x.name == original.co_name)
     _add_branch(function, host)
+    _add_inside(function, host)
     _add_guard(function)
     code = _function_code(compile(tree, filename, "exec", dont_inherit=True), original.co_name)
     assert code is not None  # the function was found in the same tree above
@@ -133,13 +140,35 @@ def _add_branch(function: ast.FunctionDef, host: ModuleType) -> None:
     end.orelse = [branch]
 
 
+def _add_inside(function: ast.FunctionDef, host: ModuleType) -> None:
+    """Let the table see the YAML before the rows are read, and the layers before they are returned."""
+    end = function.body[-1]
+    if not isinstance(end, ast.Return) or end.value is None:
+        raise HostError(f"{host.__name__}.parse_model does not end in a `return` of its layers, as in those known")
+    (statement,) = _located(_FINISH, end)
+    assert isinstance(statement, ast.Expr)
+    assert isinstance(statement.value, ast.Call)
+    call = statement.value
+    if isinstance(end.value, ast.Tuple):  # layers, save
+        call.args[0], end.value.elts[0] = end.value.elts[0], call
+    else:
+        call.args[0], end.value = end.value, call
+    start = _start(function)
+    function.body[start:start] = _located(_STOCK, function.body[start])
+
+
 def _add_guard(function: ast.FunctionDef) -> None:
     """Wrap the body, less its docstring, in a `try` that lets the table name the row of an error."""
-    start = 1 if ast.get_docstring(function) is not None else 0
+    start = _start(function)
     (guard,) = _located(_GUARD, function.body[-1])
     assert isinstance(guard, ast.Try)
     guard.body = function.body[start:]
     function.body[start:] = [guard]
+
+
+def _start(function: ast.FunctionDef) -> int:
+    """Return the index of a function's first statement behind its docstring."""
+    return 1 if ast.get_docstring(function) is not None else 0
 
 
 def _located(source: str, where: ast.AST) -> list[ast.stmt]:

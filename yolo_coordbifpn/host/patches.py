@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -109,6 +110,15 @@ def register(block: type[Any], channels: str | ChannelRule = "same") -> None:
     TABLE.add(block, channels)
     expose(host, block)
     allow(block)
+
+
+def _register_comparator(name: str) -> None:
+    """Register one of the attention blocks to compare with, which take long to import."""
+    register(getattr(importlib.import_module(f"{__package__}.comparators"), name))
+
+
+for _name in ("SE", "CBAM"):
+    TABLE.add_later(_name, functools.partial(_register_comparator, _name))
 
 
 def status() -> tuple[dict[str, bool], HostError | None]:

@@ -1,7 +1,9 @@
-"""Size and cost of a model, as the host counts them."""
+"""Size and cost of a model, as the host counts them, and where a model YAML says so."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -14,18 +16,35 @@ class Summary(NamedTuple):
     gflops: float  # at 640 px, batch 1
 
 
+def count(model: Any) -> Summary:
+    """Count a built model: layers, parameters, parameters with a gradient, and GFLOPs at 640 px."""
+    from ultralytics.utils.torch_utils import get_flops, get_num_gradients, get_num_params
+
+    layers = len([m for m in model.modules() if not m._modules])
+    return Summary(layers, get_num_params(model), get_num_gradients(model), get_flops(model, 640))
+
+
 def summarize(name: str) -> Summary:
     """Build a model from its YAML and count it.
 
     Args:
         name: Anything that `ultralytics.YOLO` takes, such as `yolo11n-coordatt.yaml`.
-
-    Returns:
-        Layers, parameters, parameters with a gradient, and GFLOPs at 640 px.
     """
-    from ultralytics.models import YOLO
-    from ultralytics.utils.torch_utils import get_flops, get_num_gradients, get_num_params
+    from .grafting import build, load
 
-    model: Any = YOLO(name).model
-    layers = len([m for m in model.modules() if not m._modules])
-    return Summary(layers, get_num_params(model), get_num_gradients(model), get_flops(model, 640))
+    return count(build(load(name)))
+
+
+def annotate(text: str, summaries: Mapping[str, Summary]) -> str:
+    """Write the size of each scale behind its line in a model YAML's text, as the host's own YAMLs have it."""
+
+    def annotated(line: re.Match[str]) -> str:
+        s = summaries[line["scale"]]
+        return (
+            f"{line['constants']} # summary: {s.layers} layers, {s.parameters:,} parameters, "
+            f"{s.gradients:,} gradients, {s.gflops:.1f} GFLOPs"
+        )
+
+    letters = "|".join(re.escape(x) for x in summaries if x) or "(?!)"
+    lines = re.compile(rf"^(?P<constants>\s+(?P<scale>{letters}): *\[[^\]\n]*\])[^\n]*$", re.MULTILINE)
+    return lines.sub(annotated, text)

@@ -10,21 +10,20 @@ from typing import Any
 import torch
 
 from ..errors import WeightsError
-from ..graph.graft import graft
-from ..graph.layers import image_channels, strides
+from ..graph.graft import Arm, graft
+from ..graph.layers import facts, image_channels
 from ..graph.transplant import transplant
 from ..registry import TABLE
 from .weights import adopt_gains
 
 
-def upgrade(checkpoint: Path, save: Path, coordatt: str, bifpn: str) -> str:
+def upgrade(checkpoint: Path, save: Path, arm: Arm) -> str:
     """Write a checkpoint with blocks that gives the output of the one without.
 
     Args:
         checkpoint: A `.pt` file of the host.
         save: Where to write; float32, so that nothing is rounded.
-        coordatt: Where to put CoordAtt, see `graft`.
-        bifpn: How to weigh the neck, see `graft`.
+        arm: What to put in; no other neck, whose weights would be new.
 
     Returns:
         One line about what became of the weights.
@@ -42,7 +41,7 @@ def upgrade(checkpoint: Path, save: Path, coordatt: str, bifpn: str) -> str:
     old = yolo.model
     if not isinstance(getattr(old, "yaml", None), dict):
         raise WeightsError("the checkpoint does not say from which model YAML it was built")
-    cfg = graft(old.yaml, strides(old), coordatt, bifpn)
+    cfg = graft(old.yaml, facts(old), arm).cfg()
     new = type(old)(cfg, ch=image_channels(old), nc=old.yaml["nc"], verbose=False)
     transfer = transplant(old, new, TABLE.is_block)
     # the old layers themselves, not new ones with their weights: another version of the host may build them differently

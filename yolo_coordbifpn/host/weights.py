@@ -14,10 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from ..blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
+from ..blocks.start import GainedBlock
 from ..errors import HostError, WeightsError
-from ..graph.transplant import Transfer, same_architecture, transplant
+from ..graph.layers import parts
+from ..graph.transplant import Transfer, listed, same_architecture, transplant
 from ..registry import BlockTable
+from .names import split
 
 
 def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
@@ -40,7 +42,7 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
 
     @functools.wraps(original)
     def load(self: Any, weights: Any, verbose: bool = True) -> Any:
-        if not _has_blocks(self, table):
+        if not (table.in_model(self) or _is_arm(self)):
             return original(self, weights, verbose)
         source = _model(weights)
         if same_architecture(getattr(source, "model", ()), self.model):
@@ -82,7 +84,7 @@ def patch_engine_load(engine: Any, table: BlockTable) -> Callable[[], None]:
     @functools.wraps(original)
     def load(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        if not self.ckpt and _has_blocks(self.model, table):
+        if not self.ckpt and table.in_model(self.model):
             self.ckpt = {"model": self.model}
         return result
 
@@ -99,10 +101,9 @@ def weights_hold(host: ModuleType) -> bool:
     return getattr(getattr(host.BaseModel, "load", None), "__code__", None) in patch_weights.__code__.co_consts
 
 
-def _has_blocks(model: Any, table: BlockTable) -> bool:
-    """Tell whether a model has a registered block among its layers."""
-    layers = getattr(model, "model", None)
-    return isinstance(layers, nn.Sequential) and any(table.is_block(m) for m in layers)
+def _is_arm(model: Any) -> bool:
+    """Tell whether a model was made by taking layers out of a stock one, `-fpn`, which leaves none of our blocks."""
+    return split(Path(str(model.yaml.get("yaml_file") or "")).name) is not None
 
 
 def _model(weights: Any) -> nn.Module:
@@ -122,19 +123,26 @@ def adopt_gains(source: Any, target: Any) -> None:
     """Give the blocks of a model the gains of another of the same layers, in its YAML too, from which it is rebuilt."""
     rows = target.yaml["backbone"] + target.yaml["head"]
     for row, old_layer, new_layer in zip(rows, source.model, target.model):
-        for old, new in zip(old_layer.modules(), new_layer.modules()):
-            if isinstance(new, (CoordAtt, BiFPN_Concat, BiFPN_Add)) and new.gain != getattr(old, "gain", new.gain):
+        before = dict(old_layer.named_modules(remove_duplicate=False))
+        for name, new in new_layer.named_modules(remove_duplicate=False):
+            old = before.get(name)
+            if isinstance(new, GainedBlock) and isinstance(old, GainedBlock) and new.gain != old.gain:
                 new.gain = old.gain
-                row[3] = new.row()
+                if new in parts(new_layer):  # inside a stock block the row has no place for it
+                    row[3] = new.row()
 
 
 def _log(logger: Any, transfer: Transfer, report: str, change: float | None) -> None:
     """Write one line about what became of the weights, and a warning for what did not go as it should."""
     logger.info(f"yolo_coordbifpn: {report}")
-    if transfer.unmatched:
-        missing = ", ".join(transfer.unmatched)
-        logger.warning(f"yolo_coordbifpn: no partner for {missing}; these start afresh or are left")
-    if transfer.problems:
+    if transfer.afresh or transfer.left:
+        logger.warning(
+            f"yolo_coordbifpn: without a partner in the pretrained model, starting afresh: {listed(transfer.afresh)}; "
+            f"without one in the new model, left: {listed(transfer.left)}"
+        )
+    if not transfer.heads_read and not transfer.problems:
+        logger.warning("yolo_coordbifpn: the start is not the pretrained model's: the head reads a neck that is new")
+    elif transfer.problems:
         logger.warning(f"yolo_coordbifpn: the start is not the pretrained model's: {'; '.join(transfer.problems)}")
     elif change is not None and change > 1e-3:
         logger.warning(

@@ -1,0 +1,654 @@
+"""Grafts: every model YAML of the host in hand takes the blocks, at every scale, or says why not."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import effdet
+import pytest
+import torch
+import ultralytics
+import yaml
+from conftest import ROOT, gap, scrambled, tensors
+from effdet.config import get_fpn_config
+from torch import nn
+from ultralytics import RTDETR, YOLO
+from ultralytics.nn import tasks
+from ultralytics.nn.tasks import guess_model_task
+
+from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt, graft, register
+from yolo_coordbifpn.blocks import SeparableConv
+from yolo_coordbifpn.blocks.start import GainedBlock
+from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.errors import GraftError, RowError
+from yolo_coordbifpn.graph.graft import Arm
+from yolo_coordbifpn.graph.graft import graft as graft_rows
+from yolo_coordbifpn.graph.layers import facts
+from yolo_coordbifpn.graph.rows import flow
+from yolo_coordbifpn.host.grafting import build, load, verify
+from yolo_coordbifpn.host.names import ARMS, shipped, split, stock
+
+STOCK = {x.stem: x for x in stock(tasks)}
+NO_NECK = "there is no neck"
+REASONS = {  # why an arm has no place in some models
+    "bifpn-add": f"{NO_NECK}|reads texts, which the paper's neck has no place for",
+    "fpn": f"{NO_NECK}|no bottom-up path to take out",
+    "bottleneck": "no block of the backbone has bottlenecks",
+}
+
+
+def stock_cfg(name: str, scale: str | None = None) -> dict[str, Any]:
+    """Read a stock YAML; a backbone that comes with weights to download is built without them."""
+    cfg = yaml.safe_load(STOCK[name].read_text())
+    for row in cfg["backbone"]:
+        if row[2] == "TorchVision":
+            row[3][2] = "None"
+    return {**cfg, "scale": scale} if scale else cfg
+
+
+def scales(cfg: dict[str, Any]) -> list[Any]:
+    """List the scales of a model YAML, one None if it has none."""
+    return list(cfg.get("scales") or [None])
+
+
+def side(model: Any) -> int:
+    """Say how large pictures must be for a model: two cells of the coarsest level, more for a choice of 300 queries."""
+    return 160 if is_rtdetr(model) else 2 * max(32, int(max(model.stride)))
+
+
+def is_rtdetr(model: Any) -> bool:
+    """Tell whether a model's head chooses queries, which a last digit can change."""
+    return type(model.model[-1]).__name__ == "RTDETRDecoder"
+
+
+def change(new: Any, old: Any) -> float:
+    """Return the largest relative difference between two models' outputs, for RT-DETR between what the heads read."""
+    if hasattr(old, "txt_feats"):
+        new.txt_feats = old.txt_feats
+    if not is_rtdetr(old):
+        return gap(new, old, (side(old), side(old)))
+    read: list[list[torch.Tensor]] = []
+    for model in (new, old):
+        hook = model.model[-1].register_forward_pre_hook(lambda module, args: read.append([x.clone() for x in args[0]]))
+        with torch.no_grad():
+            model.eval()(torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(1)))
+        hook.remove()
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(*read))
+
+
+def train_once(model: Any) -> None:
+    """Run a model forward and backward: each parameter of our blocks gets a gradient."""
+    model.train(not is_rtdetr(model))  # which wants boxes in training
+    out = model(torch.rand(2, 3, side(model), side(model)))
+    sum((t.float() ** 2).mean() for t in tensors(out) if t.requires_grad).backward()
+    for name, m in model.named_modules():
+        if isinstance(m, (GainedBlock, SeparableConv)):
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters()), name
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_every_stock_model_at_every_scale(name: str, record_property: Any) -> None:
+    """With CoordAtt and BiFPN it keeps task and strides, trains, and puts out what its stock weights did before."""
+    torch.manual_seed(0)
+    cfg = stock_cfg(name)
+    arm, reason = Arm("deepest", "concat"), ""
+    for scale in scales(cfg):
+        old = scrambled(build({**cfg, "scale": scale} if scale else cfg))
+        if not reason:
+            if not any(row[2] == "Concat" for row in cfg["head"]):
+                with pytest.raises(GraftError, match=NO_NECK):
+                    graft_rows(cfg, facts(old), arm)
+                arm, reason = Arm("deepest", "none"), "no neck: CoordAtt alone"
+            made = graft_rows(cfg, facts(old), arm).cfg()
+            assert guess_model_task(made) == guess_model_task(cfg)
+        new = verify(old, {**made, "scale": scale} if scale else made)
+        kinds = [type(m) for m in new.modules()]
+        assert kinds.count(CoordAtt) == 1
+        assert (kinds.count(BiFPN_Concat) > 0) == (not reason)
+        assert not any(type(m).__name__ == "Concat" for m in new.model)
+        new.load(old)
+        assert change(new, old) < 1e-5
+        train_once(new)
+    record_property("stock model", f"{name} {len(scales(cfg))} {reason}")
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_every_stock_model_in_the_other_arms(name: str, record_property: Any) -> None:
+    """The paper's neck, the top-down neck and attention inside the bottlenecks: built and trained, or told why not."""
+    torch.manual_seed(0)
+    cfg = stock_cfg(name, scales(stock_cfg(name))[0])
+    old = scrambled(build(cfg))
+    known = facts(old)
+    others = {
+        "bifpn-add": Arm("none", "add"),
+        "fpn": Arm("none", "none", neck="fpn"),
+        "bottleneck": Arm("bottleneck", "none"),
+    }
+    for key, arm in others.items():
+        try:
+            new = verify(old, graft_rows(cfg, known, arm).cfg())
+        except GraftError as error:
+            if not re.search(REASONS[key], str(error)):
+                raise
+            record_property(f"no {key}", name)
+            continue
+        new.load(old)
+        if key == "bottleneck":
+            stock_keys = set(old.state_dict())
+            assert stock_keys <= set(new.state_dict())
+            assert change(new, old) < 1e-5
+        train_once(new)
+
+
+# The paper's neck -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_sum_neck_is_effdets(repeats: int) -> None:
+    """With the same weights, what the head reads is the output of effdet's BiFPN on the same feature maps."""
+    torch.manual_seed(0)
+    cfg = graft("yolo11n.yaml", coordatt="none", bifpn="add", repeats=repeats, width=256)
+    model = scrambled(build(cfg))
+    for m in model.modules():
+        if isinstance(m, BiFPN_Add):
+            nn.init.uniform_(m.weight, -0.2, 2)  # some below zero
+    width, sizes = 64, (16, 8, 4)
+    info = [{"num_chs": width, "size": (s, s)} for s in sizes]
+    layers = []
+    for _ in range(repeats):
+        layer = effdet.efficientdet.BiFpnLayer(
+            feature_info=info,
+            feat_sizes=dict(zip((3, 4, 5), [(s, s) for s in sizes])),
+            fpn_config=get_fpn_config("bifpn_fa", min_level=3, max_level=5),
+            fpn_channels=width,
+            num_levels=3,
+        )
+        layers.append(layer)
+    ours = list(model.model)
+    nodes = [m for m in ours if isinstance(m, BiFPN_Add)]
+    convolutions = [m for m in ours if isinstance(m, SeparableConv)]
+    theirs = [node for layer in layers for node in layer.fnode]
+    assert len(theirs) == len(nodes) == len(convolutions) == 4 * repeats
+    for node, m, conv in zip(theirs, nodes, convolutions):
+        node.combine.edge_weights.data = m.weight.data.clone()
+        target = node.after_combine.conv
+        target.load_state_dict(conv.state_dict())
+        target.bn.eps = conv.bn.eps
+    first = next(i for i, m in enumerate(ours) if isinstance(m, nn.Upsample))
+    maps = [torch.rand(1, width, s, s) for s in sizes]
+    with torch.no_grad():
+        expected = maps
+        for layer in layers:
+            expected = layer.eval()(expected)[-3:]
+        outputs: dict[int, Any] = {first - 3 + k: x for k, x in enumerate(maps)}
+        for i in range(first, len(ours) - 1):
+            sources = [i + k if k < 0 else k for k in (ours[i].f if isinstance(ours[i].f, list) else [ours[i].f])]
+            read = [outputs[k] for k in sources]
+            outputs[i] = ours[i](read if isinstance(ours[i].f, list) else read[0])
+    for i, x in zip(ours[-1].f, expected):
+        torch.testing.assert_close(outputs[i], x, rtol=1e-5, atol=1e-5)
+
+
+def test_options_of_the_sum_neck() -> None:
+    """The edge, the repeats and the width do what they say; single-input nodes are none."""
+    for edge, inputs in ((True, [2, 2, 3, 2]), (False, [2, 2, 2, 2])):
+        for repeats in (1, 3):
+            model = build(graft("yolov8n.yaml", "none", "add", edge=edge, repeats=repeats, width=512))
+            fusions = [m for m in model.model if isinstance(m, BiFPN_Add)]
+            assert [len(m.f) for m in fusions] == inputs * repeats
+            assert {c for m in fusions for c in m.channels} == {128}
+    four = build(graft("yolov8n-p2.yaml", "none", "add", repeats=1))
+    assert [len(m.f) for m in four.model if isinstance(m, BiFPN_Add)] == [2, 2, 2, 3, 3, 2]
+
+
+# Places ---------------------------------------------------------------------------------------------------------------
+
+
+def test_places_of_attention() -> None:
+    """Stages, neck outputs and several at once: behind the layers that stand there, and read by what read those."""
+    rows = graft("yolo11n.yaml", "P2,P4,N3", "none")
+    layers = rows["backbone"] + rows["head"]
+    found = [i for i, row in enumerate(layers) if row[2] == "CoordAtt"]
+    model = build(rows)
+    assert [type(model.model[i - 1]).__name__ for i in found] == ["C3k2"] * 3
+    assert [f.stride for i, f in enumerate(facts(model)) if i in found] == [4, 16, 8]
+    assert layers[-1][0][0] == found[-1]  # the head reads the attended map
+    assert graft("yolo11n.yaml", "deepest", "none") == graft("yolo11n.yaml", "P5", "none")
+    p6 = graft("yolov8n-p6.yaml", "deepest", "none")
+    assert [row[2] for row in p6["backbone"]][-2:] == ["CoordAtt", "SPPF"]
+
+
+def test_attention_inside_the_bottlenecks(tmp_path: Path) -> None:
+    """Behind the last k x k convolution of each bottleneck, part of the stock block, also in a checkpoint and fused."""
+    torch.manual_seed(0)
+    old = scrambled(YOLO("yolo11n.yaml").model)
+    cfg = graft("yolo11n.yaml", "bottleneck", "none")
+    assert [row[2] for row in cfg["backbone"]].count("C3k2_CoordAtt") == 4
+    file = tmp_path / "yolo11n-inside.yaml"
+    file.write_text(yaml.safe_dump({k: v for k, v in cfg.items() if k not in ("scale", "yaml_file")}))
+    new = YOLO(file)
+    new.load(old)
+    assert gap(new.model, old) < 1e-5
+    inside = {name for name, m in new.model.named_modules() if isinstance(m, CoordAtt)}
+    assert len(inside) == 6  # one for each of the bottlenecks of scale n
+    assert all(name.endswith("cv2.act.1") for name in inside)
+    for m in new.model.modules():
+        if isinstance(m, CoordAtt):
+            nn.init.normal_(m.conv_h.weight)
+    torch.save({"model": new.model}, tmp_path / "inside.pt")
+    again = torch.load(tmp_path / "inside.pt", weights_only=False)["model"]
+    assert gap(again, new.model) == 0
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = next(tensors(new.model.eval()(x)))
+        fused = next(tensors(copy.deepcopy(new.model).fuse(verbose=False)(x)))
+    torch.testing.assert_close(fused, expected, rtol=1e-3, atol=1e-3)
+    rebuilt = build(cfg)
+    rebuilt.load(new.model)  # trained blocks and their gains come along
+    assert gap(rebuilt, new.model) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["SE", "CBAM"])
+def test_comparators_start_level(name: str) -> None:
+    """The papers' other attention blocks stand at the same places and start as the identity too."""
+    torch.manual_seed(0)
+    old = scrambled(YOLO("yolov8n.yaml").model)
+    for place in ("P5", "bottleneck"):
+        new = build(graft("yolov8n.yaml", place, "none", attention=name))
+        blocks = [m for m in new.modules() if type(m).__name__ == name and isinstance(m, GainedBlock)]
+        assert len(blocks) == (1 if place == "P5" else 6)
+        new.load(old)
+        assert gap(new, old) < 1e-5
+        train_once(new)
+        assert all(m.gain > 1 for m in blocks)
+
+
+class Twice(nn.Module):
+    """A user's block."""
+
+    def __init__(self, c1: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1, c1, 1, 1), 2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def test_a_users_own_attention(own_blocks: None) -> None:
+    """A registered block goes to the same places."""
+    register(Twice)
+    for place, count in (("P4", 1), ("bottleneck", 6)):
+        new = build(graft("yolo11n.yaml", place, "none", attention="Twice"))
+        assert sum(isinstance(m, Twice) for m in new.modules()) == count
+
+
+def test_the_top_down_neck() -> None:
+    """The head reads the top-down nodes; nothing else of the neck is left; weighing it adds no edge."""
+    fpn = graft("yolo11n.yaml", "none", "none", neck="fpn")
+    assert [row[2] for row in fpn["head"]] == ["nn.Upsample", "Concat", "C3k2"] * 2 + ["Detect"]
+    assert fpn["head"][-1][0] == [16, 13, 10]
+    both = graft("yolo11n.yaml", "none", "concat", neck="fpn")
+    assert [len(row[0]) for row in both["head"] if row[2] == "BiFPN_Concat"] == [2, 2]
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+TINY = {"nc": 3, "backbone": [[-1, 1, "Conv", [16, 3, 2]]] * 3, "head": [[[2], 1, "Detect", ["nc"]]]}
+
+
+def changed(**rows: Any) -> dict[str, Any]:
+    """Change rows of the stock yolo11 by their index."""
+    cfg = stock_cfg("yolo11", "n")
+    for key, row in rows.items():
+        index = int(key[1:])
+        part, k = ("backbone", index) if index < 11 else ("head", index - 11)
+        cfg[part][k] = row
+    return cfg
+
+
+BAD: list[tuple[Any, dict[str, Any], str]] = [
+    ("yolo11n.yaml", {"coordatt": "P9"}, "the backbone has no stage P9; there are P1, P2, P3, P4, P5"),
+    ("yolo11n.yaml", {"coordatt": "N6"}, "the model has no neck output N6; there are N3, N4, N5"),
+    ("yolo11n.yaml", {"coordatt": "Q5"}, "coordatt= takes P2...P5, deepest, N3...N5, bottleneck or none, got 'Q5'"),
+    ("yolo11n.yaml", {"coordatt": "P5,P5"}, "names a place twice"),
+    ("yolo11n.yaml", {"coordatt": "P5,deepest"}, "deepest is a place that another of them names already"),
+    ("yolo11n.yaml", {"coordatt": ""}, "coordatt= must be a name, got ''"),
+    ("yolo11n.yaml", {"bifpn": "sum"}, "bifpn= must be concat, add or none, got 'sum'"),
+    ("yolo11n.yaml", {"neck": "nas"}, "neck= must be pan or fpn, got 'nas'"),
+    ("yolo11n.yaml", {"bifpn": "add", "neck": "fpn"}, "neck=fpn and bifpn=add are two necks"),
+    ("yolo11n.yaml", {"coordatt": "none", "bifpn": "none"}, "leave nothing to do"),
+    ("yolo11n.yaml", {"repeats": 0}, "repeats= must be a positive whole number, got 0"),
+    ("yolo11n.yaml", {"edge": 1}, "edge= must be True or False, got 1"),
+    ("yolo11n.yaml", {"attention": "Attention"}, "cannot build the model: KeyError: 'Attention'"),
+    ("yolo11n-coordatt.yaml", {}, r"there is a CoordAtt already: yolo11n-coordatt.yaml, layer 9 (backbone row 9)"),
+    ("yolo11n-bifpn.yaml", {}, r"the neck is weighted already: yolo11n-bifpn.yaml, layer 12 (head row 1)"),
+    ("yolo11n-cls.yaml", {}, "there is no neck to weigh: no Concat in the head"),
+    ("yolo11n-cls.yaml", {"coordatt": "N5", "bifpn": "none"}, "no neck output N5; it has no neck"),
+    ("rtdetr-l.yaml", {"coordatt": "bottleneck"}, "no block of the backbone has bottlenecks; it is made of HGStem"),
+    ("yolov8n-worldv2.yaml", {"bifpn": "add"}, "C2fAttn, [1024, 512, 16]] reads texts"),
+    ("yolo13n.yaml", {}, "there is no model YAML yolo13n.yaml"),
+    (TINY, {}, "there is no neck to weigh"),
+    (TINY, {"coordatt": "none", "bifpn": "add"}, "no row of the head makes a feature map larger"),
+    ({"backbone": []}, {}, "a model YAML has a list of rows under `backbone` and one under `head`"),
+    (
+        changed(i12=[[-1, 60], 1, "Concat", [1]]),
+        {},
+        "layer 12 (head row 1) [[-1, 60], 1, Concat, [1]]: `from` is 60, but at this row there are 12 layers: "
+        "use -1 to read the layer before, or 0...11",
+    ),
+    (changed(i3=[-1, 1, "Conv"]), {}, "layer 3 (backbone row 3) [-1, 1, Conv]: a row has four parts"),
+    (changed(i3=[-1, 1, "Conv", 64]), {}, "layer 3 (backbone row 3) [-1, 1, Conv, 64]: the arguments must be a list"),
+    (changed(i3=[-1, 1, 7, [64]]), {}, "layer 3 (backbone row 3) [-1, 1, 7, [64]]: the module must be a name, got 7"),
+    (changed(i3=["x", 1, "Conv", [64]]), {}, "`from` must be a layer index or a list of them, got 'x'"),
+    (changed(i3=[-1, 1, "Covn", [64]]), {}, "cannot build the model: KeyError: 'Covn'"),
+]
+
+
+@pytest.mark.parametrize(("cfg", "options", "message"), BAD, ids=[x[2][:40] for x in BAD])
+def test_bad_input(cfg: Any, options: dict[str, Any], message: str) -> None:
+    """What cannot be grafted says which row it is, and what is possible; the YAML stays as it was."""
+    before = copy.deepcopy(cfg)
+    with pytest.raises(GraftError, match=re.escape(message)):
+        graft(cfg, **options)
+    assert cfg == before
+
+
+@pytest.mark.parametrize("row", [[-1, 1, "SPPF_CoordAtt", [1024, 5]], [-1, 2, "C3k2_BiFPN_Concat", [1024, True]]])
+def test_blocks_that_cannot_go_inside(row: list[Any]) -> None:
+    """A row that puts a block into a layer without bottlenecks, or one that joins several inputs, is an error."""
+    cfg = changed(i9=row)
+    with pytest.raises(RowError, match=r"layer 9 \(backbone row 9\).*"):
+        tasks.DetectionModel(cfg, verbose=False)
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+USERS = """\
+# my model
+nc: 7 # classes
+depth_multiple: 0.33
+width_multiple: 0.25
+anchors: 3
+
+backbone:
+# from, number
+- [-1, 1, Conv, [64, 3, 2]] # 0-P1/2
+- [-1, 1, Conv, [128, 3, 2]] # 1-P2/4
+-   [-1, 3, C2f,   [128, True]]
+- [-1, 1, Conv, [256, 3, 2]] # 3-P3/8
+
+  # the small objects
+- [-1, 3, C2f, [256, True]] # 4
+- - -1
+  - 1
+  - Conv
+  - [512, 3, 2]
+- [-1, 3, C2f, [512, True]]
+head:
+- [-1, 1, nn.Upsample, [None, 2, "nearest"]]
+- [[-1, 4], 1, Concat, [1]] # cat 4
+- [-1, 3, C2f, [256]] # 9
+- [-1, 1, Conv, [256, 3, 2]]
+- [[-1, 6], 1, Concat, [1]]
+- [-1, 3, C2f, [512]] # 12
+- [[9, 12], 1, Detect, [nc]]
+# the end
+"""
+FLOW = "{nc: 3, backbone: [[-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [16, 3, 2]]], head: [[-1, 1, nn.Upsample, [None, 2, nearest]], [[-1, 1], 1, Concat, [1]], [[4, 2], 1, Detect, [nc]]]}"  # fmt: skip # noqa: E501
+
+
+def rows_of(cfg: dict[str, Any]) -> list[Any]:
+    """List all rows of a model YAML."""
+    return cfg["backbone"] + cfg["head"]
+
+
+def test_a_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command keeps comments and all that is not a row, shifts every index, and what it wrote trains."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(USERS)
+    assert main(["graft", "model=mine.yaml", "coordatt=P3", "save=new.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "layer 5   CoordAtt          P3" in out
+    text = Path("new.yaml").read_text()
+    assert text.startswith(
+        "# Made by: yolo-coordbifpn graft model=mine.yaml coordatt=P3\n# my model\nnc: 7 # classes\n"
+    )
+    for line in (
+        "  - [-1, 1, Conv, [256, 3, 2]] # 3-P3/8",
+        "  # the small objects",
+        "  - [-1, 3, C2f, [256, True]] # 4",
+        "  - [-1, 1, CoordAtt, []] # 5, P3",
+        "  - [-1, 1, Conv, [512, 3, 2]]",
+        "  - [[-1, 5], 1, BiFPN_Concat, [1]] # fuse 4",
+        "  - [-1, 3, C2f, [256]] # 10",
+        "  - [[-1, 7], 1, BiFPN_Concat, [1]]",
+        "  - [-1, 3, C2f, [512]] # 13",
+        "  - [[10, 13], 1, Detect, [nc]]",
+        "# the end",
+    ):
+        assert f"\n{line}\n" in text, line
+    assert rows_of(yaml.safe_load(text)) == rows_of(graft("mine.yaml", "P3"))
+    train_once(YOLO("new.yaml").model)
+
+    # taking the blocks out again leaves what was given
+    again = yaml.safe_load(text)
+    assert main(["graft", "model=new.yaml", "coordatt=P3"]) == 1
+    assert "the neck is weighted already" in capsys.readouterr().err
+    stripped = [row for row in rows_of(again) if row[2] != "CoordAtt"]
+    assert [row[1:2] + row[3:] for row in stripped] == [row[1:2] + row[3:] for row in rows_of(yaml.safe_load(USERS))]
+    assert {k: v for k, v in again.items() if k not in ("backbone", "head")} == {
+        k: v for k, v in yaml.safe_load(USERS).items() if k not in ("backbone", "head")
+    }
+
+
+def test_a_file_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A YAML whose rows are not on lines of their own is read and written too."""
+    monkeypatch.chdir(tmp_path)
+    Path("flow.yaml").write_text(FLOW)
+    assert main(["graft", "model=flow.yaml", "coordatt=none"]) == 0
+    made = yaml.safe_load(Path("flow-bifpn.yaml").read_text())
+    assert [row[2] for row in made["head"]] == ["nn.Upsample", "BiFPN_Concat", "Detect"]
+    assert made["nc"] == 3
+
+
+def test_every_stock_text_is_kept() -> None:
+    """The rows in the written text of each stock model are those of the dict, and indices in comments are right."""
+    from yolo_coordbifpn.graph.text import rewrite
+
+    for name in ("yolo11", "yolov9e", "rtdetr-l", "yolov3-spp", "yolo26-pose", "yolov5-p6"):
+        text = STOCK[name].read_text()
+        cfg = yaml.safe_load(text)
+        rows = graft_rows(cfg, facts(build(cfg)), Arm("P4,deepest", "concat"))
+        new = rewrite(text, rows)
+        assert yaml.safe_load(new) == rows.cfg()
+        lines = [x for x in new.splitlines() if re.match(r"\s*- \[", x)]
+        assert len(lines) == len(rows.nodes)
+        for index, line in enumerate(lines):
+            number = re.search(r"# (\d+)(?=$|-P|[, ] ?)", line)
+            assert number is None or int(number[1]) == index, line
+        kept = [x for x in text.splitlines() if x.lstrip().startswith("#")]
+        assert all(x in new for x in kept)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "status"),
+    [
+        (["model=yolo11n"], "model= must be a model YAML such as yolo12.yaml or my.yaml, got 'yolo11n'", 2),
+        ([], "model= must be a model YAML", 2),
+        (["model=yolo11.yaml", "edge=maybe"], "edge= must be True or False, got 'maybe'", 2),
+        (["model=yolo11.yaml", "repeats=0"], "repeats= must be a whole number of at least 1, got '0'", 2),
+        (["model=yolo11.yaml", "save=there.yaml"], "save=there.yaml exists already; give another name", 2),
+        (["model=yolo11.yaml", "save=no/x.yaml"], "there is no folder no", 2),
+        (["model=yolo11.yaml", "coordatt=P8"], "yolo11.yaml: the backbone has no stage P8", 1),
+        (["model=yolo21.yaml"], "yolo21.yaml: there is no such model YAML", 1),
+        (["model=bad.yaml"], "bad.yaml is no YAML", 1),
+        (["model=text.yaml"], "a model YAML has a list of rows under `backbone`", 1),
+    ],
+)
+def test_the_command_refuses(
+    words: list[str],
+    message: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Bad options and bad files are told, nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("there.yaml", "mine"), ("bad.yaml", "a: [1"), ("text.yaml", "hello")):
+        Path(name).write_text(text)
+    assert main(["graft", *words]) == status
+    assert message in capsys.readouterr().err
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["bad.yaml", "text.yaml", "there.yaml"]
+    assert Path("there.yaml").read_text() == "mine"
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_split() -> None:
+    """What stands behind a stock name is the arm; a name without one is none of ours."""
+    assert split("yolo12x-pose-coordatt-bifpn.yaml") == ("yolo12x-pose.yaml", Arm("deepest", "concat"))
+    assert split("yolov8s-p2-bifpn.yaml") == ("yolov8s-p2.yaml", Arm("none", "concat"))
+    assert split("yolo11n-se-bifpn-add.yaml") == ("yolo11n.yaml", Arm("deepest", "add", attention="SE"))
+    assert split("yolo11n-cbam-fpn.yaml") == (
+        "yolo11n.yaml",
+        Arm("deepest", "none", neck="fpn", attention="CBAM"),
+    )
+    for name in ("yolo11n.yaml", "yolo26n-sem.yaml", "bifpn.yaml", "yolo11n-bifpn.pt", "yolov8s-world.yaml"):
+        assert split(name) is None or name == "bifpn.yaml"
+    assert len(set(ARMS)) == len(ARMS) == 15
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "scale"),
+    [
+        ("yolo12x-pose-coordatt-bifpn.yaml", "pose", "x"),
+        ("yolov8s-p2-bifpn.yaml", "detect", "s"),
+        ("yolov10m-cbam.yaml", "detect", "m"),
+        ("rtdetr-l-bifpn.yaml", "detect", ""),
+        ("yolo11n-coordatt-bifpn-add.yaml", "detect", "n"),
+        ("yolo26n-seg-se-fpn.yaml", "segment", "n"),
+        ("yolov8s-worldv2-coordatt.yaml", "detect", "s"),
+        ("yoloe-11s-seg-coordatt-bifpn.yaml", "segment", "s"),
+    ],
+)
+def test_names_without_files(name: str, task: str, scale: str) -> None:
+    """A stock name with an arm behind it is a model, of the stock model's task and scale."""
+    model = (RTDETR if name.startswith("rtdetr") else YOLO)(name)
+    assert name not in shipped()
+    assert model.task == task
+    assert model.model.yaml["scale"] == scale
+    assert model.model.yaml["yaml_file"] == name
+    made = load(name)
+    plain = load((split(name) or ("",))[0])
+    assert {k: v for k, v in made.items() if k not in ("backbone", "head", "yaml_file")} == {
+        k: v for k, v in plain.items() if k not in ("backbone", "head", "yaml_file")
+    }
+
+
+def test_a_users_file_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local file of such a name, or of its name without the scale, is taken before anything is made."""
+    monkeypatch.chdir(tmp_path)
+    cfg = stock_cfg("yolo12")
+    cfg["nc"] = 5
+    Path("yolo12-pose-bifpn.yaml").write_text(yaml.safe_dump(cfg))
+    assert load("yolo12n-pose-bifpn.yaml")["nc"] == 5
+    assert load("yolo12s-pose-bifpn.yaml")["scale"] == "s"
+    assert load("yolo12n-obb-bifpn.yaml")["nc"] == 80
+
+
+def test_a_family_of_tomorrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stock YAML that this package has never heard of has its arms on the day it is there."""
+    from yolo_coordbifpn.host import names
+
+    new = tmp_path / "yolo31-seg.yaml"
+    new.write_text(STOCK["yolo11-seg"].read_text())
+    monkeypatch.setattr(names, "stock", lambda host: [new])
+    model = YOLO("yolo31s-seg-coordatt-bifpn.yaml")
+    assert model.task == "segment"
+    assert sum(isinstance(m, (CoordAtt, BiFPN_Concat)) for m in model.model.modules()) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("yolo11n-cls-bifpn.yaml", GraftError, "bifpn in yolo11-cls.yaml: there is no neck to weigh"),
+        ("yolov3-fpn.yaml", GraftError, "fpn in yolov3.yaml: neck=fpn: the neck has no bottom-up path"),
+        ("yolo12n-pose-cordatt.yaml", FileNotFoundError, "Did you mean yolo12.*-pose-coordatt"),
+        ("yolo31n-bifpn.yaml", FileNotFoundError, "Did you mean"),
+    ],
+)
+def test_names_that_are_not(name: str, error: type[Exception], message: str) -> None:
+    """A name that cannot be made says why, or what is near."""
+    with pytest.raises(error, match=message):
+        YOLO(name)
+
+
+# Shipped files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    """Import the script that makes the shipped files."""
+    spec = importlib.util.spec_from_file_location("make_model_yamls", ROOT / "scripts" / "make_model_yamls.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_model_yamls"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_shipped_files_are_those_of_the_script(maker: ModuleType) -> None:
+    """Made again from this Ultralytics, each shipped file is the same, but for the sizes of its scales."""
+
+    def plain(text: str) -> str:
+        text = re.sub(r"(?m)^( +[a-z]: \[[^\]]*\]).*$", r"\1", text)
+        return re.sub(r"Ultralytics [\d.]+", "Ultralytics", text)
+
+    page = (ROOT / "model_yamls" / "README.md").read_text()
+    written = re.search(r"Ultralytics ([\d.]+),", page)[1]
+    if [int(x) for x in written.split(".")] > [int(x) for x in re.findall(r"\d+", ultralytics.__version__)[:3]]:
+        pytest.skip(f"the files are those of Ultralytics {written}, this is {ultralytics.__version__}")
+    names = list(maker.shipped_names())
+    assert sorted(names) == shipped()
+    for name in names:
+        assert plain((ROOT / "model_yamls" / name).read_text()) == plain(maker.make_rows(name)), name
+
+
+def test_the_stock_command_knows_the_names(tmp_path: Path) -> None:
+    """A model that no file stands for trains, resumes from its checkpoint and predicts by the stock command line."""
+    from yolo_coordbifpn.commands.scenes import write_scenes
+
+    data = write_scenes(tmp_path / "scenes", train=8, val=4, size=64, seed=0)
+    command = [sys.executable, "-m", "ultralytics"] if importlib.util.find_spec("ultralytics.__main__") else ["yolo"]
+    common = ["imgsz=64", "device=cpu", "workers=0", "plots=False", f"project={tmp_path}"]
+
+    def yolo(*words: str) -> str:
+        done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        return done.stdout + done.stderr
+
+    model = "model=yolov8n-p2-coordatt-bifpn.yaml"
+    text = yolo("train", model, f"data={data}", "epochs=1", "batch=4", "name=run", *common)
+    assert "CoordAtt" in text
+    best = tmp_path / "run" / "weights" / "best.pt"
+    yolo("val", f"model={best}", f"data={data}", *common)
+    yolo("predict", f"model={best}", f"source={tmp_path / 'scenes' / 'images' / 'val'}", *common)
+
+
+def test_flow_writes_what_yaml_reads() -> None:
+    """Rows in messages are YAML on one line."""
+    for row in ([[-1, 6], 1, "Concat", [1]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]], "x", [object()]):
+        text = flow(row)
+        assert "\n" not in text
+        if not isinstance(row[0], object) or isinstance(row, str):
+            assert yaml.safe_load(text) == row

@@ -1,0 +1,52 @@
+"""Separable convolution, what follows each fusion in the neck of the BiFPN paper.
+
+Source: Tan, Pang, Le, "EfficientDet", CVPR 2020, arXiv 1911.09070, section 3.3: depthwise separable convolution, batch
+normalisation and activation after each fusion. The order is that of the authors' code: swish, depthwise 3 x 3,
+pointwise 1 x 1, batch normalisation. State-dict names are those of `effdet`.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SeparableConv(nn.Module):
+    """Swish, depthwise 3 x 3 convolution, pointwise 1 x 1 convolution, batch normalisation.
+
+    Row of a model YAML: `[-1, 1, SeparableConv, []]`. The channels come from the layer before and stay as they are.
+
+    Attributes:
+        conv_dw: Depthwise 3 x 3 convolution without bias.
+        conv_pw: Pointwise 1 x 1 convolution without bias.
+        bn: Batch normalisation.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """Build the block.
+
+        Args:
+            channels: C, the number of channels of the input and of the output.
+
+        Raises:
+            ValueError: If `channels` is not a positive whole number.
+        """
+        super().__init__()
+        if isinstance(channels, (list, tuple)):
+            raise ValueError(f"SeparableConv takes one input, got {len(channels)}: write [-1, 1, SeparableConv, []].")
+        if type(channels) is not int or channels < 1:
+            raise ValueError(f"SeparableConv: channels must be a positive whole number, got {channels!r}.")
+        self.conv_dw = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.conv_pw = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve the features.
+
+        Args:
+            x: Features, shape (N, C, H, W).
+
+        Returns:
+            Features, shape (N, C, H, W).
+        """
+        return self.bn(self.conv_pw(self.conv_dw(F.silu(x))))

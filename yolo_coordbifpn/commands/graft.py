@@ -1,0 +1,86 @@
+"""Put the blocks into any model YAML, stock or your own, and write it with every index shifted and its comments kept.
+
+    yolo-coordbifpn graft model=yolo12.yaml
+    yolo-coordbifpn graft model=yolo12.yaml coordatt=P5 bifpn=concat save=my.yaml
+
+coordatt=   P2...P5 the end of that stage of the backbone (P5: before SPPF), deepest, N3...N5 a neck output, bottleneck
+            inside the backbone's blocks as in the paper, several with commas between, or none; default P5
+bifpn=      concat: every concatenation of the neck weighted; add: the neck of the BiFPN paper, weighted sums at one
+            width with a separable convolution after each; none; default concat
+neck=       pan: the neck's paths as they are; fpn: its top-down path alone; default pan
+attention=  CoordAtt, or to compare with: CBAM, SE; default CoordAtt
+edge=       True or False: whether the middle levels get the same-level edge of BiFPN; default True
+repeats=    with bifpn=add: how many times the layer is repeated; default 3
+width=      with bifpn=add: channels of all levels, before the model's width multiple; default 256
+save=       file to write; default the model's name with the arm behind it, in this folder
+
+Each scale of the new model is built and counted before the file is written. An existing file is not overwritten.
+Models of the host need no file: yolo train model=yolo12n-coordatt-bifpn.yaml works as it is, see README.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import UsageError, whole_number
+
+OPTIONS = {
+    "model": "",
+    "coordatt": "P5",
+    "bifpn": "concat",
+    "neck": "pan",
+    "attention": "CoordAtt",
+    "edge": "True",
+    "repeats": "3",
+    "width": "256",
+    "save": "",
+}
+
+
+def run(options: dict[str, str]) -> int:
+    """Write the new model YAML; return 1 if that is not possible."""
+    from ..errors import GraftError, HostError, RowError
+
+    if not options["model"].endswith((".yaml", ".yml")):
+        raise UsageError(f"model= must be a model YAML such as yolo12.yaml or my.yaml, got {options['model']!r}.")
+    if options["edge"].lower() not in {"true", "false"}:
+        raise UsageError(f"edge= must be True or False, got {options['edge']!r}.")
+    repeats, width = whole_number(options, "repeats", 1), whole_number(options, "width", 1)
+    try:
+        from ..graph.graft import Arm
+        from ..host.grafting import graft_file
+        from ..host.names import find
+        from ..host.patches import install
+
+        arm = Arm(
+            options["coordatt"],
+            options["bifpn"],
+            options["neck"],
+            options["attention"],
+            options["edge"].lower() == "true",
+            repeats,
+            width,
+        )
+        install()
+        source = find(options["model"])
+        save = Path(options["save"] or f"{source.stem}-{arm.name}.yaml").expanduser()
+        if save.exists():
+            raise UsageError(f"save={save} exists already; give another name.")
+        if not save.parent.is_dir():
+            raise UsageError(f"save={save}: there is no folder {save.parent}.")
+        text, rows, costs = graft_file(source, arm)
+    except (GraftError, HostError, RowError) as error:
+        print(f"{options['model']}: {error}", file=sys.stderr)
+        return 1
+    changed = " ".join(f"{key}={value}" for key, value in options.items() if value != OPTIONS[key] and key != "save")
+    save.write_text(f"# Made by: yolo-coordbifpn graft {changed}\n{text}", encoding="utf-8")
+    print(save)
+    for index, node in enumerate(rows.nodes):
+        if node.origin is None or node.note or node.module.startswith("BiFPN_") or "_" in node.module:
+            print(f"  layer {index:<4}{node.module:<18}{node.note}")
+    print(f"  {'scale':8}{'params (M)':>11}{'':9}{'GFLOPs':>8}")
+    for scale, (before, after) in costs.items():
+        share = [f"{b / a - 1:+8.2%}" for a, b in zip(before[1::2], after[1::2])]
+        print(f"  {scale or '-':8}{after.parameters / 1e6:11.3f}{share[0]} {after.gflops:8.2f}{share[1]}")
+    return 0

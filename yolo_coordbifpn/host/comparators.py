@@ -1,0 +1,77 @@
+"""The attention blocks that the Coordinate Attention paper compares with, from the host and from torchvision.
+
+SE: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv 1709.01507: torchvision's `SqueezeExcitation`.
+CBAM: Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv 1807.06521: the host's
+`CBAM`, whose channel attention is one convolution over the mean, without the paper's second pooling and reduction.
+Both are theirs; what is added is the constant gain by which our own blocks start as the identity, so that a comparison
+starts level. Loaded when a model YAML names one of them, as torchvision takes long to import.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation  # type: ignore[import-untyped]
+from ultralytics.nn.modules.conv import CBAM as _CBAM
+
+from ..blocks.start import GainedBlock
+
+
+class SE(GainedBlock):
+    """Squeeze-and-Excitation with a constant gain. Row of a model YAML: `[-1, 1, SE, []]` or `[reduction]`."""
+
+    def __init__(self, channels: int, reduction: int = 16, gain: float = 1.0) -> None:
+        """Build the block.
+
+        Args:
+            channels: C, the number of channels of the input and of the output.
+            reduction: r in the paper; the mean is squeezed to max(8, C // r) channels.
+            gain: Constant factor on the output; 1 is the paper's formula.
+        """
+        super().__init__(gain)
+        self.reduction = reduction
+        self.attention = SqueezeExcitation(channels, max(8, channels // reduction))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate the channels of features of shape (N, C, H, W)."""
+        return self.attention(x) * self.gain
+
+    def neutral_(self) -> None:
+        """Make the block the identity, in place: every gate 1/2 and a gain of 2."""
+        nn.init.zeros_(self.attention.fc2.weight)
+        nn.init.zeros_(self.attention.fc2.bias)
+        self.gain = 2.0
+
+    def row(self) -> list[float]:
+        """Return the arguments of this block's row in a model YAML."""
+        return [self.reduction, self.gain]
+
+
+class CBAM(GainedBlock):
+    """CBAM with a constant gain. Row of a model YAML: `[-1, 1, CBAM, []]` or `[kernel_size]`."""
+
+    def __init__(self, channels: int, kernel_size: int = 7, gain: float = 1.0) -> None:
+        """Build the block.
+
+        Args:
+            channels: C, the number of channels of the input and of the output.
+            kernel_size: Of the spatial attention, 3 or 7.
+            gain: Constant factor on the output; 1 is the paper's formula.
+        """
+        super().__init__(gain)
+        self.kernel_size = kernel_size
+        self.attention = _CBAM(channels, kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate the channels, then the pixels of features of shape (N, C, H, W)."""
+        return self.attention(x) * self.gain
+
+    def neutral_(self) -> None:
+        """Make the block the identity, in place: both gates 1/2 everywhere and a gain of 4."""
+        nn.init.zeros_(self.attention.channel_attention.fc.weight)
+        nn.init.zeros_(self.attention.channel_attention.fc.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.attention.spatial_attention.cv1.weight)
+        self.gain = 4.0
+
+    def row(self) -> list[float]:
+        """Return the arguments of this block's row in a model YAML."""
+        return [self.kernel_size, self.gain]
