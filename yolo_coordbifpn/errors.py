@@ -15,3 +15,7 @@ class GraftError(ValueError):
 
 class HostError(RuntimeError):
     """The Ultralytics in hand is missing, too old, of another shape, or already has a block of the same name."""
+
+
+class CompareError(ValueError):
+    """A comparison cannot be run as asked; what has been run is kept."""

@@ -3,6 +3,7 @@
     yolo-coordbifpn models   list the shipped models and what they cost against the stock ones
     yolo-coordbifpn graft    put the blocks into any model YAML, stock or your own
     yolo-coordbifpn upgrade  put the blocks into a trained checkpoint, with the same output
+    yolo-coordbifpn compare  train several models with several seeds, and say with intervals which is better
     yolo-coordbifpn check    show versions, whether the start-up hook is active, which patches hold
     yolo-coordbifpn demo     make a small data set and train a model on it, in about five minutes on two CPU cores
 
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 
-COMMANDS = ("models", "graft", "upgrade", "check", "demo")
+COMMANDS = ("models", "graft", "upgrade", "compare", "check", "demo")
 
 
 class UsageError(Exception):
@@ -61,7 +62,7 @@ def parse(words: list[str], options: dict[str, str]) -> dict[str, str]:
 
     Args:
         words: The words of the command line.
-        options: The keys there are, with their defaults.
+        options: The keys there are, with their defaults; a key `*` stands for any other.
 
     Returns:
         A value for each key.
@@ -74,7 +75,7 @@ def parse(words: list[str], options: dict[str, str]) -> dict[str, str]:
         key, equals, value = word.partition("=")
         if not equals:
             raise UsageError(f"{word!r} is not of the form key=value.")
-        if key not in options:
+        if key not in options and "*" not in options:
             raise UsageError(
                 f"there is no option {key!r}.{_nearest(key, options)} Options: {', '.join(options) or 'none'}."
             )

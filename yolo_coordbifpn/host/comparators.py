@@ -10,7 +10,7 @@ starts level. Loaded when a model YAML names one of them, as torchvision takes l
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation  # type: ignore[import-untyped]
+from torchvision.ops import SqueezeExcitation
 from ultralytics.nn.modules.conv import CBAM as _CBAM
 
 from ..blocks.start import GainedBlock

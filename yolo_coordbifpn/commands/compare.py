@@ -1,0 +1,112 @@
+"""Train several models with several seeds, and say with intervals which is better on your data.
+
+    yolo-coordbifpn compare models=yolo11n arms=coordatt,bifpn data=my.yaml epochs=50 pretrained=yolo11n.pt
+    yolo-coordbifpn compare models=yolo11n.yaml,yolo11n-bifpn.yaml,best.pt data=my.yaml seeds=0,1,2 epochs=50 imgsz=640
+
+models=     model YAMLs and checkpoints with commas between; the first is what the others are compared with
+arms=       for names without .yaml: the arms to train beside the stock model; default coordatt,bifpn,coordatt-bifpn
+seeds=      default 0,1,2; every model is trained with each
+devices=    cpu or GPUs such as 0,1,2,3, one run at a time on each (cpu,cpu for two side by side); default 0, else cpu
+engine=     local, or ray for a cluster (pip install 'yolo_coordbifpn[ray]')
+project=, name=   the folder of the comparison, default runs/compare/compare
+
+Everything else is an argument of the stock `yolo train`, the same for all runs: data, epochs, imgsz, pretrained, ...
+The same command again goes on where it stopped, also in the middle of a run. Written are runs.csv (one row a run),
+summary.csv, report.md, report.html, report.tex, curves.png and pareto.png.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import UsageError
+
+OPTIONS = {
+    "models": "",
+    "arms": "",
+    "seeds": "0,1,2",
+    "devices": "",
+    "engine": "local",
+    "project": "",
+    "name": "",
+    "*": "",  # any other is the host's
+}
+OWN = {"model", "seed", "device", "resume", "exist_ok", "save", "mode", "task", "save_dir"}  # set by the plan
+ARMS = "coordatt,bifpn,coordatt-bifpn"
+
+
+def run(options: dict[str, str]) -> int:
+    """Run the comparison and write its report; return 1 if a run has failed."""
+    try:
+        import faster_coco_eval
+        import filelock
+        import jinja2
+        import rich
+        import scipy
+    except ModuleNotFoundError as error:
+        raise UsageError(f"compare needs {error.name}: pip install 'yolo_coordbifpn[compare]'.") from error
+    del faster_coco_eval, filelock, jinja2, rich, scipy
+    from ..compare.plan import Plan
+    from ..errors import CompareError, HostError
+    from ..host.arguments import train_arguments
+    from ..host.patches import install
+
+    try:
+        install()
+        given = {k: v for k, v in options.items() if k not in OPTIONS}
+        refused = sorted(OWN & given.keys())
+        if refused:
+            raise UsageError(f"{refused[0]}= is set by the comparison; it takes models=, seeds=, devices=, name=.")
+        if "data" not in given or "epochs" not in given:
+            raise UsageError("data= and epochs= must be given: for how long and on what is the comparison?")
+        plan = Plan(
+            folder=(Path(options["project"] or "runs/compare") / (options["name"] or "compare")).absolute(),
+            models=_models(options),
+            seeds=_seeds(options["seeds"]),
+            train=train_arguments(given),
+        )
+        from ..compare.session import compare
+
+        return compare(plan, _devices(options["devices"]), options["engine"])
+    except (CompareError, HostError) as error:
+        print(f"yolo-coordbifpn compare: {error}", file=sys.stderr)
+        return 1
+
+
+def _models(options: dict[str, str]) -> tuple[str, ...]:
+    """Return the models, a bare name spread into its arms, and check that each of them is there."""
+    from ..host.arguments import model_exists
+
+    words = [x.strip() for x in options["models"].split(",") if x.strip()]
+    if not words:
+        raise UsageError("models= must name models such as yolo11n.yaml,yolo11n-bifpn.yaml, or yolo11n for its arms.")
+    models: list[str] = []
+    for word in words:
+        if word.endswith((".yaml", ".yml", ".pt")):
+            models.append(word)
+            continue
+        arms = [x.strip() for x in (options["arms"] or ARMS).split(",") if x.strip()]
+        models += [f"{word}.yaml", *(f"{word}-{arm}.yaml" for arm in arms)]
+    if options["arms"] and all(x.endswith((".yaml", ".yml", ".pt")) for x in words):
+        raise UsageError("arms= goes with a name without .yaml, such as models=yolo11n.")
+    return tuple(model_exists(x) for x in models)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    words = [x.strip() for x in text.split(",")]
+    if not all(x.isdecimal() for x in words) or len(set(words)) < len(words):
+        raise UsageError(f"seeds= must be different whole numbers such as 0,1,2, got {text!r}.")
+    return tuple(int(x) for x in words)
+
+
+def _devices(text: str) -> list[str]:
+    import torch
+
+    count = torch.cuda.device_count()
+    devices = [x.strip() for x in text.split(",") if x.strip()] or (["0"] if count else ["cpu"])
+    for device in devices:
+        if device != "cpu" and not (device.isdecimal() and int(device) < count):
+            there = f"cpu or 0...{count - 1}" if count else "cpu, there is no GPU here"
+            raise UsageError(f"devices= takes {there}, got {device!r}.")
+    return devices

@@ -1,0 +1,110 @@
+"""Pictures of a comparison: the metric by epoch, accuracy against latency; readable in grey and by the colour-blind.
+
+Colours: Okabe, Ito, "Color Universal Design", 2008; each model also has a marker and a line of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from .plan import Plan, write
+from .statistics import interval
+
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#999999")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+
+
+def curves(plan: Plan, metric: str) -> Path | None:
+    """Draw mean and 95 % interval of a metric by epoch, as the host validated during the training.
+
+    Returns:
+        The picture's file, None if no run has such a column.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    drawn = False
+    for k, label in enumerate(plan.labels):
+        rows = [x for run in plan.runs if run.label == label and (x := _by_epoch(run.folder, metric))]
+        if not rows:
+            continue
+        drawn = True
+        epochs = range(min(map(len, rows)))
+        found = [interval([row[i] for row in rows]) for i in epochs]
+        x = [i + 1 for i in epochs]
+        style = {"color": _COLOURS[k % 8], "linestyle": _LINES[k % 8], "marker": _MARKERS[k % 8]}
+        axes.plot(x, [f.mean for f in found], label=label, markersize=4, markevery=max(1, len(x) // 10), **style)
+        if len(rows) > 1:
+            axes.fill_between(
+                x, [f.low for f in found], [f.high for f in found], color=style["color"], alpha=0.12, lw=0
+            )
+    if not drawn:
+        return None
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(metric.removeprefix("metrics/").removesuffix("(B)"))
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right")
+    axes.set_title(f"Mean and 95 % interval over {len(plan.seeds)} seeds", fontsize=10)
+    return _save(figure, plan.folder / "curves.png")
+
+
+def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
+    """Draw a metric against latency, with the 95 % interval over seeds and the quartiles of the latency.
+
+    Returns:
+        The picture's file, None if no latency is known.
+    """
+    from matplotlib.figure import Figure
+
+    times = latency.get("models", {})
+    labels = [x for x in plan.labels if x in times]
+    if not labels:
+        return None
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for k, label in enumerate(plan.labels):
+        if label not in times:
+            continue
+        found = interval([r["metrics"][metric] for r in plan.results if r["model"] == label])
+        time = times[label]
+        axes.errorbar(
+            time["median"],
+            found.mean,
+            xerr=[[time["median"] - time["low"]], [time["high"] - time["median"]]],
+            yerr=None if found.count < 2 else [[found.mean - found.low], [found.high - found.mean]],
+            color=_COLOURS[k % 8],
+            marker=_MARKERS[k % 8],
+            markersize=7,
+            capsize=3,
+            linestyle="none",
+            label=label,
+        )
+    axes.set_xlabel(f"latency (ms), batch 1, {latency['imgsz']} px, {latency['device']}", fontsize=9)
+    axes.set_ylabel(metric.removeprefix("metrics/").removesuffix("(B)"))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="best")
+    axes.set_title("Bars: 95 % interval over seeds, quartiles of the latency", fontsize=10)
+    return _save(figure, plan.folder / "pareto.png")
+
+
+def _save(figure: Any, file: Path) -> Path:
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=200, format="png")
+    write(file, stream.getvalue())
+    return file
+
+
+def _by_epoch(folder: Path, metric: str) -> list[float]:
+    """Read a column of the host's `results.csv`."""
+    file = folder / "train" / "results.csv"
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8", newline="") as stream:
+        rows = [{k.strip(): v for k, v in row.items()} for row in csv.DictReader(stream)]
+    return [float(row[metric]) for row in rows if row.get(metric)]
