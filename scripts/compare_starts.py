@@ -19,7 +19,6 @@ from __future__ import annotations
 import csv
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from yolo_coordbifpn.compare.statistics import interval
 
 STARTS = ("stock", "keys", "aligned", "gain", "weights", "batchnorm", "open")
 DEFAULTS = {
@@ -39,7 +40,6 @@ DEFAULTS = {
     "jobs": "2",
 }
 FIELDS = ("start", "seed", "mAP50", "mAP50-95", "mAP50 epoch 1", "fusion shift", "gate spread", "seconds", "setting")
-STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # 97.5 %
 
 
 def main() -> None:
@@ -196,10 +196,8 @@ def _table(out: Path) -> None:
 
 
 def _interval(values: list[float]) -> str:
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    return f"{mean:.3f} ± {STUDENT_T[len(values)] * statistics.stdev(values) / len(values) ** 0.5:.3f}"
+    found = interval(values)
+    return f"{found.mean:.3f}" if found.count < 2 else f"{found.mean:.3f} ± {found.half:.3f}"
 
 
 if __name__ == "__main__":

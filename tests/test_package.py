@@ -38,6 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_contents(wheel: Path) -> None:
     """The wheel has the package, the model YAMLs, the start-up files and nothing else at the top level."""
     names = zipfile.ZipFile(wheel).namelist()
+    assert "yolo_coordbifpn/compare/report.html.j2" in names
     top = {x.split("/")[0] for x in names if ".dist-info" not in x}
     assert top == {"yolo_coordbifpn", "yolo_coordbifpn.pth", "yolo_coordbifpn.start", "yolo_coordbifpn_startup.py"}
     assert "yolo_coordbifpn/py.typed" in names

@@ -104,9 +104,9 @@ def _devices(text: str) -> list[str]:
     import torch
 
     count = torch.cuda.device_count()
+    known = {"cpu", *map(str, range(count)), *(["mps"] if torch.backends.mps.is_available() else [])}
     devices = [x.strip() for x in text.split(",") if x.strip()] or (["0"] if count else ["cpu"])
     for device in devices:
-        if device != "cpu" and not (device.isdecimal() and int(device) < count):
-            there = f"cpu or 0...{count - 1}" if count else "cpu, there is no GPU here"
-            raise UsageError(f"devices= takes {there}, got {device!r}.")
+        if device not in known:
+            raise UsageError(f"devices= takes {', '.join(sorted(known))} on this machine, got {device!r}.")
     return devices

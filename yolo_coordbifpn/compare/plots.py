@@ -25,6 +25,7 @@ def curves(plan: Plan, metric: str) -> Path | None:
         The picture's file, None if no run has such a column.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -46,6 +47,7 @@ def curves(plan: Plan, metric: str) -> Path | None:
     if not drawn:
         return None
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(metric.removeprefix("metrics/").removesuffix("(B)"))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)

@@ -1,42 +1,20 @@
-"""The report of a comparison: the same tables as CSV, Markdown, LaTeX and one HTML page that needs nothing else."""
+"""The report of a comparison: what its tables and sentences say."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .forms import Report, Table, html, latex, markdown
 from .plan import Plan, write
 from .statistics import Interval, difference, interval, verdict
 
 _SCALES = "nsmlx"
-
-
-@dataclass
-class Table:
-    """A table with a head, and a note below it."""
-
-    title: str
-    head: list[str]
-    rows: list[list[str]] = field(default_factory=list)
-    note: str = ""
-
-
-@dataclass
-class Report:
-    """What a comparison says, before it is written in one form or another."""
-
-    title: str
-    findings: list[str]
-    notes: list[str]
-    tables: list[Table]
 
 
 def write_report(plan: Plan) -> None:
@@ -51,9 +29,9 @@ def write_report(plan: Plan) -> None:
     report = make(plan, latency)
     write(plan.folder / "summary.csv", _csv(plan, latency))
     pictures = [x for x in (curves(plan, main_metric(plan)), pareto(plan, main_metric(plan), latency)) if x]
-    write(plan.folder / "report.md", _markdown(report, pictures))
-    write(plan.folder / "report.tex", _latex(report))
-    write(plan.folder / "report.html", _html(report, pictures))
+    write(plan.folder / "report.md", markdown(report, pictures))
+    write(plan.folder / "report.tex", latex(report))
+    write(plan.folder / "report.html", html(report, pictures))
 
 
 def main_metric(plan: Plan) -> str:
@@ -83,7 +61,7 @@ def make(plan: Plan, latency: dict[str, Any]) -> Report:
         missing = [f"{x.label} seed {x.seed}" for x in plan.runs if x.result is None]
         findings.insert(0, f"INCOMPLETE: {done} of {all_runs} runs are there. Missing: {', '.join(missing)}.")
     elif len(plan.seeds) < 3:
-        findings.insert(0, f"{len(plan.seeds)} seeds are few: intervals are wide or none. Give seeds=0,1,2 or more.")
+        findings.insert(0, "Fewer than three seeds: intervals are wide or none. Give seeds=0,1,2 or more.")
     tables = [_main_table(plan, latency), _difference_table(plan)]
     tables += [x for x in (_size_table(plan), _class_table(plan)) if x is not None]
     return Report(
@@ -104,7 +82,7 @@ def _main_table(plan: Plan, latency: dict[str, Any]) -> Table:
         "latency (ms)",
         "training (s)",
         "memory (MiB)",
-        "items",
+        "pretrained items",
     ]
     table = Table(
         "Results", head, note="Mean ± 95 % interval over the seeds (Student's t); latency: median (quartiles)."
@@ -138,7 +116,7 @@ def _difference_table(plan: Plan) -> Table:
         f"Difference to {base}, paired by seed",
         ["model", "metric", "difference", "95 % interval", "seeds", "verdict"],
         note="Better or worse where the interval does not hold 0, else not shown. "
-        f"{max(len(plan.labels) - 1, 1)} comparisons are made; the intervals are not corrected for that.",
+        f"The intervals are not corrected for the number of comparisons, {len(plan.labels) - 1}.",
     )
     for label in plan.labels[1:]:
         for metric in metrics:
@@ -246,9 +224,6 @@ def _signed(found: Interval) -> str:
     return f"{found.mean:+.4f} ({found.low:+.4f} ... {found.high:+.4f})"
 
 
-# Forms ----------------------------------------------------------------------------------------------------------------
-
-
 def _csv(plan: Plan, latency: dict[str, Any]) -> str:
     """Write one row for each model and metric."""
     text = io.StringIO()
@@ -288,50 +263,3 @@ def _csv(plan: Plan, latency: dict[str, Any]) -> str:
 
 def _blank(value: float) -> float | str:
     return "" if math.isnan(value) else value
-
-
-def _markdown(report: Report, pictures: Sequence[Path]) -> str:
-    lines = [f"# {report.title}", "", *(f"- {x}" for x in report.findings)]
-    for table in report.tables:
-        lines += ["", f"## {table.title}", "", f"| {' | '.join(table.head)} |"]
-        lines.append("|---" + "|--:" * (len(table.head) - 1) + "|")
-        lines += [f"| {' | '.join(row)} |" for row in table.rows]
-        lines += ["", table.note] if table.note else []
-    for picture in pictures:
-        lines += ["", f"![{picture.stem}]({picture.name})"]
-    return "\n".join([*lines, "", "## How it was run", "", *(f"- {x}" for x in report.notes)]) + "\n"
-
-
-def _latex(report: Report) -> str:
-    """Write the tables in the style of the booktabs package."""
-    lines = ["% \\usepackage{booktabs}", *(f"% {x}" for x in [*report.findings, *report.notes])]
-    for table in report.tables:
-        lines += [
-            "",
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{_escape(table.title)}. {_escape(table.note)}}}",
-            f"\\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
-            "\\toprule",
-            " & ".join(map(_escape, table.head)) + " \\\\",
-            "\\midrule",
-            *(" & ".join(map(_escape, row)) + " \\\\" for row in table.rows),
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _escape(text: str) -> str:
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text)
-    return text.replace("±", "$\\pm$").replace("...", "\\ldots{}")
-
-
-def _html(report: Report, pictures: Sequence[Path]) -> str:
-    """Write one page with the pictures in it."""
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(loader=PackageLoader("yolo_coordbifpn.compare", "."), autoescape=True, trim_blocks=True)
-    images = [(x.stem, base64.b64encode(x.read_bytes()).decode()) for x in pictures]
-    return environment.get_template("report.html.j2").render(report=report, images=images)

@@ -23,6 +23,7 @@ def train_arguments(given: dict[str, str]) -> dict[str, Any]:
     """
     from ultralytics.cfg import get_cfg, smart_value
     from ultralytics.utils import DEFAULT_CFG_DICT
+    from ultralytics.utils.checks import check_file
 
     values = {key: smart_value(value) for key, value in given.items()}
     for key in values.keys() & {"data", "pretrained", "cfg"}:
@@ -33,6 +34,9 @@ def train_arguments(given: dict[str, str]) -> dict[str, Any]:
     except (SyntaxError, TypeError, ValueError, AssertionError) as error:
         first = next(x for x in str(error).splitlines() if x.strip())
         raise CompareError(f"the host's train does not take these arguments: {first}") from error
+    data = str(values.get("data", ""))
+    if data.endswith((".yaml", ".yml")) and "://" not in data and not check_file(data, download=False, hard=False):
+        raise CompareError(f"data={data}: there is no such file, neither here nor among the host's own data sets")
     pretrained = values.get("pretrained")
     if isinstance(pretrained, str) and _is_missing(pretrained):
         raise CompareError(f"pretrained={pretrained}: there is no such file")

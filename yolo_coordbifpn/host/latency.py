@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..compare.plan import Plan, write
-from .trial import _engine, machine
+from .validation import machine, open_model
 
 WARM_UP, ROUNDS = 10, 60
 
@@ -31,12 +31,12 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
         For each model the median, the first and the third quartile in milliseconds at batch 1 in float32; the device,
         the size of the picture and the number of rounds.
     """
-    where = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
+    where = torch.device(f"cuda:{device}" if device.isdecimal() else device)
     size = int(plan.train.get("imgsz", 640))
     models = {}
     for result in plan.results:
         if result["model"] not in models:
-            model = _engine(str(plan.folder / result["best"])).model
+            model = open_model(plan.folder / result["best"], result["model"]).model
             models[result["model"]] = model.float().eval().fuse(verbose=False).to(where)
     image = torch.rand(1, 3, size, size, device=where)
     times: dict[str, list[float]] = {name: [] for name in models}
@@ -46,8 +46,8 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
             for name in names[k % len(names) :] + names[: k % len(names)]:  # each comes first as often as the others
                 start = time.perf_counter()
                 models[name](image)
-                if where.type == "cuda":
-                    torch.cuda.synchronize(where)
+                if where.type != "cpu":
+                    getattr(torch, where.type).synchronize()
                 if k >= WARM_UP:
                     times[name].append(1000 * (time.perf_counter() - start))
     quartiles = {name: statistics.quantiles(x, n=4) for name, x in times.items()}

@@ -172,7 +172,10 @@ def patch_names(host: ModuleType, version: str) -> Callable[[], None]:
         try:
             return original(file, *args, **kwargs)
         except FileNotFoundError as error:
+            arm = split(Path(str(file)).name)
             hint = suggestion(str(file), host)
+            if arm is not None and hint:
+                hint = f"This Ultralytics ({version}) has no {arm[0]}. {hint}"
             if not hint:
                 raise
             raise FileNotFoundError(f"{error}. {hint}") from error

@@ -15,6 +15,7 @@ import logging
 import platform
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from filelock import FileLock, Timeout
 import yolo_coordbifpn
 
 from ..compare.plan import Plan, Run, write
+from .validation import machine, open_model, validate
 
 _TRANSFERRED = re.compile(r"Transferred (\d+)/(\d+) items|yolo_coordbifpn: (\d+) of (\d+) pretrained items kept")
 
@@ -51,7 +53,7 @@ def run(folder: Path, index: int, device: str) -> None:
     with lock:
         if trial.result is None:
             best, training = _train(plan, trial, device)
-            measured = {**training, **_validate(plan, trial, best, device)}
+            measured = {**training, **validate(plan, trial, best, device)}
             write(trial.folder / "result.json", json.dumps({**_who(trial), **measured}, indent=2))
         (trial.folder / "cut.pt").unlink(missing_ok=True)
 
@@ -62,7 +64,8 @@ def run(folder: Path, index: int, device: str) -> None:
 class _Record:
     """What a run must not lose: after each epoch the whole state of the training, as one file."""
 
-    def __init__(self, trial: Run) -> None:
+    def __init__(self, trial: Run, setting_up: FileLock) -> None:
+        self.setting_up = setting_up
         self.file = trial.folder / "cut.pt"
         self.seed = trial.seed
         self.state: dict[str, Any] = {}
@@ -70,6 +73,7 @@ class _Record:
             self.state = torch.load(self.file, map_location="cpu", weights_only=False)
         self.seconds: list[float] = list(self.state.get("seconds", []))
         self.transferred = self.state.get("transferred")
+        self.memory = float(self.state.get("memory", 0))  # the most that was taken, MiB
         self._begun = 0.0
 
     def put_back(self, folder: Path) -> Path:
@@ -80,7 +84,8 @@ class _Record:
         return folder / "weights" / "last.pt"
 
     def on_train_start(self, trainer: Any) -> None:
-        """Give a resumed training the exact state of the one that was cut off."""
+        """Let the next run set up; give a resumed training the exact state of the one that was cut off."""
+        self.setting_up.release()
         if not self.state:
             return
         loader = trainer.train_loader
@@ -112,6 +117,7 @@ class _Record:
             return
         self.seconds.append(time.perf_counter() - self._begun)
         self._begun = 0.0
+        self.memory = max(self.memory, _peak_memory(str(trainer.device)))
         folder = Path(trainer.save_dir)
         files = ("weights/last.pt", "weights/best.pt", "results.csv", "args.yaml")
         state = {
@@ -119,6 +125,7 @@ class _Record:
             "finished": bool(trainer.stop) or trainer.epoch + 1 >= trainer.epochs,
             "seconds": self.seconds,
             "transferred": self.transferred,
+            "memory": self.memory,
             "files": {x: (folder / x).read_bytes() for x in files if (folder / x).is_file()},
             "model": trainer.model.state_dict(),
             "ema": trainer.ema.ema.state_dict(),
@@ -148,19 +155,22 @@ class _Listener(logging.Handler):
     def __init__(self, record: _Record) -> None:
         super().__init__()
         self.record = record
+        self.ours = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Remember the line of ours if there is one, else the host's."""
         match = _TRANSFERRED.search(record.getMessage())
-        if match and (match[3] or "kept" not in str(self.record.transferred)):
-            self.record.transferred = f"{match[3]} of {match[4]} kept" if match[3] else f"{match[1]} of {match[2]}"
+        if match and (match[3] or not self.ours):
+            self.ours = bool(match[3])
+            self.record.transferred = "/".join(x for x in match.groups() if x)
 
 
 def _train(plan: Plan, trial: Run, device: str) -> tuple[Path, dict[str, Any]]:
     """Train a run to its end; return its best checkpoint, and what the training took."""
     from ultralytics.utils import LOGGER
 
-    record = _Record(trial)
+    # one at a time until the training begins: two that write the host's list of labels at once trip over each other
+    record = _Record(trial, FileLock(plan.folder / "setting_up.lock"))
     listener = _Listener(record)
     LOGGER.addHandler(listener)
     folder = trial.folder / "train"
@@ -169,28 +179,23 @@ def _train(plan: Plan, trial: Run, device: str) -> tuple[Path, dict[str, Any]]:
     if record.state:
         last = record.put_back(folder)
     if not record.state.get("finished"):
-        model = _engine(str(last) if record.state else trial.model)
+        record.setting_up.acquire()
+        model = open_model(last if record.state else trial.model, trial.model)
         for event in ("on_train_start", "on_train_epoch_start", "on_fit_epoch_end"):
             model.add_callback(event, getattr(record, event))
         if record.state:
             model.train(resume=True, device=device)
         else:
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off in its first epoch
             where = {"project": str(trial.folder), "name": "train", "exist_ok": True}
             model.train(**{"plots": False, **plan.train, **where, "seed": trial.seed, "device": device})
     LOGGER.removeHandler(listener)
     return folder / "weights" / "best.pt", {
         "epochs": len(record.seconds),
         "train_seconds": round(sum(record.seconds), 2),
-        "peak_memory_mib": _peak_memory(device),
+        "peak_memory_mib": record.memory,
         "items": record.transferred or "",
     }
-
-
-def _engine(model: str) -> Any:
-    """Return the host's model object for a YAML or a checkpoint."""
-    from ultralytics.models import RTDETR, YOLO
-
-    return (RTDETR if Path(model).stem.startswith("rtdetr") else YOLO)(model)
 
 
 def _peak_memory(device: str) -> float:
@@ -205,63 +210,6 @@ def _peak_memory(device: str) -> float:
         return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-
-
-# Measuring ------------------------------------------------------------------------------------------------------------
-
-
-def _validate(plan: Plan, trial: Run, best: Path, device: str) -> dict[str, Any]:
-    """Validate the best checkpoint as the host does; add AP by class and by size, parameters and GFLOPs."""
-    from .summary import count
-
-    model = _engine(str(best))
-    seen: list[Any] = []
-    model.add_callback("on_val_end", seen.append)
-    keys = ("data", "imgsz", "batch", "workers", "single_cls", "iou", "max_det", "rect", "split", "classes")
-    options = {k: plan.train[k] for k in keys if k in plan.train}
-    where = {"project": str(trial.folder), "name": "val", "exist_ok": True, "plots": False, "device": device}
-    metrics = model.val(**options, **where, save_json=model.task in ("detect", "segment", "pose"))
-    size = count(_engine(str(best)).model)
-    results = {k: float(v) for k, v in metrics.results_dict.items()}
-    return {
-        "task": model.task,
-        "metrics": results,
-        "classes": _classes(metrics),
-        "sizes": _sizes(seen[-1]) if model.task in ("detect", "segment", "pose") else {},
-        "parameters": size.parameters,
-        "gflops": round(size.gflops, 4),
-        "best": str(best.relative_to(plan.folder)),
-    }
-
-
-def _classes(metrics: Any) -> dict[str, float]:
-    """Return mAP50-95 of each class that the validation data has."""
-    box = getattr(metrics, "box", None)
-    if box is None or not len(getattr(box, "ap_class_index", ())):
-        return {}
-    return {str(metrics.names[c]): float(box.maps[c]) for c in box.ap_class_index}
-
-
-def _sizes(validator: Any) -> dict[str, float]:
-    """Return COCO's AP of small, medium and large boxes, of the validation that was just done."""
-    from PIL import Image
-    from ultralytics.data.utils import exif_size
-
-    from ..compare.sizes import average_precision
-
-    truths, sizes = [], {}
-    for label in validator.dataloader.dataset.labels:
-        with Image.open(label["im_file"]) as picture:
-            width, height = exif_size(picture)
-        image = Path(label["im_file"]).stem
-        sizes[image] = (width, height)
-        for c, (x, y, w, h) in zip(label["cls"].reshape(-1), label["bboxes"]):
-            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            truths.append((image, int(c), [float(v) for v in box]))
-    back = {x: i for i, x in enumerate(validator.class_map)}
-    found = [(str(x["image_id"]), back[x["category_id"]], x["bbox"], x["score"]) for x in validator.jdict]
-    numeric = {str(int(x)) if x.isnumeric() else x: x for x in sizes}  # the host writes 007 as 7
-    return average_precision(sizes, truths, [(numeric[x], c, box, score) for x, c, box, score in found])
 
 
 def _who(trial: Run) -> dict[str, Any]:
@@ -292,15 +240,6 @@ def _commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip()
-
-
-def machine() -> str:
-    """Name the processor, and the GPU if there is one."""
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name(0))
-    from ultralytics.utils.torch_utils import get_cpu_info
-
-    return f"{get_cpu_info()}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

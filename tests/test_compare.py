@@ -1,0 +1,365 @@
+"""Comparisons: what is run, that nothing is lost, and what the report says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+
+from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.commands.scenes import write_scenes
+from yolo_coordbifpn.compare.plan import Plan, write
+from yolo_coordbifpn.compare.report import write_report
+from yolo_coordbifpn.compare.sizes import average_precision
+from yolo_coordbifpn.compare.statistics import difference, interval, verdict
+from yolo_coordbifpn.errors import CompareError
+
+# Statistics -----------------------------------------------------------------------------------------------------------
+
+
+def test_intervals() -> None:
+    """Student's t: three values have 4.303 standard errors on each side, two have 12.706; one has none."""
+    found = interval([1.0, 2.0, 3.0])
+    assert (found.mean, found.count) == (2, 3)
+    assert found.half == pytest.approx(4.30265 / math.sqrt(3), rel=1e-4)
+    assert interval([1.0, 2.0]).half == pytest.approx(12.7062 * math.sqrt(0.5) / math.sqrt(2), rel=1e-4)
+    assert math.isnan(interval([5.0]).low)
+    assert (interval([3.0, 3.0, 3.0]).low, interval([3.0, 3.0, 3.0]).high) == (3, 3)
+
+
+def test_differences_are_paired() -> None:
+    """Seeds that move both models alike do not widen the interval; seeds that one lacks are left out."""
+    base = {0: 0.10, 1: 0.50, 2: 0.90, 7: 0.3}
+    ours = {0: 0.12, 1: 0.53, 2: 0.925, 9: 0.1}
+    found = difference(ours, base)
+    assert found.count == 3
+    assert found.mean == pytest.approx(0.025)
+    assert verdict(found) == "better"
+    assert verdict(found, larger_is_better=False) == "worse"
+    assert verdict(difference(base, ours)) == "worse"
+    assert verdict(difference({0: 0.1, 1: 0.6}, {0: 0.2, 1: 0.5})) == "not shown"
+    assert verdict(difference({0: 1.0}, {0: 0.0})) == "not shown (one seed tells nothing)"
+
+
+def test_precision_by_size() -> None:
+    """Perfect boxes give 1, missed ones 0, each in its own size; sizes without objects are left out."""
+    images = {"a": (200, 200), "b": (200, 200)}
+    truths = [("a", 0, [10, 10, 20, 20]), ("a", 1, [50, 50, 100, 120]), ("b", 0, [5, 5, 10, 12])]
+    every = average_precision(images, truths, [(*x, 0.9) for x in truths])
+    assert every == {"small": 1.0, "large": 1.0, "small objects": 2, "large objects": 1}
+    large = average_precision(images, truths, [("a", 1, [50, 50, 100, 120], 0.9)])
+    assert (large["small"], large["large"]) == (0.0, 1.0)
+    assert average_precision(images, truths, [])["small"] == 0
+    assert average_precision(images, [], []) == {}
+
+
+# Plan -----------------------------------------------------------------------------------------------------------------
+
+
+def planned(folder: Path, **changes: Any) -> Plan:
+    """Make a plan of two models and three seeds."""
+    options: dict[str, Any] = {
+        "models": ("yolo11n.yaml", "yolo11n-bifpn.yaml"),
+        "seeds": (0, 1, 2),
+        "train": {"epochs": 2, "imgsz": 64, "data": "my.yaml"},
+    }
+    return Plan(folder, **{**options, **changes})
+
+
+def test_runs_pair_the_seeds(tmp_path: Path) -> None:
+    """All models of a seed come one after the other, and the plan reads back as it was."""
+    plan = planned(tmp_path / "x")
+    plan.start()
+    assert [(x.label, x.seed) for x in plan.runs[:3]] == [("yolo11n", 0), ("yolo11n-bifpn", 0), ("yolo11n", 1)]
+    assert Plan.read(tmp_path / "x") == plan
+    plan.start()  # the same again
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": (0, 1)}, "seeds= has changed: .* was begun with 0,1,2, this is 0,1. Give what it was begun with"),
+        ({"models": ("yolo11n.yaml",)}, "models= has changed"),
+        ({"train": {"epochs": 3, "imgsz": 64, "data": "my.yaml"}}, "epochs= has changed: .* with 2, this is 3"),
+        ({"train": {"epochs": 2, "data": "my.yaml"}}, "imgsz= has changed: .* with 64, this is none given"),
+        ({"models": ("a/yolo11n.yaml", "yolo11n.pt")}, "models= names yolo11n twice"),
+    ],
+)
+def test_another_plan_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """A changed argument is named, and the folder stays as it was."""
+    planned(tmp_path / "x").start()
+    before = (tmp_path / "x" / "plan.json").read_bytes()
+    with pytest.raises(CompareError, match=message):
+        planned(tmp_path / "x", **changes).start()
+    assert (tmp_path / "x" / "plan.json").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    """A folder that holds no comparison is not written into."""
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(CompareError, match="holds no comparison; give another name="):
+        planned(tmp_path).start()
+
+
+# Report ---------------------------------------------------------------------------------------------------------------
+
+
+def finished(plan: Plan, values: dict[str, Sequence[float | None]]) -> None:
+    """Write results as if the runs had been done."""
+    plan.start()
+    for run in plan.runs:
+        value = values[run.label][plan.seeds.index(run.seed)]
+        if value is None:
+            continue
+        run.folder.mkdir(parents=True)
+        result = {
+            "model": run.label, "seed": run.seed, "ultralytics": "8.4.190", "torch": "2.15", "python": "3.11",
+            "yolo_coordbifpn": "0.1.0", "commit": "abc", "machine": "CPU <two & cores>", "epochs": 2,
+            "train_seconds": 10.0, "peak_memory_mib": 500.0, "items": "499/499", "task": "detect",
+            "metrics": {"metrics/mAP50(B)": value + 0.2, "metrics/mAP50-95(B)": value},
+            "classes": {"cell_a": value, "cell_b": value}, "sizes": {"small": value, "small objects": 12},
+            "parameters": 2_600_000, "gflops": 6.6, "best": "x/best.pt",
+        }  # fmt: skip
+        write(run.folder / "result.json", json.dumps(result))
+        (run.folder / "train").mkdir()
+        rows = "\n".join(f"{k},{value * k / 4}" for k in range(1, 5))
+        (run.folder / "train" / "results.csv").write_text(f"epoch,  metrics/mAP50-95(B)\n{rows}\n")
+    latency = {x: {"low": 4.0 + k, "median": 4.1 + k, "high": 4.3 + k} for k, x in enumerate(plan.labels)}
+    timed = {"device": "CPU", "imgsz": 64, "rounds": 60, "models": latency}
+    write(plan.folder / "latency.json", json.dumps(timed))
+
+
+def test_the_report_says_what_the_intervals_say(tmp_path: Path) -> None:
+    """Better, worse and not shown, with the numbers, in every form; nothing on the page comes from elsewhere."""
+    labels = ("yolo11n", "yolo11n-bifpn", "yolo11n-se", "yolo11n-coordatt")
+    plan = planned(tmp_path / "x", models=tuple(f"{x}.yaml" for x in labels))
+    values = {
+        labels[0]: (0.5, 0.55, 0.6),
+        labels[1]: (0.52, 0.572, 0.618),
+        labels[2]: (0.4, 0.45, 0.51),
+        labels[3]: (0.55, 0.5, 0.61),
+    }
+    finished(plan, values)
+    plan.write_rows()
+    write_report(plan)
+    text = (plan.folder / "report.md").read_text(encoding="utf-8")
+    assert "yolo11n-bifpn against yolo11n: better; mAP50-95 differs by +0.0200 (+0.0150 ... +0.0250)" in text
+    assert "yolo11n-se against yolo11n: worse; mAP50-95 differs by -0.0967" in text
+    assert "yolo11n-coordatt against yolo11n: not shown" in text
+    assert "INCOMPLETE" not in text
+    assert "add yolo11s.yaml to models=" in text
+    half = f"{4.30265 * statistics.stdev(values[labels[1]]) / math.sqrt(3):.4f}"
+    assert f"| yolo11n-bifpn | 0.7700 ± {half} | 0.5700 ± {half} | 2.600 | 6.60 | 5.10 (5.00-5.30) |" in text
+    page = (plan.folder / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"(?:src|href)=\"(?!data:)", page) == []
+    assert "CPU &lt;two &amp; cores&gt;" in page
+    assert page.count("<img") == 2
+    tex = (plan.folder / "report.tex").read_text(encoding="utf-8")
+    assert "cell\\_a & $" not in tex
+    assert "cell\\_a & 0.5500 $\\pm$ 0.1242" in tex
+    assert tex.count("\\toprule") == tex.count("\\bottomrule") == 4
+    with (plan.folder / "summary.csv").open(encoding="utf-8") as file:
+        rows = {(r["model"], r["metric"]): r for r in csv.DictReader(file)}
+    assert rows["yolo11n-bifpn", "mAP50-95"]["verdict"] == "better"
+    assert float(rows["yolo11n-bifpn", "mAP50-95"]["difference"]) == pytest.approx(0.02)
+    assert rows["yolo11n", "mAP50-95"]["verdict"] == ""
+    for picture in ("curves.png", "pareto.png"):
+        assert Image.open(plan.folder / picture).size[0] > 1000
+    with (plan.folder / "runs.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 12
+
+
+def test_an_incomplete_report_says_so(tmp_path: Path) -> None:
+    """Missing seeds are named first, and a model without any run has a row that says missing."""
+    plan = planned(tmp_path / "x", models=("yolo11n.yaml", "yolo11n-bifpn.yaml", "yolo11s.yaml"))
+    nothing = (None, None, None)
+    finished(plan, {"yolo11n": (0.5, 0.6, None), "yolo11n-bifpn": (0.5, None, None), "yolo11s": nothing})
+    write_report(plan)
+    text = (plan.folder / "report.md").read_text(encoding="utf-8")
+    assert "- INCOMPLETE: 3 of 9 runs are there. Missing: yolo11s seed 0, yolo11n-bifpn seed 1" in text
+    assert "| yolo11s | missing |" in text
+    assert "not shown (one seed tells nothing)" in text
+    assert "yolo11s is the next bigger stock model" in text
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+SMALL = ["epochs=3", "imgsz=64", "batch=4", "nbs=4", "workers=0", "devices=cpu,cpu"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw a data set of a few pictures."""
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", train=12, val=6, size=64, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "status"),
+    [
+        ([], "data= and epochs= must be given", 2),
+        (["data=coco8.yaml", "epochs=1"], "models= must name models", 2),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=0,0"], "seeds= must be different whole numbers", 2),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=a"], "seeds= must be different whole numbers", 2),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "devices=7"], "devices= takes cpu", 2),
+        (
+            ["models=yolo11n.yaml", "arms=bifpn", "data=coco8.yaml", "epochs=1"],
+            "arms= goes with a name without .yaml",
+            2,
+        ),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seed=3"], "seed= is set by the comparison", 2),
+        (["models=yolo31n", "data=coco8.yaml", "epochs=1"], "yolo31n.yaml: there is no such model YAML", 1),
+        (["models=nowhere.pt", "data=coco8.yaml", "epochs=1"], "there is no checkpoint nowhere.pt", 1),
+        (
+            ["models=yolo11n", "data=coco8.yaml", "epochs=1", "pretrained=no.pt"],
+            "pretrained=no.pt: there is no such",
+            1,
+        ),
+        (
+            ["models=yolo11n", "data=coco8.yaml", "epochs=1", "lr=1"],
+            "the host's train does not take these arguments",
+            1,
+        ),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=one"], "the host's train does not take these arguments", 1),
+        (["models=yolo11n", "data=mine.yaml", "epochs=1"], "data=mine.yaml: there is no such file", 1),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "engine=slurm"], "engine= must be local or ray", 1),
+    ],
+)
+def test_bad_input(
+    words: list[str],
+    message: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What cannot be run is told before anything is."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *words]) == status
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/compare/compare/plan.json"))
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start the command in a folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "yolo_coordbifpn", "compare", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def figures(folder: Path) -> list[dict[str, str]]:
+    """Read what the runs have come to, less what depends on the clock and the memory."""
+    with (folder / "runs.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in ("train_seconds", "peak_memory_mib")} for row in rows]
+
+
+def losses(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Read the host's rows by epoch of every run, less the time."""
+    found = {}
+    for file in sorted(folder.glob("runs/*/train/results.csv")):
+        with file.open(encoding="utf-8") as stream:
+            found[file.parent.parent.name] = [
+                {k.strip(): v for k, v in row.items() if k.strip() != "time"} for row in csv.DictReader(stream)
+            ]
+    return found
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_when_it_is_killed(data: Path, tmp_path: Path) -> None:
+    """Killed twenty times at random moments with all its processes, it comes to the numbers of one left alone."""
+    words = ["models=yolo11n", "arms=coordatt-bifpn", "seeds=0,1", f"data={data}", *SMALL]
+    calm = start(tmp_path, *words, "name=calm")
+    text = calm.communicate(timeout=400)[0]
+    assert calm.returncode == 0, text[-3000:]
+
+    moments, kills, ended = random.Random(0), 0, 0
+    while kills < 20:
+        process = start(tmp_path, *words, "name=killed")
+        try:
+            process.communicate(timeout=moments.uniform(0.5, 3) if ended else moments.uniform(1, 12))
+            ended += 1  # in spite of us; then it is killed while it looks at what is there and reports
+            continue
+        except subprocess.TimeoutExpired:
+            pass
+        for p in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            try:
+                os.kill(p.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.communicate()
+        kills += 1
+    last = start(tmp_path, *words, "name=killed")
+    text = last.communicate(timeout=400)[0]
+    assert last.returncode == 0, text[-3000:]
+    calm_folder, killed = tmp_path / "runs" / "compare" / "calm", tmp_path / "runs" / "compare" / "killed"
+    assert losses(killed) == losses(calm_folder)
+    assert figures(killed) == figures(calm_folder)
+    assert not list(killed.rglob("*.part"))
+    assert not list(killed.rglob("cut.pt"))
+
+    # the same again does nothing; a changed argument is refused
+    before = (killed / "runs.csv").stat().st_mtime_ns, (killed / "plan.json").read_bytes()
+    again = start(tmp_path, *words, "name=killed")
+    again.communicate(timeout=100)
+    assert again.returncode == 0
+    changed = start(tmp_path, *[x.replace("epochs=3", "epochs=4") for x in words], "name=killed")
+    assert "epochs= has changed" in changed.communicate(timeout=100)[0]
+    assert (killed / "plan.json").read_bytes() == before[1]
+
+
+@pytest.mark.slow
+def test_on_a_local_ray(data: Path, tmp_path: Path) -> None:
+    """Two workers of a Ray of this machine do the runs; a run that fails is told with its reason."""
+    ray = pytest.importorskip("ray")
+    del ray
+    words = ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0", f"data={data}", *SMALL, "engine=ray"]
+    process = start(tmp_path, *words)
+    text = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, text[-3000:]
+    assert len(figures(tmp_path / "runs" / "compare" / "compare")) == 2
+
+
+def test_a_failing_run_is_told(data: Path, tmp_path: Path) -> None:
+    """A model that does not fit the task fails by itself; the others are kept, and the report says incomplete."""
+    words = ["models=yolo11n.yaml,yolo11n-pose.yaml", "seeds=0", f"data={data}", *SMALL]
+    words[3:4] = ["epochs=1"]
+    process = start(tmp_path, *words)
+    text = process.communicate(timeout=300)[0]
+    assert process.returncode == 1
+    assert "yolo11n-pose seed 0 has no result:" in text
+    folder = tmp_path / "runs" / "compare" / "compare"
+    assert len(figures(folder)) == 1
+    assert "INCOMPLETE: 1 of 2 runs" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_two_at_once_are_refused(data: Path, tmp_path: Path) -> None:
+    """A second command on the same folder says that the first is at work."""
+    words = ["models=yolo11n.yaml", "seeds=0", f"data={data}", *SMALL]
+    first = start(tmp_path, *words)
+    lock = tmp_path / "runs" / "compare" / "compare" / "plan.json"
+    while not lock.is_file():
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.1)
+    second = start(tmp_path, *words)
+    assert "another process is working on" in second.communicate(timeout=100)[0]
+    assert second.returncode == 1
+    assert first.wait(timeout=300) == 0
