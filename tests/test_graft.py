@@ -298,6 +298,22 @@ def test_the_top_down_neck() -> None:
     assert [len(row[0]) for row in both["head"] if row[2] == "BiFPN_Concat"] == [2, 2]
 
 
+def test_weights_of_a_top_down_model() -> None:
+    """A model that was made by taking layers out gets the weights of its own layers, which indices would mix up."""
+    torch.manual_seed(0)
+    old = scrambled(YOLO("yolo11n.yaml").model)
+    new = YOLO("yolo11n-fpn.yaml").model
+    new.load(old)
+    for a, b in zip(new.model[:17], old.model[:17]):
+        for x, y in zip(a.state_dict().values(), b.state_dict().values()):
+            assert torch.equal(x, y)
+    cls, old_cls = new.model[-1].cv3, old.model[-1].cv3
+    assert torch.equal(cls[0][0][0].conv.weight, old_cls[0][0][0].conv.weight)
+    other = YOLO("yolov8n.yaml").model  # and a stock model is left to the host
+    mine = YOLO("yolo11n.yaml").model
+    mine.load(other)
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 TINY = {"nc": 3, "backbone": [[-1, 1, "Conv", [16, 3, 2]]] * 3, "head": [[[2], 1, "Detect", ["nc"]]]}

@@ -549,5 +549,5 @@ def test_model_yaml() -> None:
         model_yaml("yolo11s-bifpn")
     with pytest.raises(FileNotFoundError, match="Did you mean yolo11-bifpn.yaml"):
         model_yaml("yolo11-bifnp")
-    with pytest.raises(FileNotFoundError, match="There are yolo11-"):
+    with pytest.raises(FileNotFoundError, match="`yolo-coordbifpn models` lists them"):
         model_yaml("resnet50")

@@ -44,6 +44,8 @@ def compare(plan: Plan, devices: Sequence[str], engine: str) -> int:
         ) from error
     console = Console(stderr=True, soft_wrap=True)
     with lock:
+        for part in plan.folder.glob("*.part"):  # of a process that was killed while it wrote
+            part.unlink()
         plan.start()
         console.print(f"{len(plan.runs)} runs, {len(plan.models)} models x {len(plan.seeds)} seeds, in {plan.folder}")
         failed = _run_missing(plan, devices, engine, console)

@@ -32,6 +32,7 @@ ARMS = [
     for neck in ("", "bifpn", "bifpn-add", "fpn")
     if attention or neck
 ]
+made: set[str] = set()  # names for which a model YAML was made in this process
 _REQUIRES = re.compile(r"^# Requires ultralytics>=([\d.]+)", re.MULTILINE)
 
 
@@ -104,7 +105,8 @@ def model_yaml(name: str) -> Path:
             f"{file} is scale {_SCALE.match(file)[2]} of the file {plain}. "  # type: ignore[index]
             f'For the model write YOLO("{file}"), for the file model_yaml("{plain}").'
         )
-    raise FileNotFoundError(f"{name} is not one of the shipped model YAMLs. {suggestion(file) or _listing()}")
+    listed = "`yolo-coordbifpn models` lists them, `yolo-coordbifpn graft` writes one for any other model."
+    raise FileNotFoundError(f"{name} is not one of the shipped model YAMLs. {suggestion(file) or listed}")
 
 
 def find(name: str) -> Path:
@@ -140,10 +142,6 @@ def suggestion(name: str, host: ModuleType | None = None) -> str:
     if scale:
         near = [scaled(x, scale[2]) for x in near]
     return f"Did you mean {' or '.join(near)}?"
-
-
-def _listing() -> str:
-    return f"There are {', '.join(shipped())}."
 
 
 def patch_names(host: ModuleType, version: str) -> Callable[[], None]:
@@ -210,6 +208,8 @@ def _find(file: str | Path, host: ModuleType) -> Path | None:
         return path.with_name(names[1])
     if path.parent.name not in ("", "model_yamls"):
         return None
+    if ours is None:
+        made.add(path.name)
     return ours or _grafted(source, arm[1])  # type: ignore[index]
 
 

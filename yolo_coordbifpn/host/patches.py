@@ -6,13 +6,14 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ..errors import HostError
 from ..registry import TABLE, ChannelRule
 from . import hook
-from .names import names_hold, patch_names, shipped, unscaled
+from .names import names_hold, patch_names, shipped, split, unscaled
 from .parser import check_names, expose, parser_holds, patch_parser
 from .safe_load import allow, patch_safe_load, safe_load_holds
 from .weights import patch_engine_load, patch_weights, weights_hold
@@ -157,7 +158,7 @@ def _patch_failure(host: ModuleType, failure: HostError) -> Callable[[], None]:
         try:
             return originals["check_yaml"](file, *args, **kwargs)
         except FileNotFoundError:
-            if unscaled(str(file)) in shipped():
+            if unscaled(str(file)) in shipped() or split(Path(str(file)).name) is not None:
                 raise failure from None
             raise
 

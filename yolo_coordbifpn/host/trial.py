@@ -51,6 +51,8 @@ def run(folder: Path, index: int, device: str) -> None:
     except Timeout:
         lock.acquire()  # another process still works on it; what it comes to is ours too
     with lock:
+        for part in trial.folder.glob("*.part"):  # of a process that was killed while it wrote
+            part.unlink()
         if trial.result is None:
             best, training = _train(plan, trial, device)
             measured = {**training, **validate(plan, trial, best, device)}

@@ -19,7 +19,7 @@ from ..errors import HostError, WeightsError
 from ..graph.layers import parts
 from ..graph.transplant import Transfer, listed, same_architecture, transplant
 from ..registry import BlockTable
-from .names import split
+from .names import made
 
 
 def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
@@ -42,7 +42,7 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
 
     @functools.wraps(original)
     def load(self: Any, weights: Any, verbose: bool = True) -> Any:
-        if not (table.in_model(self) or _is_arm(self)):
+        if not (table.in_model(self) or _is_made(self)):
             return original(self, weights, verbose)
         source = _model(weights)
         if same_architecture(getattr(source, "model", ()), self.model):
@@ -101,9 +101,9 @@ def weights_hold(host: ModuleType) -> bool:
     return getattr(getattr(host.BaseModel, "load", None), "__code__", None) in patch_weights.__code__.co_consts
 
 
-def _is_arm(model: Any) -> bool:
-    """Tell whether a model was made by taking layers out of a stock one, `-fpn`, which leaves none of our blocks."""
-    return split(Path(str(model.yaml.get("yaml_file") or "")).name) is not None
+def _is_made(model: Any) -> bool:
+    """Tell whether a model's YAML was made by us, which `-fpn` shows by no block of ours."""
+    return Path(str((getattr(model, "yaml", None) or {}).get("yaml_file") or "")).name in made
 
 
 def _model(weights: Any) -> nn.Module:
