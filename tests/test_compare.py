@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from yolo_coordbifpn.commands import main
@@ -252,6 +253,16 @@ def test_bad_input(
     assert main(["compare", *words]) == status
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("runs/compare/compare/plan.json"))
+
+
+def test_the_script_is_the_command(tmp_path: Path) -> None:
+    """`scripts/compare.py` takes the same words."""
+    script = [sys.executable, str(ROOT / "scripts" / "compare.py")]
+    done = subprocess.run([*script, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "yolo-coordbifpn compare models=" in done.stdout
+    done = subprocess.run([*script, "epochs=1"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert "data= and epochs= must be given" in done.stderr
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 import yolo_coordbifpn
 
@@ -45,12 +45,7 @@ def run(folder: Path, index: int, device: str) -> None:
     plan = Plan.read(folder)
     trial = plan.runs[index]
     trial.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(trial.folder / "run.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        lock.acquire()  # another process still works on it; what it comes to is ours too
-    with lock:
+    with FileLock(trial.folder / "run.lock"):  # if another process still works on it, what it comes to is ours too
         for part in trial.folder.glob("*.part"):  # of a process that was killed while it wrote
             part.unlink()
         if trial.result is None:
@@ -72,7 +67,7 @@ class _Record:
         self.seed = trial.seed
         self.state: dict[str, Any] = {}
         if self.file.is_file():
-            self.state = torch.load(self.file, map_location="cpu", weights_only=False)
+            self.state = torch.load(self.file, map_location="cpu", weights_only=True)
         self.seconds: list[float] = list(self.state.get("seconds", []))
         self.transferred = self.state.get("transferred")
         self.memory = float(self.state.get("memory", 0))  # the most that was taken, MiB
