@@ -77,7 +77,7 @@ def _run_missing(plan: Plan, devices: Sequence[str], engine: str, console: Conso
         TimeRemainingColumn(elapsed_when_finished=False),
     )
     failed = []
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, speed_estimate_period=1e6) as progress:  # epochs may take long
         task = progress.add_task("comparison", total=epochs * len(plan.runs), completed=_epochs(plan, epochs))
 
         def done(run: Run, well: bool) -> None:
