@@ -90,7 +90,7 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
     axes.set_xlabel(f"latency (ms), batch 1, {latency['imgsz']} px, {latency['device']}", fontsize=9)
     axes.set_ylabel(metric.removeprefix("metrics/").removesuffix("(B)"))
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="best")
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     axes.set_title("Bars: 95 % interval over seeds, quartiles of the latency", fontsize=10)
     return _save(figure, plan.folder / "pareto.png")
 
