@@ -376,11 +376,22 @@ def test_bad_input(cfg: Any, options: dict[str, Any], message: str) -> None:
     assert cfg == before
 
 
-@pytest.mark.parametrize("row", [[-1, 1, "SPPF_CoordAtt", [1024, 5]], [-1, 2, "C3k2_BiFPN_Concat", [1024, True]]])
-def test_blocks_that_cannot_go_inside(row: list[Any]) -> None:
-    """A row that puts a block into a layer without bottlenecks, or one that joins several inputs, is an error."""
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([-1, 1, "SPPF_CoordAtt", [1024, 5]], "SPPF has no bottleneck with a k x k convolution for CoordAtt to follow"),
+        ([-1, 2, "C3k2_BiFPN_Concat", [1024, True]], "BiFPN_Concat takes two or more inputs"),
+        ([-1, 2, "C3k9_CoordAtt", [1024, True]], "there is no stock block C3k9 for CoordAtt to go into"),
+        ([-1, 2, "C3k2_CoordAtt"], "a row has four parts"),
+        ([-1, 2, "C3k2_CoordAtt", 1024], "the arguments must be a list, got 1024"),
+        ([-1, "x", "C3k2_CoordAtt", [1024]], "repeats must be a positive whole number, got 'x'"),
+        ([-1, 1, "C3k2_CoordAtt", ["a", "b", "c"]], "Its arguments are those of C3k2"),
+    ],
+)
+def test_blocks_that_cannot_go_inside(row: list[Any], message: str) -> None:
+    """A row that puts a block into a layer where it has no place names itself and says why."""
     cfg = changed(i9=row)
-    with pytest.raises(RowError, match=r"layer 9 \(backbone row 9\).*"):
+    with pytest.raises(RowError, match=r"layer 9 \(backbone row 9\).*" + re.escape(message)):
         tasks.DetectionModel(cfg, verbose=False)
 
 

@@ -117,7 +117,7 @@ class BlockTable:
         Returns:
             A model YAML in which each such row names the stock block alone, `cfg` itself if there is none.
         """
-        modules = {row[2] for row in _rows(cfg) if isinstance(row, (list, tuple)) and len(row) > 2}
+        modules = [row[2] for row in _rows(cfg) if isinstance(row, (list, tuple)) and len(row) > 2]
         for name in [x for x in self._later if x not in host]:
             if any(isinstance(m, str) and (m == name or m.endswith(f"_{name}")) for m in modules):
                 self._later.pop(name)()
@@ -201,16 +201,19 @@ class BlockTable:
             c1 = _channels(ch, index, source)
         return self._rules[block](c1, args)
 
-    def explain(self, error: BaseException, cfg: dict[str, Any], scope: dict[str, Any]) -> None:
+    def explain(
+        self, error: BaseException, cfg: dict[str, Any], scope: dict[str, Any], host: Container[str] = ()
+    ) -> None:
         """Raise `error` again as a `RowError` that names the row, if it came from a row of a registered block.
 
         Args:
             error: What the host's parser raised.
             cfg: The model YAML.
             scope: Local variables of the host's parser at that moment.
+            host: Names that the host's parser knows.
 
         Raises:
-            RowError: For a row that names a registered block, or a misspelled one.
+            RowError: For a row that names a registered block, alone or inside a stock one, or a misspelled one.
         """
         if "layers" not in scope:
             return
@@ -222,16 +225,19 @@ class BlockTable:
         names = [x for x in row if isinstance(x, str)] if isinstance(row, (list, tuple)) else []
         block = next((self._by_name[x] for x in names if x in self._by_name), None)
         if block is not None:
-            self._fail(error, cfg, index, row, block)
+            self._fail(error, cfg, index, row, _usage(block))
+        for module, inner in ((x, y) for x in names if x not in host for y in self._by_name if x.endswith(f"_{y}")):
+            stock = module.removesuffix(f"_{inner}")
+            if stock not in host:
+                error = RowError(f"there is no stock block {stock} for {inner} to go into")
+            self._fail(error, cfg, index, row, f"Its arguments are those of {stock}.")
         if isinstance(error, (KeyError, NameError)) and len(row) == 4:
             near = difflib.get_close_matches(str(row[2]).lower(), [x.lower() for x in self._by_name], 1, 0.8)
             name = next((x for x in self._by_name if [x.lower()] == near), None)
             if name:
                 raise RowError(f"{where(cfg, index, row)}: unknown module {row[2]}. Did you mean {name}?") from error
 
-    def _fail(
-        self, error: BaseException, cfg: dict[str, Any], index: int, row: Sequence[Any], block: type[nn.Module]
-    ) -> NoReturn:
+    def _fail(self, error: BaseException, cfg: dict[str, Any], index: int, row: Sequence[Any], usage: str) -> NoReturn:
         """Raise the error of a row, with what a row of this block looks like."""
         if len(row) != 4:
             reason = f"a row has four parts, [from, repeats, module, args], got {len(row)}"
@@ -245,7 +251,7 @@ class BlockTable:
             reason = f"repeats must be a positive whole number, got {row[1]!r}"
         else:
             reason = f"{type(error).__name__}: {error}"
-        raise RowError(f"{where(cfg, index, row)}: {reason}. {_usage(block)}") from error
+        raise RowError(f"{where(cfg, index, row)}: {reason}. {usage}") from error
 
 
 def _rows(cfg: dict[str, Any]) -> list[Any]:

@@ -27,7 +27,7 @@ _GUARD = f"""
 try:
     pass
 except Exception as {TABLE_NAME}_error:
-    {TABLE_NAME}.explain({TABLE_NAME}_error, d, locals())
+    {TABLE_NAME}.explain({TABLE_NAME}_error, locals().get("{TABLE_NAME}_cfg", d), locals(), globals())
     raise
 """
 _STOCK = f"""
