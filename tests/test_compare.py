@@ -255,6 +255,13 @@ def test_bad_input(
     assert not list(tmp_path.glob("runs/compare/compare/plan.json"))
 
 
+def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the extra the command says what to install, and the package itself does not need it."""
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    assert main(["compare", "models=yolo11n", "data=coco8.yaml", "epochs=1"]) == 2
+    assert "compare needs faster_coco_eval: pip install 'yolo_coordbifpn[compare]'" in capsys.readouterr().err
+
+
 def test_the_script_is_the_command(tmp_path: Path) -> None:
     """`scripts/compare.py` takes the same words."""
     script = [sys.executable, str(ROOT / "scripts" / "compare.py")]
