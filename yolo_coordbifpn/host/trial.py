@@ -83,11 +83,17 @@ class _Record:
     def on_train_start(self, trainer: Any) -> None:
         """Let the next run set up; give a resumed training the exact state of the one that was cut off."""
         self.setting_up.release()
+        loader = trainer.train_loader
+        if hasattr(loader, "reset"):  # called in the epoch that closes mosaic, and in the first one after a resume
+            reset = loader.reset
+
+            def reset_and_seed() -> None:
+                reset()
+                self._draw_from(trainer)
+
+            loader.reset = reset_and_seed
         if not self.state:
             return
-        loader = trainer.train_loader
-        if getattr(loader, "iterator", 0) is None:  # newer hosts make it when it is first used
-            loader.iterator = loader._get_iterator()
         trainer.model.load_state_dict(self.state["model"])
         trainer.ema.ema.load_state_dict(self.state["ema"])
         trainer.ema.updates = self.state["updates"]
@@ -99,14 +105,21 @@ class _Record:
     def on_train_epoch_start(self, trainer: Any) -> None:
         """Begin the epoch with random numbers of its own."""
         self._begun = time.perf_counter()
+        self._draw_from(trainer)
+        _forget_pictures(trainer.train_loader.dataset)
+
+    def _draw_from(self, trainer: Any) -> None:
+        """Set all random numbers by the seed and the epoch."""
+        loader = trainer.train_loader
+        if loader.num_workers == 0 and hasattr(loader, "iterator"):  # one that goes on draws more than a new one
+            loader.iterator = loader._get_iterator()
         number = (self.seed * 100_003 + trainer.epoch) % 2**31
         random.seed(number)
         np.random.seed(number)
         torch.manual_seed(number)
-        generator = getattr(trainer.train_loader, "generator", None)
+        generator = getattr(loader, "generator", None)
         if generator is not None:
             generator.manual_seed(number)
-        _forget_pictures(trainer.train_loader.dataset)
 
     def on_fit_epoch_end(self, trainer: Any) -> None:
         """Save the state after a whole epoch, with the host's files as they are now."""
