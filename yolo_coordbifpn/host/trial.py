@@ -182,7 +182,8 @@ def _train(plan: Plan, trial: Run, device: str) -> tuple[Path, dict[str, Any]]:
     # one at a time until the training begins: two that write the host's list of labels at once trip over each other
     record = _Record(trial, FileLock(plan.folder / "setting_up.lock"))
     listener = _Listener(record)
-    LOGGER.addHandler(listener)
+    if not record.state:  # going on, the host reports its own checkpoint
+        LOGGER.addHandler(listener)
     folder = trial.folder / "train"
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
