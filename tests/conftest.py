@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from yolo_coordbifpn.registry import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("YOLO_COORDBIFPN_SHARED", ROOT.parent / "shared"))  # real data sets and weights
+
+YOLO_COMMAND = shutil.which("yolo", path=sysconfig.get_path("scripts")) or "yolo"
 
 os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
@@ -70,6 +74,14 @@ def inserted(cfg: dict, *places: int, module: str = "CoordAtt", args: Sequence =
     for node in [rows.nodes[place] for place in places]:
         rows.insert_after(node, module, args).repeats = repeats
     return rows.cfg()
+
+
+def yolo(folder: Path, *words: str) -> str:
+    """Run the stock command in a folder and return what it printed."""
+    done = subprocess.run([YOLO_COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=400)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text[-3000:]
+    return text
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +15,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
-from conftest import ROOT, gap, scrambled, tensors
+from conftest import ROOT, gap, scrambled, tensors, yolo
 from effdet.config import get_fpn_config
 from torch import nn
 from ultralytics import RTDETR, YOLO
@@ -656,20 +655,14 @@ def test_the_stock_command_knows_the_names(tmp_path: Path) -> None:
     from yolo_coordbifpn.commands.scenes import write_scenes
 
     data = write_scenes(tmp_path / "scenes", train=8, val=4, size=64, seed=0)
-    command = [sys.executable, "-m", "ultralytics"] if importlib.util.find_spec("ultralytics.__main__") else ["yolo"]
     common = ["imgsz=64", "device=cpu", "workers=0", "plots=False", f"project={tmp_path}"]
 
-    def yolo(*words: str) -> str:
-        done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-        return done.stdout + done.stderr
-
     model = "model=yolov8n-p2-coordatt-bifpn.yaml"
-    text = yolo("train", model, f"data={data}", "epochs=1", "batch=4", "name=run", *common)
+    text = yolo(tmp_path, "train", model, f"data={data}", "epochs=1", "batch=4", "name=run", *common)
     assert "CoordAtt" in text
     best = tmp_path / "run" / "weights" / "best.pt"
-    yolo("val", f"model={best}", f"data={data}", *common)
-    yolo("predict", f"model={best}", f"source={tmp_path / 'scenes' / 'images' / 'val'}", *common)
+    yolo(tmp_path, "val", f"model={best}", f"data={data}", *common)
+    yolo(tmp_path, "predict", f"model={best}", f"source={tmp_path / 'scenes' / 'images' / 'val'}", *common)
 
 
 def test_flow_writes_what_yaml_reads() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +12,11 @@ import onnxruntime
 import pytest
 import torch
 import yaml
-from conftest import SHARED
+from conftest import SHARED, yolo
 from ultralytics import YOLO
 
 from yolo_coordbifpn.commands.scenes import write_scenes
 
-YOLO_COMMAND = shutil.which("yolo", path=sysconfig.get_path("scripts")) or "yolo"
 SIZE = 96
 
 INTERRUPTED = """
@@ -30,14 +27,6 @@ model.add_callback("on_model_save", lambda trainer: os._exit(9))  # a machine th
 model.train(data={data!r}, epochs=2, imgsz={size}, batch=4, workers=0, plots=False, device="cpu",
             project={project!r}, name="interrupted")
 """
-
-
-def yolo(folder: Path, *words: str) -> str:
-    """Run the stock command in a folder and return what it printed."""
-    done = subprocess.run([YOLO_COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=400)
-    text = done.stdout + done.stderr
-    assert done.returncode == 0, text[-3000:]
-    return text
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..errors import CompareError
 from . import schedule
 from .plan import Plan, Run
-from .report import write_report
+from .report import main_metric, write_report
 
 
 def compare(plan: Plan, devices: Sequence[str], engine: str) -> int:
@@ -83,8 +84,9 @@ def _run_missing(plan: Plan, devices: Sequence[str], engine: str, console: Conso
         def done(run: Run, well: bool) -> None:
             if well:
                 plan.write_rows()
-                metric = next(iter(_main_metric(run)), "")
-                progress.console.print(f"{run.label} seed {run.seed}: {metric}", markup=False, highlight=False)
+                metric = main_metric(plan)
+                said = f"{metric.removeprefix('metrics/')} {(run.result or {})['metrics'][metric]:.4f}"
+                progress.console.print(f"{run.label} seed {run.seed}: {said}", markup=False, highlight=False)
             else:
                 failed.append(run)
             progress.update(task, completed=_epochs(plan, epochs))
@@ -98,13 +100,6 @@ def _run_missing(plan: Plan, devices: Sequence[str], engine: str, console: Conso
         finally:
             ticking.stop()
     return failed
-
-
-def _main_metric(run: Run) -> list[str]:
-    """Return what a finished run has come to, in words."""
-    metrics = (run.result or {}).get("metrics", {})
-    keys = [k for k in metrics if k.startswith(("metrics/mAP50-95", "metrics/accuracy_top1"))]
-    return [f"{key.removeprefix('metrics/')} {metrics[key]:.4f}" for key in keys[-1:]]
 
 
 def _epochs(plan: Plan, epochs: int) -> int:
@@ -138,17 +133,15 @@ def _time_models(plan: Plan, device: str, console: Console) -> None:
 class _Ticker:
     """Calls a function every few seconds until it is stopped."""
 
-    def __init__(self, call: object) -> None:
-        import threading
-
+    def __init__(self, call: Callable[[], None]) -> None:
         self._end = threading.Event()
-        self._call: object = call
+        self._call = call
         self._thread = threading.Thread(target=self._tick, daemon=True)
         self._thread.start()
 
     def _tick(self) -> None:
         while not self._end.wait(2):
-            self._call()  # type: ignore[operator]
+            self._call()
 
     def stop(self) -> None:
         """Stop calling."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import GraftError
-from .necks import level
-from .rows import Node, Rows
+from .rows import Node, Rows, level
 
 
 def attend(rows: Rows, places: str, module: str) -> None:
@@ -40,7 +39,7 @@ def attend(rows: Rows, places: str, module: str) -> None:
             if name == "bottleneck":
                 node.module = f"{node.module}_{module}"
             else:
-                rows.insert_after(node, module).note = name if name[1:].isdigit() else level(node)
+                rows.insert_after(node, module).note = name if name[1:].isdigit() else level(node.stride)
 
 
 def _find(rows: Rows, name: str) -> list[Node]:
@@ -62,7 +61,7 @@ def _find(rows: Rows, name: str) -> list[Node]:
         return [_stage(rows, stride, stages)]
     outputs = {x.stride: x for x in rows.last.inputs if x is not None and x.head and x.stride}
     if stride not in outputs:
-        there = ", ".join(f"N{level(x)[1:]}" for x in outputs.values())
+        there = ", ".join(f"N{level(x.stride)[1:]}" for x in outputs.values())
         raise GraftError(f"the model has no neck output {name}; {f'there are {there}' if there else 'it has no neck'}")
     return [outputs[stride]]
 
@@ -71,10 +70,8 @@ def _stage(rows: Rows, stride: float, stages: list[float]) -> Node:
     """Return the last layer of the backbone's stage at a stride, of the deepest one before the pooling that ends it."""
     nodes = [node for node in rows.backbone if node.stride == stride]
     if not nodes:
-        there = ", ".join(f"P{int(s).bit_length() - 1}" for s in stages)
-        raise GraftError(
-            f"the backbone has no stage P{int(stride).bit_length() - 1}; {f'there are {there}' if there else 'none'}"
-        )
+        there = ", ".join(level(s) for s in stages)
+        raise GraftError(f"the backbone has no stage {level(stride)}; {f'there are {there}' if there else 'none'}")
     pooling = next((node for node in nodes if node.module.startswith("SPP")), None)
     before = pooling.inputs[0] if pooling is not None else None
     return before if before is not None else nodes[-1]

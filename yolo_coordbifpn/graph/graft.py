@@ -60,13 +60,8 @@ class Arm:
                 raise GraftError(f"{name}= must be a positive whole number, got {value!r}")
         if self.neck == "fpn" and self.bifpn == "add":
             raise GraftError("neck=fpn and bifpn=add are two necks; give one of them")
-        if self.changes_nothing:
+        if (self.coordatt, self.bifpn, self.neck) == ("none", "none", "pan"):
             raise GraftError("coordatt=none, bifpn=none and neck=pan together leave nothing to do")
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Tell whether this is the model as it is."""
-        return (self.coordatt, self.bifpn, self.neck) == ("none", "none", "pan")
 
     @property
     def name(self) -> str:

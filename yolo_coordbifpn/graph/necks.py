@@ -7,7 +7,7 @@ Source: Tan, Pang, Le, "EfficientDet: Scalable and Efficient Object Detection", 
 from __future__ import annotations
 
 from ..errors import GraftError
-from .rows import Node, Rows
+from .rows import Node, Rows, level
 
 JOINS = ("BiFPN_Concat", "BiFPN_Add")
 
@@ -36,7 +36,7 @@ def weigh(rows: Rows, edge: bool) -> None:
             laterals.setdefault(node.stride, lateral)
         elif edge and node.stride in middle and node.stride in laterals:
             node.inputs.append(laterals[node.stride])
-            node.note = f"backbone {level(node)} (same-level edge)"
+            node.note = f"backbone {level(node.stride)} (same-level edge)"
 
 
 def keep_top_down(rows: Rows) -> None:
@@ -55,8 +55,7 @@ def keep_top_down(rows: Rows) -> None:
     before = rows.nodes[: rows.nodes.index(down)]
     for k, read in enumerate(rows.last.inputs):
         if read is not None and read not in before:
-            rows.last.inputs[k] = next(node for node in reversed(before) if node.stride == read.stride)
-            rows.last.written[k] = 0  # an index, not a distance
+            rows.last.read(k, next(node for node in reversed(before) if node.stride == read.stride))
     rows.prune()
 
 
@@ -85,7 +84,7 @@ def sum_neck(rows: Rows, width: int, repeats: int, edge: bool) -> None:
     reduce = [width, 1, 1, "None", 1, 1, False]
     maps = {s: rows.append("Conv", reduce, features[s], stride=s) for s in levels}
     for s in levels:
-        maps[s].note = f"{level(maps[s])} to one width"
+        maps[s].note = f"{level(s)} to one width"
     for _ in range(repeats):
         down = {levels[-1]: maps[levels[-1]]}  # top-down path
         for s in reversed(levels[:-1]):
@@ -102,8 +101,7 @@ def sum_neck(rows: Rows, width: int, repeats: int, edge: bool) -> None:
         maps = outputs
     for k, read in enumerate(rows.last.inputs):
         if read is not None and read.stride in maps:
-            rows.last.inputs[k] = maps[read.stride]
-            rows.last.written[k] = 0
+            rows.last.read(k, maps[read.stride])
     guided = next((node for node in rows.prune() if node.facts.guided), None)
     if guided is not None:
         raise GraftError(
@@ -111,16 +109,11 @@ def sum_neck(rows: Rows, width: int, repeats: int, edge: bool) -> None:
         )
 
 
-def level(node: Node) -> str:
-    """Name the level of a feature map: P3 for a stride of 8."""
-    return f"P{int(node.stride or 1).bit_length() - 1}"
-
-
 def _fuse(rows: Rows, inputs: list[Node], path: str) -> Node:
     """Add a weighted sum and the separable convolution behind it."""
     stride = inputs[0].stride
     node = rows.append("BiFPN_Add", [], *inputs, stride=stride)
-    node.note = f"{level(node)} {path}"
+    node.note = f"{level(node.stride)} {path}"
     return rows.append("SeparableConv", [], node, stride=stride)
 
 

@@ -33,6 +33,11 @@ class Node:
         """Return how many image pixels one cell of the output is wide, None where it is no feature map."""
         return self.facts.stride
 
+    def read(self, place: int, node: Node) -> None:
+        """Read another layer at a place of `from`, which is written as an index then."""
+        self.inputs[place] = node
+        self.written[place] = 0
+
 
 class Rows:
     """The rows of one model YAML, to be changed in place.
@@ -127,6 +132,11 @@ class Rows:
         """Name a row of the YAML that was read as a user finds it there."""
         index = int(node.origin or 0)
         return where(self._cfg, index, (self._cfg["backbone"] + self._cfg["head"])[index])
+
+
+def level(stride: float | None) -> str:
+    """Name the level of the feature maps of a stride: P3 for 8."""
+    return f"P{int(stride or 1).bit_length() - 1}"
 
 
 def check_rows(cfg: Any) -> list[Any]:
