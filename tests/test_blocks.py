@@ -16,6 +16,7 @@ from torchvision.models import mobilenet_v2
 
 import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt
+from yolo_coordbifpn.blocks import SeparableConv
 
 PACKAGE = Path(yolo_coordbifpn.__file__).parent
 
@@ -204,6 +205,60 @@ def test_gradients(which: int) -> None:
             )
 
         assert torch.autograd.gradcheck(run, (*xs, *params), atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_coordatt_gradients_are_those_of_the_plain_formula(layout: torch.memory_format) -> None:
+    """The gradients that are written out equal autograd's, the second ones too, however the features lie in memory."""
+    block = scrambled(CoordAtt(4)).double().train()
+    x = torch.randn(2, 4, 3, 5, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        h, w = block._gates(x.mean(3), x.mean(2))
+        return x * h.unsqueeze(3) * w.unsqueeze(2) * block.gain
+
+    block.gain = 4.0
+    weights = torch.randn(2, 4, 3, 5, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad((f(x) * weights).sum(), [x, *block.parameters()]) for f in (block, plain))
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b)
+    assert torch.autograd.gradgradcheck(block.eval(), (x,), atol=1e-5)
+
+
+def test_coordatt_keeps_its_input_alone_for_the_backward_pass() -> None:
+    """What training keeps is 1.2 times the input at most, strips and gates included."""
+    block, x = CoordAtt(128), torch.randn(1, 128, 40, 40, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if not any(tensor.data_ptr() == p.data_ptr() for p in (*block.parameters(), *block.buffers())):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        block(x)
+    assert x.nbytes <= sum(kept.values()) <= 1.2 * x.nbytes
+
+
+def test_a_watched_convolution_is_called() -> None:
+    """Hooks on the convolutions, of counters and pruning, see them run, and the result is the same."""
+    block, x = scrambled(CoordAtt(8)).eval(), torch.randn(2, 8, 4, 3)
+    expected, seen = block(x), []
+    for conv in (block.conv1, block.conv_h, block.conv_w):
+        conv.register_forward_hook(lambda m, args, out: seen.append(m))
+    torch.testing.assert_close(block(x), expected)
+    assert seen == [block.conv1, block.conv_h, block.conv_w]
+
+
+@pytest.mark.parametrize(("block", "x"), [(CoordAtt(8), (2, 8, 4, 3)), (SeparableConv(8), (2, 8, 4, 3))])
+def test_batch_normalisation_folds(block: nn.Module, x: tuple[int, ...]) -> None:
+    """Fused, a block puts out what it did and holds no batch normalisation; fusing again changes nothing."""
+    inputs = torch.randn(x)
+    expected = scrambled(block).eval()(inputs)
+    for _ in range(2):
+        block.fuse()
+        torch.testing.assert_close(block(inputs), expected, rtol=1e-4, atol=1e-5)
+        assert not [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
 @pytest.mark.parametrize("which", range(3))

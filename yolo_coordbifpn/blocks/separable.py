@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class SeparableConv(nn.Module):
@@ -38,7 +39,7 @@ class SeparableConv(nn.Module):
             raise ValueError(f"SeparableConv: channels must be a positive whole number, got {channels!r}.")
         self.conv_dw = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.conv_pw = nn.Conv2d(channels, channels, 1, bias=False)
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn: nn.Module = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve the features.
@@ -50,3 +51,9 @@ class SeparableConv(nn.Module):
             Features, shape (N, C, H, W).
         """
         return self.bn(self.conv_pw(self.conv_dw(F.silu(x))))
+
+    def fuse(self) -> None:
+        """Fold the batch normalisation into the pointwise convolution, in place, for inference."""
+        if isinstance(self.bn, nn.BatchNorm2d):
+            self.conv_pw = fuse_conv_bn_eval(self.conv_pw.eval(), self.bn.eval())
+            self.bn = nn.Identity()

@@ -1,0 +1,119 @@
+"""The two passes of Coordinate Attention over its features: pooling them to strips, gating them by strips.
+
+Source: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, arXiv 2103.02907,
+equations 4, 5 and 9. With s_h = mean_j x, s_w = mean_i x and y = gain * x * h * w, where the gates h and w come from
+the strips, the gradients are
+
+    dh = gain * sum_j dy * x * w,    dw = gain * sum_i dy * x * h,    dx = gain * dy * h * w + ds_h / W + ds_w / H.
+
+Written out, the backward pass keeps x alone, where autograd keeps x and x * w, and adds up dx in one tensor, where
+autograd adds three. Under a compiler or an exporter both passes are the plain formula, which these fuse by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)  # torch 2.1
+
+
+def recorded() -> bool:
+    """Tell whether the operations are being recorded by a compiler or an exporter."""
+    return _compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
+def pool(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Average the features over each row and over each column.
+
+    Args:
+        x: Features, shape (N, C, H, W).
+
+    Returns:
+        Means of the rows, shape (N, C, H); means of the columns, shape (N, C, W); the features, for `gate`.
+    """
+    if recorded():
+        return x.mean(3), x.mean(2), x
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Pool.apply(x)
+    return *_means(x), x
+
+
+def gate(x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
+    """Scale the features by a factor for each row and one for each column, equation 9.
+
+    Args:
+        x: Features, shape (N, C, H, W), from `pool`.
+        h: Height gate, shape (N, C, H).
+        w: Width gate, shape (N, C, W).
+        gain: Constant factor.
+
+    Returns:
+        gain * x * h * w, shape (N, C, H, W).
+    """
+    if recorded():
+        return x * (w * gain).unsqueeze(2) * h.unsqueeze(3)
+    if _channels_inside(x):  # as the features lie in memory
+        h, w = (g.transpose(1, 2).contiguous().transpose(1, 2) for g in (h, w))
+    if torch.is_grad_enabled() and (x.requires_grad or h.requires_grad or w.requires_grad):
+        return _Gate.apply(x, h, w, gain)
+    return _product(x, h, w, gain)
+
+
+class _Pool(Function):
+    """Rows and columns averaged; the gradient of the features passes through, so that it is added up in one place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return *_means(x), x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor, dw: Tensor, dx: Tensor) -> Tensor:
+        height, width = dx.shape[2:]
+        return dx.add_((dh / width).unsqueeze(3)).add_((dw / height).unsqueeze(2))  # made by _Gate, seen by no other
+
+
+class _Gate(Function):
+    """The product of features and gates, which keeps its three factors and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
+        ctx.save_for_backward(x, h, w)
+        ctx.gain = gain
+        return _product(x, h, w, gain)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, h, w = ctx.saved_tensors
+        product = dy * x
+        dw = _over_rows(product * h.unsqueeze(3)).mul_(ctx.gain)
+        dh = _over_columns(product * w.unsqueeze(2)).mul_(ctx.gain)
+        del product
+        return _product(dy, h, w, ctx.gain), dh, dw, None
+
+
+def _product(x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
+    return (x * (w * gain).unsqueeze(2)).mul_(h.unsqueeze(3))
+
+
+def _means(x: Tensor) -> tuple[Tensor, Tensor]:
+    return _over_columns(x).div_(x.shape[3]), _over_rows(x).div_(x.shape[2])
+
+
+def _over_columns(x: Tensor) -> Tensor:
+    """Sum (N, C, H, W) to (N, C, H)."""
+    return x.permute(0, 2, 3, 1).sum(2).transpose(1, 2) if _channels_inside(x) else x.sum(3)
+
+
+def _over_rows(x: Tensor) -> Tensor:
+    """Sum (N, C, H, W) to (N, C, W)."""
+    return x.permute(0, 2, 3, 1).sum(1).transpose(1, 2) if _channels_inside(x) else x.sum(2)
+
+
+def _channels_inside(x: Tensor) -> bool:
+    """Tell whether the channels of a pixel lie side by side, where torch sums slowly but in that order."""
+    return x.stride(1) < x.stride(3)
