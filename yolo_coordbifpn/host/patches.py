@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import sys
@@ -16,8 +17,10 @@ from . import hook
 from .names import names_hold, patch_names, shipped, split, unscaled
 from .parser import check_names, expose, parser_holds, patch_parser
 from .safe_load import allow, patch_safe_load, safe_load_holds
+from .training_log import patch_training_log, training_log_holds
 from .weights import patch_engine_load, patch_weights, weights_hold
 
+_CALLBACKS = "ultralytics.utils.callbacks"
 _undo: dict[str, Callable[[], None]] = {}  # patches that hold, by name
 _failure: HostError | None = None  # why none holds
 
@@ -60,6 +63,8 @@ def install_quietly() -> None:
         ):
             _undo[name] = patch()
         patch_engine()
+        with contextlib.suppress(HostError, ModuleNotFoundError):  # a convenience, without which the rest still works
+            _undo["training log"] = patch_training_log(importlib.import_module(_CALLBACKS))
         _failure = None
     except Exception as error:  # whatever it is, nothing may stay half done
         _undo_all()
@@ -131,6 +136,8 @@ def status() -> tuple[dict[str, bool], HostError | None]:
         "pretrained weights": weights_hold(host),
         "safe loading": safe_load_holds(TABLE),
     }
+    if "training log" in _undo:
+        holds["training log"] = training_log_holds(importlib.import_module(_CALLBACKS))
     return holds, _failure
 
 

@@ -1,0 +1,203 @@
+"""The layers of a model as a drawing has them: cells by level and path, as in the figures of the BiFPN paper.
+
+A cell holds the layers that follow each other at one level, such as upsampling, fusion and convolution. Its row is its
+level, coarse levels on top. Its column is how often the way to it has turned: the backbone goes up in the first one, the
+top-down path comes down in the next, the bottom-up path goes up in the one after. Source of the form: Tan, Pang, Le,
+CVPR 2020, arXiv 1911.09070, figure 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from ..blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
+from ..graph.layers import parts, reads
+from ..graph.paths import Paths, Place
+from ..registry import TABLE
+
+
+@dataclass(frozen=True)
+class Line:
+    """One layer as a line of a cell.
+
+    Attributes:
+        index: Index of the layer.
+        text: What it is, such as `2 x C3k2`.
+        mark: `fusion`, `attention` or `block` (another registered one) if it is or holds such a block, else empty.
+    """
+
+    index: int
+    text: str
+    mark: str
+
+
+@dataclass(eq=False)
+class Cell:
+    """Layers that follow each other at one level.
+
+    Attributes:
+        part: `backbone`, `neck` or `head`.
+        level: Name of the level, such as P4.
+        direction: -1 down to a finer level, 1 up to a coarser one, 0 neither.
+        lines: The layers, in their order.
+        column: Place from left to right, from 0.
+    """
+
+    part: str
+    level: str
+    direction: int
+    lines: list[Line] = field(default_factory=list)
+    column: int = 0
+
+    @property
+    def row(self) -> int:
+        """Return the number of the level, 4 for P4."""
+        return int(self.level[1:])
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """What one layer reads of another, where the two are not in one cell behind each other.
+
+    Attributes:
+        source: Index of the layer that is read.
+        target: Index of the layer that reads.
+        weight: Where weights are shown, the share of this input in the fusion that it comes to, 0...1, else None.
+    """
+
+    source: int
+    target: int
+    weight: float | None = None
+
+
+@dataclass
+class Diagram:
+    """All that a drawing of a model shows.
+
+    Attributes:
+        title: What stands above it.
+        cells: All cells.
+        arrows: All arrows between them.
+    """
+
+    title: str
+    cells: list[Cell]
+    arrows: list[Arrow]
+
+    def cell(self, index: int) -> Cell:
+        """Return the cell that a layer is in."""
+        return next(cell for cell in self.cells if any(line.index == index for line in cell.lines))
+
+
+def diagram(model: Any, title: str, weights: bool = False) -> Diagram:
+    """Lay out the layers of a model.
+
+    Args:
+        model: A built model of the host.
+        title: What stands above the drawing.
+        weights: Give the arrows into weighted fusions their shares.
+    """
+    layers = list(model.model)
+    places = Paths(model).places
+    cells: list[Cell] = []
+    of: dict[int, Cell] = {}
+    arrows = []
+    for layer, place in zip(layers, places):
+        before = of.get(place.index - 1)
+        if before is None or not _continues(before, place):
+            before = Cell(place.part, place.level, _direction(place, places))
+            cells.append(before)
+        of[place.index] = before
+        before.lines.append(Line(place.index, _text(layer), _mark(layer)))
+        for source in place.inputs:
+            if source >= 0 and not (source == place.index - 1 and of[source] is before):
+                arrows.append(Arrow(source, place.index))
+    _set_columns(cells, arrows, of)
+    if weights:
+        arrows = [replace(x, weight=_share(layers, of[x.target], x.source, x.target)) for x in arrows]
+    return Diagram(title, cells, arrows)
+
+
+def neck(whole: Diagram) -> Diagram:
+    """Take out of a diagram what is not at the neck: the levels of the backbone that nothing of the neck reads."""
+    read = {arrow.source for arrow in whole.arrows if whole.cell(arrow.target).part != "backbone"}
+    kept = [c for c in whole.cells if c.part != "backbone" or any(line.index in read for line in c.lines)]
+    indices = {line.index for cell in kept for line in cell.lines}
+    return Diagram(whole.title, kept, [a for a in whole.arrows if {a.source, a.target} <= indices])
+
+
+def _continues(cell: Cell, place: Place) -> bool:
+    """Tell whether a layer goes on where a cell ends."""
+    same = cell.part == place.part and cell.level == place.level
+    return same and cell.lines[-1].index in place.inputs
+
+
+def _direction(place: Place, places: list[Place]) -> int:
+    """Tell whether the first layer of a cell comes from a coarser level (-1), a finer one (1), or neither (0)."""
+    if place.part == "head":
+        return 0
+    strides = [places[k].stride if k >= 0 else 1.0 for k in place.inputs]
+    if any(x > place.stride for x in strides):
+        return -1
+    return 1 if any(x < place.stride for x in strides) else 0
+
+
+def _share(layers: list[Any], cell: Cell, source: int, target: int) -> float | None:
+    """Return the share of an arrow's features in the fusion that it comes to, directly or through lines of the cell."""
+    last = cell.lines[-1].index
+    while not isinstance(layers[target], (BiFPN_Concat, BiFPN_Add)):
+        if target == last or len(reads(layers[target])) != 1:
+            return None
+        source, target = target, target + 1
+    return float(layers[target].normalized_weights()[reads(layers[target]).index(source)])
+
+
+def _set_columns(cells: list[Cell], arrows: list[Arrow], of: dict[int, Cell]) -> None:
+    """Put each cell one column behind those that it reads, or into the same where it goes on up or down from one."""
+    taken: set[tuple[int, int]] = set()
+    for cell in cells:
+        sources = {id(c): c for a in arrows if of[a.target] is cell and (c := of[a.source]) is not cell}.values()
+        column = max((c.column + (not _goes_on(c, cell)) for c in sources), default=0)
+        if cell.part == "head":
+            column = 1 + max((c.column for c in cells if c is not cell), default=-1)
+        while (column, cell.row) in taken:
+            column += 1
+        cell.column = column
+        taken.add((column, cell.row))
+
+
+def _goes_on(source: Cell, cell: Cell) -> bool:
+    """Tell whether one cell goes on from another in the same direction, so that they stand above each other."""
+    towards = (cell.row > source.row) - (cell.row < source.row)
+    return source.part == cell.part and 0 != cell.direction == towards and source.direction in (0, towards)
+
+
+def _text(layer: nn.Module) -> str:
+    blocks = parts(layer)
+    name = type(blocks[0]).__name__ if blocks else type(layer).__name__
+    inside = [m for m in layer.modules() if _kind(m) == "attention" and m not in blocks]
+    if inside:
+        name = f"{name} + {type(inside[0]).__name__}"
+    return f"{len(blocks)} × {name}" if len(blocks) > 1 else name
+
+
+def _mark(layer: nn.Module) -> str:
+    found = {_kind(m) for m in layer.modules()}
+    return next((x for x in ("fusion", "attention", "block") if x in found), "")
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, (BiFPN_Concat, BiFPN_Add)):
+        return "fusion"
+    if isinstance(module, CoordAtt):
+        return "attention"
+    return "block" if type(module) in TABLE else ""
+
+
+def rows(diagrams: Collection[Diagram]) -> list[int]:
+    """Return the numbers of the levels of diagrams, the coarsest first."""
+    return sorted({cell.row for x in diagrams for cell in x.cells}, reverse=True)
