@@ -49,6 +49,7 @@ def patch_training_log(callbacks: ModuleType) -> Callable[[], None]:
         trains = any(x.__name__ == "BaseTrainer" for x in type(instance).__mro__)
         if trains:
             _add(instance, "on_train_start", _start)
+            _add(instance, "on_train_epoch_start", _begin_epoch)
             _add(instance, "on_fit_epoch_end", _record, first=True)  # before what a user does with a finished epoch
             _add(instance, "on_fit_epoch_end", _lend)
         original(instance)
@@ -80,19 +81,24 @@ class _FusionLog:
     def __init__(self, trainer: Any, nodes: list[Fusion]) -> None:
         self.file = Path(trainer.save_dir) / "fusion_weights.csv"
         self._nodes = nodes
-        self._epoch = int(trainer.start_epoch)  # the last one that is written down
+        self._trained = False  # an epoch that is not written down yet
         self._dead: set[tuple[int, str]] = set()
         self._lent: dict[str, float] = {}
         self._metrics: Any = None
-        write(self.file, _csv([COLUMNS, *_rows_until(self.file, self._epoch)]))  # a resumed training goes on with its own
+        # a resumed training goes on with its own rows
+        write(self.file, _csv([COLUMNS, *_rows_until(self.file, int(trainer.start_epoch))]))
+
+    def begin_epoch(self, trainer: Any) -> None:
+        """Know the next call as that of a trained epoch; the host calls once more after its final validation."""
+        self._trained = True
 
     def record(self, trainer: Any) -> None:
         """Add the weights after an epoch to the file; tell of those that have died."""
-        epoch = int(trainer.epoch) + 1
-        if epoch <= self._epoch:  # the host calls once more after its final validation
+        if not self._trained:
             return
-        self._epoch = epoch
-        rows, self._lent = [], {}
+        self._trained = False
+        epoch = int(trainer.epoch) + 1
+        rows = []
         for node in self._nodes:
             for name, weight in zip(node.inputs, node.weights):
                 rows.append([epoch, node.layer, node.name, name, f"{weight:.6g}"])
@@ -136,6 +142,10 @@ def _start(trainer: Any) -> None:
     _logs.pop(trainer, None)
     if os.environ.get(SETTING, "1") != "0":
         _guarded(trainer, _begin)
+
+
+def _begin_epoch(trainer: Any) -> None:
+    _guarded(trainer, _FusionLog.begin_epoch)
 
 
 def _record(trainer: Any) -> None:

@@ -49,7 +49,7 @@ class Cell:
 
     part: str
     level: str
-    direction: int
+    direction: int = 0
     lines: list[Line] = field(default_factory=list)
     column: int = 0
 
@@ -102,16 +102,17 @@ def diagram(model: Any, title: str, weights: bool = False) -> Diagram:
         weights: Give the arrows into weighted fusions their shares.
     """
     layers = list(model.model)
-    places = Paths(model).places
+    paths = Paths(model)
     cells: list[Cell] = []
     of: dict[int, Cell] = {}
     arrows = []
-    for layer, place in zip(layers, places):
+    for layer, place in zip(layers, paths.places):
         before = of.get(place.index - 1)
         if before is None or not _continues(before, place):
-            before = Cell(place.part, place.level, _direction(place, places))
+            before = Cell(place.part, place.level)
             cells.append(before)
         of[place.index] = before
+        before.direction = _direction(place, paths, before.direction)
         before.lines.append(Line(place.index, _text(layer), _mark(layer)))
         for source in place.inputs:
             if source >= 0 and not (source == place.index - 1 and of[source] is before):
@@ -136,14 +137,20 @@ def _continues(cell: Cell, place: Place) -> bool:
     return same and cell.lines[-1].index in place.inputs
 
 
-def _direction(place: Place, places: list[Place]) -> int:
-    """Tell whether the first layer of a cell comes from a coarser level (-1), a finer one (1), or neither (0)."""
-    if place.part == "head":
+def _direction(place: Place, paths: Paths, before: int) -> int:
+    """Tell where a cell goes: in the neck by the path of its last layer, in the backbone by where its first comes from.
+
+    Args:
+        place: A layer of the cell.
+        paths: All layers.
+        before: What its layers so far say, 0 if they say nothing.
+    """
+    if place.part == "neck":
+        return {"top-down": -1, "bottom-up": 1}.get(paths.path(place.index), before)
+    strides = [paths.places[k].stride if k >= 0 else 1.0 for k in place.inputs]
+    if place.part == "head" or not strides:
         return 0
-    strides = [places[k].stride if k >= 0 else 1.0 for k in place.inputs]
-    if any(x > place.stride for x in strides):
-        return -1
-    return 1 if any(x < place.stride for x in strides) else 0
+    return before or (min(strides) < place.stride) - (max(strides) > place.stride)
 
 
 def _share(layers: list[Any], cell: Cell, source: int, target: int) -> float | None:

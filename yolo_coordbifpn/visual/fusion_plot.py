@@ -31,10 +31,9 @@ def plot_fusion_weights(source: Path, save: Path) -> None:
     panels = _read(source)
     if not panels:
         raise ValueError(f"{source} holds no fusion weights")
-    columns = 2 if len(panels) <= 4 else 4
-    columns = min(columns, len(panels))
+    columns = min(len(panels), 2 if len(panels) <= 4 else 4)
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3.9 * columns if columns < 3 else 3.1 * columns, 0.5 + 2.1 * rows), layout="constrained")
+    figure = Figure(figsize=(3.9 * columns, 0.5 + 2.1 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     span = max(0.06, 1.25 * max(_range(lines) for lines in panels.values()))  # one for all, so that slopes compare
     for axes, (title, lines) in zip(grid.flat, panels.items()):
@@ -72,21 +71,22 @@ def _panel(axes: Any, title: str, lines: _Lines, span: float) -> None:
     middle = (max(values) + min(values)) / 2
     low = max(-0.02, middle - span / 2)  # a share is not below zero
     axes.set_ylim(low, low + span)
-    axes.axhline(1 / len(lines), color=GREY, linewidth=0.8, zorder=0)  # alike
     last = max(epoch for epochs, _ in lines.values() for epoch in epochs)
     first = min(epoch for epochs, _ in lines.values() for epoch in epochs)
+    axes.hlines(1 / len(lines), first, last, color=GREY, linewidth=0.8, zorder=0)  # all inputs alike
     places = _spread([weights[-1] for _, weights in lines.values()], span * 0.11)
     for (name, (epochs, weights)), place in zip(lines.items(), places):
         style = path_style(name)
         every = max(1, len(epochs) // 8)
         axes.plot(epochs, weights, markersize=4, linewidth=1.4, markevery=every, **style)
-        text = f" {name} {weights[-1]:.2f}"
+        text = f" {name} {weights[-1]:.3f}"
         axes.annotate(
             text, (last, place), color=style["color"], fontsize=8, va="center", annotation_clip=False
         ).set_in_layout(False)
     axes.set_xlim(first - 0.02 * (last - first + 1), last + 0.75 * (last - first + 1))  # room for the names
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    axes.set_xticks([x for x in axes.get_xticks() if first <= x <= last] or [last])
+    ticks = [x for x in MaxNLocator(integer=True, nbins=5).tick_values(first, last) if first < x < last]
+    axes.set_xticks([first, *(x for x in ticks if last - x > (last - first) / 10), last])
+    axes.spines["bottom"].set_bounds(first, last)
     axes.tick_params(labelsize=8)
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,9 +96,9 @@ class _Plan:
         for column in self.columns:
             self.lefts[column] = x
             x += max(_width(c) for c in diagram.cells if c.column == column) + self.gutter
-        self.width = max(x - self.gutter + 14, LEFT + 8.0 * len(diagram.title))
+        self.width = max(x - self.gutter + 14, LEFT + 14 + _text_width(diagram.title, 10.5, True))
         self.boxes = {id(c): self._box(c) for c in diagram.cells}
-        self.channels: Counter[int] = Counter()  # how many arrows run below a row already
+        self.lanes: dict[tuple[int, int], float] = {}  # row gap and lane in it -> how far to the right it is taken
 
     def _box(self, cell: Cell) -> _Box:
         left = self.lefts[cell.column]
@@ -203,9 +205,9 @@ class _Plan:
         numbers = list(self.middles)
         below = min(self.middles[end.row], self.middles[start.row]) == self.middles[start.row] != self.middles[end.row]
         place = numbers.index(start.row) - (not below)  # the gap under this row of the drawing
-        self.channels[place] += 1
-        edge = self.bottoms[numbers[place]] if place >= 0 else TOP - GAP / 2
-        lane = edge + 5 + 6 * self.channels[place]
+        number = next(n for n in itertools.count() if self.lanes.get((place, n), 0) <= a.right)
+        self.lanes[place, number] = turn
+        lane = (self.bottoms[numbers[place]] if place >= 0 else TOP - GAP / 2) + 10 + 6 * number
         out = a.right + 0.5 * self.gutter
         points = [(a.right, y0), (out, y0), (out, lane), (a.right + self.gutter, lane), (turn, lane), (bend, lane), *stop]
         return points, [go, curve, curve, curve, line, curve, curve, curve]
@@ -225,7 +227,18 @@ class _Plan:
 
 def _width(cell: Cell) -> float:
     """Return how wide a cell must be for its text."""
-    return 40 + max((6.9 if line.mark else 6.1) * len(line.text) + (14 if line.mark else 0) for line in cell.lines)
+    texts = [(f"{_MARKS[line.mark][0]} {line.text}".strip(), line.mark in ("fusion", "attention")) for line in cell.lines]
+    return 40 + max(_text_width(text, 8, bold) for text, bold in texts)
+
+
+@functools.cache
+def _text_width(text: str, size: float, bold: bool) -> float:
+    """Return how wide a text is, in pixels of the drawing."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
+    return float(TextPath((0, 0), text, size=size * 100 / 72, prop=font).get_extents().width)
 
 
 def _heading(diagram: Diagram, column: int) -> str:
@@ -247,4 +260,4 @@ def _legend(axes: Any, diagrams: Sequence[Diagram], y: float) -> None:
         axes.add_patch(FancyBboxPatch((x, y - 8), 20, 15, boxstyle=style, fc=fill, ec=BLACK, lw=0.7))
         axes.text(x + 10, y - 0.5, sign, fontsize=8, color=colour, ha="center", va="center")
         axes.text(x + 26, y - 0.5, _LEGEND[mark], fontsize=8, va="center")
-        x += 40 + 6.4 * len(_LEGEND[mark])
+        x += 48 + _text_width(_LEGEND[mark], 8, False)
