@@ -8,8 +8,9 @@ from .host import hook as _hook
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
-    from .errors import GraftError, HostError, RowError, WeightsError
+    from .errors import GraftError, HostError, InspectError, RowError, WeightsError
     from .host.grafting import graft
+    from .host.inspection import fusion_weights, inspect
     from .host.names import model_yaml
     from .host.patches import install, register, uninstall
 
@@ -20,9 +21,12 @@ __all__ = [
     "CoordAtt",
     "GraftError",
     "HostError",
+    "InspectError",
     "RowError",
     "WeightsError",
+    "fusion_weights",
     "graft",
+    "inspect",
     "install",
     "model_yaml",
     "register",
@@ -35,9 +39,12 @@ _HOME = {  # where each public name lives; loaded on first use
     "CoordAtt": ".blocks",
     "GraftError": ".errors",
     "HostError": ".errors",
+    "InspectError": ".errors",
     "RowError": ".errors",
     "WeightsError": ".errors",
+    "fusion_weights": ".host.inspection",
     "graft": ".host.grafting",
+    "inspect": ".host.inspection",
     "install": ".host.patches",
     "model_yaml": ".host.names",
     "register": ".host.patches",

@@ -19,3 +19,7 @@ class HostError(RuntimeError):
 
 class CompareError(ValueError):
     """A comparison cannot be run as asked; what has been run is kept."""
+
+
+class InspectError(ValueError):
+    """There is no such model or picture to look at; the message says what was expected."""

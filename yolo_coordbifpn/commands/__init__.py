@@ -3,6 +3,8 @@
     yolo-coordbifpn models   list the shipped models and what they cost against the stock ones
     yolo-coordbifpn graft    put the blocks into any model YAML, stock or your own
     yolo-coordbifpn upgrade  put the blocks into a trained checkpoint, with the same output
+    yolo-coordbifpn graph    draw a model's layer graph as SVG, with the blocks marked
+    yolo-coordbifpn inspect  show what the blocks learned: gates over pictures, weights of the fusions
     yolo-coordbifpn compare  train several models with several seeds, and say with intervals which is better
     yolo-coordbifpn check    show versions, whether the start-up hook is active, which patches hold
     yolo-coordbifpn demo     make a small data set and train a model on it, in about five minutes on two CPU cores
@@ -17,7 +19,7 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 
-COMMANDS = ("models", "graft", "upgrade", "compare", "check", "demo")
+COMMANDS = ("models", "graft", "upgrade", "graph", "inspect", "compare", "check", "demo")
 
 
 class UsageError(Exception):

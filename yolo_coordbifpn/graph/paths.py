@@ -10,6 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from ..blocks import BiFPN_Add, BiFPN_Concat
@@ -59,9 +61,14 @@ class Fusion:
     block: BiFPN_Concat | BiFPN_Add
 
     @property
-    def weights(self) -> list[float]:
-        """Return the share of each input as the block has it now, 0...1, sum just under 1; 0 where the ReLU cuts."""
-        return [float(x) for x in self.block.normalized_weights().detach().tolist()]
+    def weights(self) -> NDArray[np.float32]:
+        """Return the share of each input as the block has it now, shape (inputs,), 0...1, 0 where the ReLU cuts."""
+        return self.block.normalized_weights().detach().float().cpu().numpy()
+
+    @property
+    def shares(self) -> list[tuple[str, float]]:
+        """Return the name and the share of each input."""
+        return [(name, float(x)) for name, x in zip(self.inputs, self.weights)]
 
     def __str__(self) -> str:
         """Name the node."""
@@ -154,9 +161,7 @@ def fusions(model: Any) -> list[Fusion]:
             inputs = tuple(f"input {k}" for k in range(len(block.weight)))
             nodes.append(Fusion(layer, f"{paths.name(layer)} {inside}", inputs, (), block))
         else:
-            nodes.append(
-                Fusion(layer, paths.name(layer), paths.input_names(layer), paths.places[layer].inputs, block)
-            )
+            nodes.append(Fusion(layer, paths.name(layer), paths.input_names(layer), paths.places[layer].inputs, block))
     return nodes
 
 

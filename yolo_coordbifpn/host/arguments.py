@@ -1,11 +1,11 @@
-"""Arguments of the host's training, read and checked before anything is run."""
+"""Arguments of the host's training and prediction, read and checked before anything is run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from ..errors import CompareError, GraftError
+from ..errors import CompareError, GraftError, InspectError
 from .names import find
 
 
@@ -40,6 +40,24 @@ def train_arguments(given: dict[str, str]) -> dict[str, Any]:
     pretrained = values.get("pretrained")
     if isinstance(pretrained, str) and _is_missing(pretrained):
         raise CompareError(f"pretrained={pretrained}: there is no such file")
+    return values
+
+
+def predict_arguments(given: dict[str, str]) -> dict[str, Any]:
+    """Read prediction arguments as the host's command line does.
+
+    Raises:
+        InspectError: If the host has no such argument, or does not take the value.
+    """
+    from ultralytics.cfg import get_cfg, smart_value
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    values = {key: smart_value(value) for key, value in given.items()}
+    try:
+        get_cfg(DEFAULT_CFG_DICT, values)
+    except (SyntaxError, TypeError, ValueError, AssertionError) as error:
+        first = next(x for x in str(error).splitlines() if x.strip())
+        raise InspectError(f"the host's predict does not take these arguments: {first}") from error
     return values
 
 

@@ -100,7 +100,7 @@ class _FusionLog:
         epoch = int(trainer.epoch) + 1
         rows = []
         for node in self._nodes:
-            for name, weight in zip(node.inputs, node.weights):
+            for name, weight in node.shares:
                 rows.append([epoch, node.layer, node.name, name, f"{weight:.6g}"])
                 self._lent[f"fusion/layer{node.layer}_{node.name}/{name}".replace(" ", "_")] = weight
                 self._tell_dead(node, name, weight, epoch)

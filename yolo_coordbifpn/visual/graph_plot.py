@@ -194,7 +194,10 @@ class _Plan:
         if start.column == end.column:
             if self._stands_on(start, end, source, target):
                 x = (a.left + a.right) / 2
-                return [(x, a.top if b.top < a.top else a.bottom), (x, b.bottom if b.top < a.top else b.top)], [go, line]
+                return [(x, a.top if b.top < a.top else a.bottom), (x, b.bottom if b.top < a.top else b.top)], [
+                    go,
+                    line,
+                ]
             far = a.right + 0.6 * self.gutter
             return [(a.right, y0), (far, y0), (far, y1), (b.right, y1)], [go, curve, curve, curve]
         turn = b.left - self.gutter
@@ -209,7 +212,15 @@ class _Plan:
         self.lanes[place, number] = turn
         lane = (self.bottoms[numbers[place]] if place >= 0 else TOP - GAP / 2) + 10 + 6 * number
         out = a.right + 0.5 * self.gutter
-        points = [(a.right, y0), (out, y0), (out, lane), (a.right + self.gutter, lane), (turn, lane), (bend, lane), *stop]
+        points = [
+            (a.right, y0),
+            (out, y0),
+            (out, lane),
+            (a.right + self.gutter, lane),
+            (turn, lane),
+            (bend, lane),
+            *stop,
+        ]
         return points, [go, curve, curve, curve, line, curve, curve, curve]
 
     def _blocked(self, start: Cell, end: Cell, y: float) -> bool:
@@ -227,7 +238,9 @@ class _Plan:
 
 def _width(cell: Cell) -> float:
     """Return how wide a cell must be for its text."""
-    texts = [(f"{_MARKS[line.mark][0]} {line.text}".strip(), line.mark in ("fusion", "attention")) for line in cell.lines]
+    texts = [
+        (f"{_MARKS[line.mark][0]} {line.text}".strip(), line.mark in ("fusion", "attention")) for line in cell.lines
+    ]
     return 40 + max(_text_width(text, 8, bold) for text, bold in texts)
 
 

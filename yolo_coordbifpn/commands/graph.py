@@ -1,0 +1,57 @@
+"""Draw a model's layer graph, with the blocks marked: backbone, top-down path, bottom-up path, head, by level.
+
+    yolo-coordbifpn graph model=yolo11n-coordatt-bifpn.yaml save=graph.svg
+    yolo-coordbifpn graph model=best.pt against=yolo11n.yaml save=graft.svg
+
+model=      a model YAML, a name such as yolo12n-bifpn.yaml, or a checkpoint
+against=    another model, drawn before it; default the stock model where the name is one with an arm, or none
+save=       file to write, .svg, .pdf or .png; default the model's name with .svg, in this folder
+
+An existing file is not overwritten.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import UsageError
+
+OPTIONS = {"model": "", "against": "", "save": ""}
+FORMS = (".svg", ".pdf", ".png")
+
+
+def run(options: dict[str, str]) -> int:
+    """Write the drawing; return 1 if the model cannot be built."""
+    from ..errors import HostError, InspectError
+
+    model = options["model"]
+    if not model:
+        raise UsageError("model= must be a model YAML such as yolo11n-coordatt-bifpn.yaml, or a checkpoint.")
+    save = Path(options["save"] or f"{Path(model).stem}.svg").expanduser()
+    if save.suffix not in FORMS:
+        raise UsageError(f"save= must end in {', '.join(FORMS)}, got {save}.")
+    if save.exists():
+        raise UsageError(f"save={save} exists already; give another name.")
+    if not save.parent.is_dir():
+        raise UsageError(f"save={save}: there is no folder {save.parent}.")
+    try:
+        from ..host.inspection import built
+        from ..host.names import split
+        from ..host.patches import install
+        from ..visual.diagram import diagram
+        from ..visual.graph_plot import draw
+
+        install()
+        arm = split(Path(model).name) if not Path(model).is_file() else None
+        against = options["against"] or (arm[0] if arm else "none")
+        names = [x for x in (against, model) if x != "none"]
+        content = draw([diagram(built(x), Path(x).stem) for x in names], save.suffix[1:])
+    except (HostError, InspectError) as error:
+        print(f"yolo-coordbifpn graph: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        raise UsageError(f"graph needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
+    save.write_bytes(content)
+    print(save)
+    return 0

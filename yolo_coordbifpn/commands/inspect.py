@@ -1,0 +1,65 @@
+"""Show what the blocks of a trained model have learned: CoordAtt's gates over pictures, what each fusion weighs.
+
+    yolo-coordbifpn inspect model=best.pt source=image.jpg
+    yolo-coordbifpn inspect model=best.pt source=images/ project=runs/inspect name=bccd imgsz=640 conf=0.25
+
+model=      a checkpoint, or a model YAML to see what it starts from
+source=     a picture, a folder of pictures, or several of both with commas between; not needed without CoordAtt
+project=, name=   the folder to write to, default runs/inspect/inspect; one that is there already is not overwritten
+
+Everything else is an argument of the stock `yolo predict`. For each picture PICTURE.png shows the height gate, the width
+gate and their product beside what was found; neck.png and neck.svg show the weights of the fusions; index.html has all
+of it on one page that needs no network.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import UsageError
+
+OPTIONS = {"model": "", "source": "", "project": "", "name": "", "*": ""}
+OWN = {"mode", "task", "save", "stream", "augment", "embed", "visualize", "batch", "exist_ok", "save_dir"}
+
+
+def run(options: dict[str, str]) -> int:
+    """Write the pictures and the page; return 1 if that is not possible."""
+    try:
+        import jinja2
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise UsageError(f"inspect needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
+    del jinja2, matplotlib
+    if not options["model"]:
+        raise UsageError("model= must be a checkpoint such as best.pt.")
+    from ..errors import HostError, InspectError
+    from ..host.arguments import predict_arguments
+    from ..host.inspection import inspect, write_inspection
+    from ..host.patches import install
+
+    given = {k: v for k, v in options.items() if k not in OPTIONS}
+    refused = sorted(OWN & given.keys())
+    if refused:
+        raise UsageError(f"{refused[0]}= is not for inspect, which shows one pass over each picture.")
+    source = options["source"]
+    sources = [source] if Path(source).exists() else [x.strip() for x in source.split(",") if x.strip()]
+    try:
+        install()
+        found = inspect(options["model"], sources or None, **predict_arguments(given))
+        if not found.fusions and not found.attention:
+            print(f"{options['model']} holds no CoordAtt and no BiFPN block: there is nothing to show.")
+            return 0
+        if found.attention and not sources:
+            raise UsageError("source= must be a picture or a folder of pictures: gates depend on what is seen.")
+        folder = write_inspection(
+            found, options["model"], Path(options["project"] or "runs/inspect") / (options["name"] or "inspect")
+        )
+    except (HostError, InspectError) as error:
+        print(f"yolo-coordbifpn inspect: {error}", file=sys.stderr)
+        return 1
+    for node in found.fusions:
+        print(f"{node!s:32}" + "   ".join(f"{name} {weight:.3f}" for name, weight in node.shares))
+    print(f"{len(found.pictures)} pictures, {len(found.attention)} CoordAtt, {len(found.fusions)} fusions: {folder}")
+    print(f"Page: {folder / 'index.html'}")
+    return 0

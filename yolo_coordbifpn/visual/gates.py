@@ -1,0 +1,118 @@
+"""The gates of CoordAtt for one picture, as arrays and drawn over the picture.
+
+Source of the gates: Hou, Zhou, Feng, CVPR 2021, arXiv 2103.02907, equations 6 to 9.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..blocks import CoordAtt
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What one CoordAtt made of one picture.
+
+    Attributes:
+        name: Level and layer of the block, such as `P5, layer 9`.
+        height: Height gate, shape (C, H), 0...1: what each channel of each row of the feature map is scaled by.
+        width: Width gate, shape (C, W), 0...1: the same for the columns.
+        gain: Constant factor on the block's output, see `CoordAtt`.
+        region: Left, top, right and bottom of the feature map on the picture, in the picture's pixels. It sticks out
+            where the host has padded the picture to its letterbox.
+    """
+
+    name: str
+    height: NDArray[np.float32]
+    width: NDArray[np.float32]
+    gain: float
+    region: tuple[float, float, float, float]
+
+    @property
+    def product(self) -> NDArray[np.float32]:
+        """Return the mean over the channels of both gates' product, shape (H, W), 0...1."""
+        return np.einsum("ch,cw->hw", self.height, self.width) / len(self.height)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, what the model found on it, and the gates of its blocks.
+
+    Attributes:
+        name: Name of the file, without its ending.
+        image: The picture, shape (height, width, 3), RGB, 0...255.
+        found: The same with what the host draws on it: boxes, masks, key points or classes.
+        gates: One for each CoordAtt, in the order of the layers.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    found: NDArray[np.uint8]
+    gates: tuple[Gates, ...]
+
+
+def attention(model: Any) -> dict[str, CoordAtt]:
+    """Find the CoordAtt blocks of a model, as layers or inside them, by their names in `model.model`."""
+    return {name: m for name, m in model.model.named_modules() if isinstance(m, CoordAtt)}
+
+
+def draw(picture: Picture) -> bytes:
+    """Draw the height gate, the width gate and their product over a picture, beside what was found on it.
+
+    Args:
+        picture: A picture of any size; with no gates it is shown alone.
+
+    Returns:
+        A PNG file; a row for each CoordAtt, with the values of its colours below each map.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = picture.image.shape[:2]
+    rows = max(1, len(picture.gates))
+    columns = 4 if picture.gates else 1
+    side = 2.5
+    tall = float(np.clip(height / width, 0.4, 1.8)) * side
+    figure = Figure(figsize=(columns * (side + 0.15), rows * (tall + 0.75)), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    grid[0, 0].imshow(picture.found)
+    grid[0, 0].set_title(picture.name if len(picture.name) < 34 else f"{picture.name[:30]}...", fontsize=8.5)
+    for line, gates in zip(grid, picture.gates):
+        rows_alone = np.repeat(gates.height.mean(0)[:, None], gates.width.shape[1], 1)
+        columns_alone = np.repeat(gates.width.mean(0)[None], gates.height.shape[1], 0)
+        for axes, name, values in zip(
+            line[1:], ("height gate", "width gate", "product"), (rows_alone, columns_alone, gates.product)
+        ):
+            _overlay(figure, axes, picture.image, values, gates.region)
+            axes.set_title(f"{gates.name}: {name}", fontsize=8.5)
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=110, format="png", facecolor="white")
+    return stream.getvalue()
+
+
+def _overlay(
+    figure: Any, axes: Any, image: NDArray[np.uint8], values: NDArray[np.float32], region: Sequence[float]
+) -> None:
+    """Lay a map over a pale grey picture, just where it belongs, with a scale below it."""
+    height, width = image.shape[:2]
+    grey = image.mean(2) if image.ndim == 3 else image
+    axes.imshow(grey, cmap="gray", vmin=-260, vmax=300)  # pale, so that the map's own brightness tells
+    left, top, right, bottom = region
+    heat = axes.imshow(values, cmap="cividis", alpha=0.55, extent=(left, right, bottom, top), interpolation="nearest")
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    low, high = float(values.min()), float(values.max())
+    bar = figure.colorbar(heat, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02)
+    bar.solids.set_alpha(1)
+    bar.set_ticks(
+        [low, high] if high > low else [low], labels=[f"{x:.3g}" for x in ([low, high] if high > low else [low])]
+    )
+    bar.ax.tick_params(labelsize=7)
