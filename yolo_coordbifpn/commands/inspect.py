@@ -7,9 +7,9 @@ model=      a checkpoint, or a model YAML to see what it starts from
 source=     a picture, a folder of pictures, or several of both with commas between; not needed without CoordAtt
 project=, name=   the folder to write to, default runs/inspect/inspect; one that is there already is not overwritten
 
-Everything else is an argument of the stock `yolo predict`. For each picture PICTURE.png shows the height gate, the width
-gate and their product beside what was found; neck.png and neck.svg show the weights of the fusions; index.html has all
-of it on one page that needs no network.
+Everything else is an argument of the stock `yolo predict`. For each picture PICTURE.png shows the height gate, the
+width gate and their product beside what was found; neck.png and neck.svg show the weights of the fusions; index.html
+has all of it on one page that needs no network.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run(options: dict[str, str]) -> int:
     if refused:
         raise UsageError(f"{refused[0]}= is not for inspect, which shows one pass over each picture.")
     source = options["source"]
-    sources = [source] if Path(source).exists() else [x.strip() for x in source.split(",") if x.strip()]
+    sources: list[str | Path] = [source] if Path(source).exists() else [*filter(None, source.split(","))]
     try:
         install()
         found = inspect(options["model"], sources or None, **predict_arguments(given))

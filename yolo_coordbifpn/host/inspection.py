@@ -112,11 +112,7 @@ def write_inspection(found: Inspection, name: str, folder: Path) -> Path:
         if file.exists():  # of the same name in another folder, or ours
             file = folder / f"{picture.name}_{len(figures)}.png"
         file.write_bytes(draw(picture))
-        text = (
-            "What the model found; the mean over the channels of the height gate, of the width gate, and of their "
-            "product. A gate of 0 closes, one of 1 opens; bright is open, and each map has its own scale below it."
-        )
-        figures.append(Figure(picture.name, text if picture.gates else "What the model found.", file.read_bytes()))
+        figures.append(Figure(picture.name, _caption(picture), file.read_bytes()))
     notes = [f"{len(found.attention)} CoordAtt, {len(found.fusions)} weighted fusions, {len(found.pictures)} pictures."]
     if not found.attention:
         notes.append("The model has no CoordAtt, so there are no gates to show.")
@@ -124,6 +120,18 @@ def write_inspection(found: Inspection, name: str, folder: Path) -> Path:
         notes.append("The model has no BiFPN_Concat and no BiFPN_Add, so there are no fusion weights to show.")
     write(folder / "index.html", page(f"What the blocks of {Path(name).name} learned", notes, found.fusions, figures))
     return folder
+
+
+def _caption(picture: Picture) -> str:
+    """Say what the drawing of a picture shows, and how much the gates do."""
+    if not picture.gates:
+        return "What the model found."
+    spreads = "; ".join("{}: {:.3f} on average, {:.3f} at most".format(x.name, *x.spread) for x in picture.gates)
+    return (
+        "What the model found; the mean over the channels of the height gate, of the width gate, and of their product. "
+        "A gate of 0 closes, one of 1 opens; bright is open, by the scale below each map. Over this picture the gates "
+        f"of one channel differ by: {spreads}."
+    )
 
 
 def picture_files(source: str | Path | list[str | Path]) -> list[Path]:

@@ -1,10 +1,11 @@
 """Patch: during every training the run's folder tells how the fusions weigh their inputs, with no flag.
 
-The host gives each trainer its loggers (TensorBoard, Weights & Biases, MLflow, ...) by `add_integration_callbacks`, in the
-one process that writes. Ours goes with them: after each epoch the normalised weights are added to `fusion_weights.csv`,
-and stand in the trainer's metrics for just as long as the host's loggers read them, so that neither `results.csv` nor a
-user's callback ever sees them; at the end they are drawn as `fusion_weights.png`. The weights are those of the averaged
-model (EMA), which the checkpoints hold. Whatever goes wrong here is told once and does not touch the training.
+The host gives each trainer its loggers (TensorBoard, Weights & Biases, MLflow, ...) by `add_integration_callbacks`, in
+the one process that writes. Ours goes with them: after each epoch the normalised weights are added to
+`fusion_weights.csv`, and stand in the trainer's metrics for just as long as the host's loggers read them, so that
+neither `results.csv` nor a user's callback ever sees them; at the end they are drawn as `fusion_weights.png`. The
+weights are those of the averaged model (EMA), which the checkpoints hold. Whatever goes wrong here is told once and
+does not touch the training.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class _FusionLog:
             )
 
 
-# Callbacks: plain functions, which the host can compare and send to other processes --------------------------------------
+# Callbacks: plain functions, which the host can compare and send to other processes -------------------------------------
 
 
 def _start(trainer: Any) -> None:

@@ -1,9 +1,9 @@
 """The layers of a model as a drawing has them: cells by level and path, as in the figures of the BiFPN paper.
 
 A cell holds the layers that follow each other at one level, such as upsampling, fusion and convolution. Its row is its
-level, coarse levels on top. Its column is how often the way to it has turned: the backbone goes up in the first one, the
-top-down path comes down in the next, the bottom-up path goes up in the one after. Source of the form: Tan, Pang, Le,
-CVPR 2020, arXiv 1911.09070, figure 2.
+level, coarse levels on top. Its column is how often the way to it has turned: the backbone goes up in the first one,
+the top-down path comes down in the next, the bottom-up path goes up in the one after. Source of the form: Tan, Pang,
+Le, CVPR 2020, arXiv 1911.09070, figure 2.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _share(layers: list[Any], cell: Cell, source: int, target: int) -> float | N
         if target == last or len(reads(layers[target])) != 1:
             return None
         source, target = target, target + 1
-    return float(layers[target].normalized_weights()[reads(layers[target]).index(source)])
+    return float(layers[target].normalized_weights().detach()[reads(layers[target]).index(source)])
 
 
 def _set_columns(cells: list[Cell], arrows: list[Arrow], of: dict[int, Cell]) -> None:
@@ -189,7 +189,7 @@ def _text(layer: nn.Module) -> str:
     inside = [m for m in layer.modules() if _kind(m) == "attention" and m not in blocks]
     if inside:
         name = f"{name} + {type(inside[0]).__name__}"
-    return f"{len(blocks)} × {name}" if len(blocks) > 1 else name
+    return f"{len(blocks)} x {name}" if len(blocks) > 1 else name
 
 
 def _mark(layer: nn.Module) -> str:

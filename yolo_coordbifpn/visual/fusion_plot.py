@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _spread(values: list[float], gap: float) -> list[float]:
     """Move values apart by at least a gap, in their order, so that names do not overlap."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     places = list(values)
-    for lower, upper in zip(order, order[1:]):
+    for lower, upper in itertools.pairwise(order):
         places[upper] = max(places[upper], places[lower] + gap)
     shift = sum(places) / len(places) - sum(values) / len(values)
     return [x - shift for x in places]

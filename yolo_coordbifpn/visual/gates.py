@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from ..blocks import CoordAtt
 
+LEAST_SPAN = 0.02  # of a map's scale
+
 
 @dataclass(frozen=True)
 class Gates:
@@ -39,6 +41,12 @@ class Gates:
     def product(self) -> NDArray[np.float32]:
         """Return the mean over the channels of both gates' product, shape (H, W), 0...1."""
         return np.einsum("ch,cw->hw", self.height, self.width) / len(self.height)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Return by how much a channel's gates differ over the picture: the mean over the channels, and the most."""
+        spans = np.concatenate((np.ptp(self.height, axis=1), np.ptp(self.width, axis=1)))
+        return float(spans.mean()), float(spans.max())
 
 
 @dataclass(frozen=True)
@@ -110,9 +118,9 @@ def _overlay(
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     low, high = float(values.min()), float(values.max())
+    middle, half = (low + high) / 2, max(high - low, LEAST_SPAN) / 2  # what hardly differs must not look as if it did
+    heat.set_clim(middle - half, middle + half)
     bar = figure.colorbar(heat, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02)
     bar.solids.set_alpha(1)
-    bar.set_ticks(
-        [low, high] if high > low else [low], labels=[f"{x:.3g}" for x in ([low, high] if high > low else [low])]
-    )
+    bar.set_ticks([middle - half, middle + half], labels=[f"{x:.3f}" for x in (middle - half, middle + half)])
     bar.ax.tick_params(labelsize=7)

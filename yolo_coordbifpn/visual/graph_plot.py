@@ -163,8 +163,11 @@ class _Plan:
         from matplotlib.path import Path
 
         points, codes = self._route(source, target)
+        points[-1], side = self._own_end(points[-1], source, target)
+        if codes[-1] == Path.CURVE4:
+            points[-2] = (points[-2][0], points[-1][1])
         path = Path([(x + a, y + b) for a, b in points], codes)
-        width = 1.1 if weight is None else 0.5 + 5 * weight
+        width = 1.1 if weight is None else 0.5 + 4 * weight
         colour = "#aaaaaa" if self.weighted and weight is None else "#444444"
         line = "-" if weight is None or weight > 0 else ":"  # a dead one
         head = f"-|>,head_length={3 + width / 2},head_width={1.6 + width / 2}"
@@ -177,10 +180,22 @@ class _Plan:
         if weight is not None:
             (a, b), (c, d) = points[-1], points[-2]
             vertical = abs(a - c) < abs(b - d)
-            place = (x + a + (14 if vertical else -14), y + b + (0.45 * (d - b) if vertical else 0))
-            back = {"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.9}
+            place = (
+                x + a + (14 if vertical else -14),
+                y + b + (0.45 * (d - b) if vertical else 5 * (side - 0.5) * bool(side)),
+            )
+            back = {"boxstyle": "round,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.9}
             axes.text(*place, f"{weight:.2f}", fontsize=7.5, weight="bold", ha="left" if vertical else "right",
                       va="center", bbox=back, zorder=6)  # fmt: skip
+
+    def _own_end(self, end: tuple[float, float], source: int, target: int) -> tuple[tuple[float, float], float]:
+        """Move the end of an arrow aside where others end; return it, and how far it was moved."""
+        rivals = [a.source for a in self.diagram.arrows if a.target == target]
+        if not self.weighted or self.diagram.cell(target).part == "head" or len(rivals) < 2:
+            return end, 0
+        rivals.sort(key=lambda k: (-self.diagram.cell(k).row, self.diagram.cell(k).column))
+        side = rivals.index(source) - (len(rivals) - 1) / 2
+        return (end[0], end[1] + 9 * side), side
 
     def _route(self, source: int, target: int) -> tuple[list[tuple[float, float]], list[Any]]:
         """Lead an arrow from a layer to another, past the cells between them."""
