@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from conftest import SHARED, yolo
 from ultralytics import YOLO
 
+from yolo_coordbifpn import fusion_weights
 from yolo_coordbifpn.commands.scenes import write_scenes
 
 SIZE = 96
@@ -65,6 +67,18 @@ def test_train(best: Path) -> None:
     assert torch.load(best, weights_only=False)["train_args"]["model"] == "yolo11n-coordatt-bifpn.yaml"
 
 
+def test_fusion_weights_are_logged(folder: Path, best: Path) -> None:
+    """The run's folder tells how the fusions weigh their inputs, those of the checkpoint, and has a picture of it."""
+    with (folder / "run" / "fusion_weights.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    expected = [(str(x.layer), x.name, name, weight) for x in fusion_weights(best) for name, weight in x.shares]
+    assert [(r["layer"], r["node"], r["input"]) for r in rows] == [x[:3] for x in expected]
+    assert [float(r["weight"]) for r in rows] == pytest.approx([x[3] for x in expected], abs=1e-3)  # saved as float16
+    assert {r["epoch"] for r in rows} == {"1"}
+    assert (folder / "run" / "fusion_weights.png").read_bytes().startswith(b"\x89PNG")
+    assert "fusion" not in (folder / "run" / "results.csv").read_text()
+
+
 def test_val(folder: Path, data: Path, best: Path) -> None:
     """The stock validation reads the checkpoint."""
     out = yolo(folder, "val", f"model={best}", f"data={data}", f"imgsz={SIZE}", "workers=0", "device=cpu")
@@ -89,6 +103,8 @@ def test_resume(folder: Path, data: Path) -> None:
     assert "Resuming training" in out
     rows = (folder / "interrupted" / "results.csv").read_text().splitlines()
     assert [row.split(",")[0].strip() for row in rows] == ["epoch", "1", "2"]
+    rows = (folder / "interrupted" / "fusion_weights.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", *["1"] * 9, *["2"] * 9]
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -50,8 +50,7 @@ def patch_training_log(callbacks: ModuleType) -> Callable[[], None]:
         trains = any(x.__name__ == "BaseTrainer" for x in type(instance).__mro__)
         if trains:
             _add(instance, "on_train_start", _start)
-            _add(instance, "on_train_epoch_start", _begin_epoch)
-            _add(instance, "on_fit_epoch_end", _record, first=True)  # before what a user does with a finished epoch
+            _add(instance, "on_train_epoch_end", _record)  # before the host saves a checkpoint to resume from
             _add(instance, "on_fit_epoch_end", _lend)
         original(instance)
         if trains:
@@ -82,23 +81,18 @@ class _FusionLog:
     def __init__(self, trainer: Any, nodes: list[Fusion]) -> None:
         self.file = Path(trainer.save_dir) / "fusion_weights.csv"
         self._nodes = nodes
-        self._trained = False  # an epoch that is not written down yet
+        self._epoch = int(trainer.start_epoch)  # the last one that is written down
         self._dead: set[tuple[int, str]] = set()
         self._lent: dict[str, float] = {}
         self._metrics: Any = None
-        # a resumed training goes on with its own rows
-        write(self.file, _csv([COLUMNS, *_rows_until(self.file, int(trainer.start_epoch))]))
-
-    def begin_epoch(self, trainer: Any) -> None:
-        """Know the next call as that of a trained epoch; the host calls once more after its final validation."""
-        self._trained = True
+        self._keep(self._epoch)  # a resumed training goes on with its own rows
 
     def record(self, trainer: Any) -> None:
         """Add the weights after an epoch to the file; tell of those that have died."""
-        if not self._trained:
-            return
-        self._trained = False
         epoch = int(trainer.epoch) + 1
+        if epoch <= self._epoch:  # the host trains an epoch again that came to NaN
+            self._keep(epoch - 1)
+        self._epoch = epoch
         rows = []
         for node in self._nodes:
             for name, weight in node.shares:
@@ -124,6 +118,10 @@ class _FusionLog:
         if trainer.args.plots:
             plot_fusion_weights(self.file, self.file.with_suffix(".png"))
 
+    def _keep(self, epoch: int) -> None:
+        """Keep of the file what there is up to an epoch."""
+        write(self.file, _csv([COLUMNS, *_rows_until(self.file, epoch)]))
+
     def _tell_dead(self, node: Fusion, name: str, weight: float, epoch: int) -> None:
         """Say it once in the log when a weight has come to zero, where it gets no gradient any more."""
         if weight > 0:
@@ -136,17 +134,13 @@ class _FusionLog:
             )
 
 
-# Callbacks: plain functions, which the host can compare and send to other processes -------------------------------------
+# Callbacks: plain functions, which the host can compare and send to other processes -----------------------------------
 
 
 def _start(trainer: Any) -> None:
     _logs.pop(trainer, None)
     if os.environ.get(SETTING, "1") != "0":
         _guarded(trainer, _begin)
-
-
-def _begin_epoch(trainer: Any) -> None:
-    _guarded(trainer, _FusionLog.begin_epoch)
 
 
 def _record(trainer: Any) -> None:
@@ -188,11 +182,10 @@ def _guarded(trainer: Any, work: Callable[..., None]) -> None:
         )
 
 
-def _add(trainer: Any, event: str, function: Callable[[Any], None], first: bool = False) -> None:
+def _add(trainer: Any, event: str, function: Callable[[Any], None]) -> None:
     """Add a callback that is not there yet."""
-    there = trainer.callbacks[event]
-    if function not in there:
-        there.insert(0 if first else len(there), function)
+    if function not in trainer.callbacks[event]:
+        trainer.callbacks[event].append(function)
 
 
 def _logger() -> Any:

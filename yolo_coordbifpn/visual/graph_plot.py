@@ -180,10 +180,8 @@ class _Plan:
         if weight is not None:
             (a, b), (c, d) = points[-1], points[-2]
             vertical = abs(a - c) < abs(b - d)
-            place = (
-                x + a + (14 if vertical else -14),
-                y + b + (0.45 * (d - b) if vertical else 5 * (side - 0.5) * bool(side)),
-            )
+            aside = 0.45 * (d - b) if vertical else 5 * (side - 0.5) if side else 0
+            place = (x + a + (14 if vertical else -14), y + b + aside)
             back = {"boxstyle": "round,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.9}
             axes.text(*place, f"{weight:.2f}", fontsize=7.5, weight="bold", ha="left" if vertical else "right",
                       va="center", bbox=back, zorder=6)  # fmt: skip

@@ -1,0 +1,449 @@
+"""What the blocks learned: names of inputs, the log of a training, gates over pictures, the graph, the two commands."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import inserted, scrambled
+from PIL import Image
+from torch import nn
+from ultralytics import YOLO
+
+import yolo_coordbifpn
+from yolo_coordbifpn import BiFPN_Concat, CoordAtt, InspectError, fusion_weights, inspect
+from yolo_coordbifpn.blocks.start import GainedBlock
+from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.graph.layers import reads
+from yolo_coordbifpn.graph.paths import fusions
+from yolo_coordbifpn.host.grafting import build, load
+from yolo_coordbifpn.host.training_log import SETTING, patch_training_log
+from yolo_coordbifpn.visual.diagram import diagram, neck
+from yolo_coordbifpn.visual.fusion_plot import plot_fusion_weights
+from yolo_coordbifpn.visual.graph_plot import draw
+
+NODES = {  # node and inputs, of some models
+    "yolo11n-coordatt-bifpn": [
+        ("P4 top-down (layer 13)", ("P5 top-down", "P4 backbone")),
+        ("P3 top-down (layer 16)", ("P4 top-down", "P3 backbone")),
+        ("P4 bottom-up (layer 19)", ("P3 bottom-up", "P4 top-down", "P4 backbone")),
+        ("P5 bottom-up (layer 22)", ("P4 bottom-up", "P5 backbone")),
+    ],
+    "yolov8n-p2-bifpn": [
+        ("P4 top-down (layer 11)", ("P5 top-down", "P4 backbone")),
+        ("P3 top-down (layer 14)", ("P4 top-down", "P3 backbone")),
+        ("P2 top-down (layer 17)", ("P3 top-down", "P2 backbone")),
+        ("P3 bottom-up (layer 20)", ("P2 bottom-up", "P3 top-down", "P3 backbone")),
+        ("P4 bottom-up (layer 23)", ("P3 bottom-up", "P4 top-down", "P4 backbone")),
+        ("P5 bottom-up (layer 26)", ("P4 bottom-up", "P5 backbone")),
+    ],
+    "rtdetr-l-bifpn": [  # its neck begins with layers of the backbone's own level
+        ("P4 top-down (layer 15)", ("P5 top-down", "P4 backbone")),
+        ("P3 top-down (layer 20)", ("P4 top-down", "P3 backbone")),
+        ("P4 bottom-up (layer 23)", ("P3 bottom-up", "P4 top-down", "P4 backbone")),
+        ("P5 bottom-up (layer 26)", ("P4 bottom-up", "P5 backbone")),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """Build a model with both blocks, as after a training: gates and weights of their own."""
+    built = scrambled(build(load("yolo11n-coordatt-bifpn.yaml")))
+    generator = torch.Generator().manual_seed(0)
+    for m in built.modules():
+        if isinstance(m, BiFPN_Concat):
+            m.weight.data = torch.rand(m.weight.shape, generator=generator)
+    return built
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_inputs_have_the_names_of_their_paths(name: str) -> None:
+    """A fusion's inputs are named by the level and the path that they come from."""
+    assert [(str(x), x.inputs) for x in fusion_weights(f"{name}.yaml")] == NODES[name]
+
+
+def test_a_repeated_neck() -> None:
+    """In the second layer of the paper's neck a level's own input is the node of the first."""
+    nodes = fusion_weights("yolo11n-bifpn-add.yaml")
+    assert len(nodes) == 12
+    assert nodes[2].inputs == ("P4 backbone", "P4 top-down", "P3 bottom-up")
+    assert nodes[6].inputs == ("P4 bottom-up", "P4 top-down", "P3 bottom-up")
+
+
+def test_weights_are_those_of_the_block(model: Any) -> None:
+    """The shares follow the paper's formula, and a dead weight is 0."""
+    node = fusion_weights(model)[2]
+    raw = node.block.weight.detach().clamp_min(0).numpy()
+    np.testing.assert_allclose(node.weights, raw / (raw.sum() + 1e-4), rtol=1e-5)
+    assert node.shares == list(zip(node.inputs, node.weights.tolist()))
+
+
+def test_a_fusion_inside_a_layer() -> None:
+    """A fusion in a block of the user's own is found, its inputs numbered."""
+    built = build(load("yolo11n-bifpn.yaml"))
+    built.model[8].own = BiFPN_Concat([4, 4])
+    assert [(x.layer, x.inputs) for x in fusions(built)][0] == (8, ("input 0", "input 1"))
+
+
+def test_a_stock_model_has_none() -> None:
+    """Of a stock model nothing is said."""
+    assert fusion_weights("yolo11n.yaml") == []
+
+
+# Log of a training ----------------------------------------------------------------------------------------------------
+
+
+class BaseTrainer:
+    """As much of the host's trainer as its callbacks see."""
+
+    def __init__(self, folder: Path, model: nn.Module, start_epoch: int = 0) -> None:
+        self.save_dir, self.start_epoch, self.epoch = folder, start_epoch, start_epoch
+        self.ema = SimpleNamespace(ema=model)
+        self.args = SimpleNamespace(plots=True)
+        self.metrics: dict[str, float] = {"mAP": 0.5}
+        self.callbacks: dict[str, list[Any]] = defaultdict(list)
+
+    def run_callbacks(self, event: str) -> None:
+        for callback in list(self.callbacks[event]):
+            callback(self)
+
+    def train(self, epochs: int) -> None:
+        self.run_callbacks("on_train_start")
+        for self.epoch in range(self.start_epoch, epochs):
+            self.run_callbacks("on_train_epoch_end")
+            self.run_callbacks("on_fit_epoch_end")
+        self.epoch += 1
+        self.run_callbacks("on_fit_epoch_end")  # the host's final validation
+        self.run_callbacks("on_train_end")
+
+
+@pytest.fixture
+def start() -> Any:
+    """Make trainers that have the log, and a host's logger that notes the metrics it is shown."""
+    seen: list[dict[str, float]] = []
+    add = lambda trainer: trainer.callbacks["on_fit_epoch_end"].append(lambda x: seen.append(dict(x.metrics)))  # noqa: E731
+    registry = SimpleNamespace(__name__="callbacks", add_integration_callbacks=add)
+    undo = patch_training_log(registry)  # type: ignore[arg-type]
+
+    def make(*args: Any) -> tuple[BaseTrainer, list[dict[str, float]]]:
+        trainer = BaseTrainer(*args)
+        registry.add_integration_callbacks(trainer)
+        return trainer, seen
+
+    yield make
+    undo()
+    assert registry.add_integration_callbacks is add
+
+
+def epochs(folder: Path) -> list[str]:
+    """Read the first column of a folder's log."""
+    return [x.split(",")[0] for x in (folder / "fusion_weights.csv").read_text().splitlines()[1:]]
+
+
+def test_the_hosts_loggers_see_the_weights(start: Any, model: Any, tmp_path: Path) -> None:
+    """Only the host's loggers see them among the metrics, once an epoch; file and picture are written."""
+    trainer, seen = start(tmp_path, model)
+    trainer.train(2)
+    assert trainer.metrics == {"mAP": 0.5}
+    names = [x for x in seen[0] if x.startswith("fusion/")]
+    assert names[:2] == ["fusion/layer13_P4_top-down/P5_top-down", "fusion/layer13_P4_top-down/P4_backbone"]
+    assert [len(x) for x in seen] == [10, 10, 1]
+    assert epochs(tmp_path) == ["1"] * 9 + ["2"] * 9
+    with Image.open(tmp_path / "fusion_weights.png") as picture:
+        assert min(picture.size) > 400
+
+
+def test_a_resumed_training_goes_on_with_its_file(start: Any, model: Any, tmp_path: Path) -> None:
+    """Epochs that are trained again are not there twice, and a line cut by a kill is dropped."""
+    start(tmp_path, model)[0].train(3)
+    with (tmp_path / "fusion_weights.csv").open("a") as stream:
+        stream.write("4,13,P4 to")
+    start(tmp_path, model, 2)[0].train(4)
+    assert epochs(tmp_path) == [x for x in "1234" for _ in range(9)]
+    start(tmp_path, model)[0].train(1)  # anew in the same folder
+    assert epochs(tmp_path) == ["1"] * 9
+
+
+def test_an_epoch_that_is_trained_again(start: Any, model: Any, tmp_path: Path) -> None:
+    """After a recovery from NaN the epoch counts once."""
+    trainer, _ = start(tmp_path, model)
+    trainer.run_callbacks("on_train_start")
+    for trainer.epoch in (0, 1, 1):
+        trainer.run_callbacks("on_train_epoch_end")
+    assert epochs(tmp_path) == ["1"] * 9 + ["2"] * 9
+
+
+def test_a_dead_weight_is_told_once(start: Any, tmp_path: Path, log: Any) -> None:
+    """The log names the node and the input whose weight has come to zero."""
+    built = build(load("yolo11n-bifpn.yaml"))
+    built.model[12].weight.data[1] = -0.1
+    start(tmp_path, built)[0].train(3)
+    (message,) = [x.getMessage() for x in log.records if "fusion weight" in x.getMessage()]
+    assert "from epoch 1 on P4 top-down (layer 12) does not read 'P4 backbone'" in message
+
+
+def test_a_failing_log_does_not_stop_the_training(start: Any, model: Any, tmp_path: Path, log: Any) -> None:
+    """What goes wrong is told once; the training goes on, its metrics untouched."""
+    trainer, seen = start(tmp_path, model)
+    trainer.run_callbacks("on_train_start")
+    (tmp_path / "fusion_weights.csv").unlink()
+    (tmp_path / "fusion_weights.csv").mkdir()
+    for trainer.epoch in (0, 1):
+        trainer.run_callbacks("on_train_epoch_end")
+        trainer.run_callbacks("on_fit_epoch_end")
+    assert seen == [{"mAP": 0.5}] * 2
+    assert len([x for x in log.records if "the training goes on" in x.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_no_file(start: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: bool) -> None:
+    """A stock model has no log, and none has one where the setting is 0."""
+    if off:
+        monkeypatch.setenv(SETTING, "0")
+    start(tmp_path, model if off else build(load("yolo11n.yaml")))[0].train(1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_plots_there_is_no_picture(start: Any, model: Any, tmp_path: Path) -> None:
+    """`plots=False` is respected."""
+    trainer, _ = start(tmp_path, model)
+    trainer.args.plots = False
+    trainer.train(1)
+    assert [x.name for x in tmp_path.iterdir()] == ["fusion_weights.csv"]
+
+
+# Gates ----------------------------------------------------------------------------------------------------------------
+
+
+def ramp(file: Path, width: int, height: int) -> Path:
+    """Write a picture whose red is the place from left to right, whose green that from top to bottom."""
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack(((x + 0.5) / width, (y + 0.5) / height, np.zeros_like(x)), 2)
+    Image.fromarray((pixels * 255).round().astype(np.uint8)).save(file)
+    return file
+
+
+@pytest.fixture
+def passes() -> Any:
+    """Note the input of every model, and input and output of every CoordAtt, of all forward passes."""
+    noted = SimpleNamespace(images=[], blocks=[])
+
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(module, CoordAtt):
+            noted.blocks.append((args[0].clone(), output.clone()))
+        elif hasattr(module, "yaml") and args and isinstance(args[0], torch.Tensor):
+            noted.images.append(args[0].clone())
+
+    hook = nn.modules.module.register_module_forward_hook(note)
+    yield noted
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("yolo11n-coordatt", (200, 120)),
+        ("yolo11n-coordatt", (90, 150)),
+        ("yolo11n-cls-coordatt", (200, 120)),
+        ("rtdetr-l-coordatt", (150, 90)),
+    ],
+)
+def test_maps_lie_where_the_network_saw_them(name: str, size: tuple[int, int], passes: Any, tmp_path: Path) -> None:
+    """The region of the gates is that of the network's input on the picture, letterbox, stretched or cropped."""
+    file = ramp(tmp_path / "ramp.png", *size)
+    (picture,) = inspect(f"{name}.yaml", file, imgsz=96).pictures
+    left, top, right, bottom = picture.gates[0].region
+    seen = passes.images[-1][0]
+    h, w = seen.shape[1:]
+    for axis, (low, high), channel in ((1, (left, right), seen[0]), (0, (top, bottom), seen[1])):
+        n = (h, w)[axis]
+        place = low + (torch.arange(n) + 0.5) / n * (high - low)
+        value = channel[h // 2] if axis else channel[:, w // 2]
+        inside = (place > 4) & (place < size[1 - axis] - 4)
+        assert inside.sum() > n / 3
+        assert (value[inside] * size[1 - axis] - place[inside]).abs().max() < 2  # pixels of the picture
+    assert picture.image.shape == (size[1], size[0], 3) == picture.found.shape
+
+
+def test_gates_are_those_of_the_pass(model: Any, passes: Any, tmp_path: Path) -> None:
+    """The block's output is its input times the gates that are given, and their product is a plain mean."""
+    yolo = YOLO("yolo11n-coordatt-bifpn.yaml")
+    yolo.model.load_state_dict(model.state_dict())
+    found = inspect(yolo, ramp(tmp_path / "a.png", 160, 96), imgsz=96)
+    (gates,) = found.pictures[0].gates
+    assert gates.name == "P5, layer 9"
+    x, y = passes.blocks[-1]
+    expected = x[0].numpy() * gates.height[:, :, None] * gates.width[:, None] * gates.gain
+    np.testing.assert_allclose(y[0].numpy(), expected, rtol=1e-4, atol=1e-6)
+    mean = [[np.mean(gates.height[:, i] * gates.width[:, j]) for j in range(x.shape[3])] for i in range(x.shape[2])]
+    np.testing.assert_allclose(gates.product, mean, rtol=1e-5)
+    assert [str(n) for n in found.fusions] == [node for node, _ in NODES["yolo11n-coordatt-bifpn"]]
+    np.testing.assert_array_equal(found.fusions[0].weights, fusion_weights(model)[0].weights)
+    assert not yolo.callbacks["on_predict_postprocess_end"]  # nothing of ours is left there
+
+
+def test_blocks_inside_bottlenecks(tmp_path: Path) -> None:
+    """CoordAtt inside a stock block is found, and named by its layer."""
+    cfg = yolo_coordbifpn.graft("yolo11n.yaml", coordatt="bottleneck", bifpn="none")
+    yolo = YOLO("yolo11n.yaml")
+    yolo.model = build(cfg)
+    found = inspect(yolo, ramp(tmp_path / "a.png", 64, 64), imgsz=64)
+    assert len(found.pictures[0].gates) == len([m for m in yolo.model.modules() if isinstance(m, CoordAtt)]) > 4
+    assert found.pictures[0].gates[0].name.startswith("P2, layer 2 ")
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "message"),
+    [
+        ("nowhere.pt", None, "there is no checkpoint nowhere.pt"),
+        ("model.onnx", None, "must be a checkpoint (.pt) or a model YAML, got 'model.onnx'"),
+        ("yolo11n-coordat.yaml", None, "Did you mean yolo11n-coordatt.yaml?"),
+        ("yolo11n-coordatt.yaml", "nowhere.jpg", "there is no picture or folder nowhere.jpg"),
+        ("yolo11n-coordatt.yaml", "empty", "there is no picture in the folder empty"),
+        ("yolo11n-coordatt.yaml", "text.txt", "text.txt is no picture; known are"),
+    ],
+)
+def test_errors(model: str, source: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not there, or is something else, is named."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("no picture")
+    with pytest.raises(InspectError, match=re.escape(message)):
+        inspect(model, source)
+
+
+# Graph ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cells_are_the_figure_of_the_paper(model: Any) -> None:
+    """The backbone goes up in the first column, the top-down path down in the next, the bottom-up path up behind it."""
+    cells = [(c.part, c.level, c.direction, c.column, len(c.lines)) for c in diagram(model, "").cells]
+    backbone = [("backbone", f"P{k}", 1, 0, n) for k, n in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 5))]
+    necks = [("neck", "P4", -1, 1, 3), ("neck", "P3", -1, 1, 3), ("neck", "P4", 1, 2, 3), ("neck", "P5", 1, 2, 3)]
+    assert cells == [*backbone, *necks, ("head", "P3", 0, 3, 1)]
+
+
+@pytest.mark.parametrize("name", ["yolo11n-bifpn-add", "yolov9t-bifpn", "yolov8n-p6-bifpn", "yolo11n-cls-coordatt"])
+def test_everything_is_drawn(name: str) -> None:
+    """Each layer is in one cell, each reading is an arrow or a step in a cell, no two cells share a place."""
+    built = build(load(f"{name}.yaml"))
+    drawing = diagram(built, name)
+    lines = [line.index for cell in drawing.cells for line in cell.lines]
+    assert lines == list(range(len(built.model)))
+    arrows = {(a.source, a.target) for a in drawing.arrows}
+    for layer in built.model:
+        for source in (k for k in reads(layer) if k >= 0):
+            stepped = source == layer.i - 1 and drawing.cell(source) is drawing.cell(layer.i)
+            assert stepped != ((source, layer.i) in arrows)
+    assert len({(c.column, c.row) for c in drawing.cells}) == len(drawing.cells)
+    marked = [line.index for cell in drawing.cells for line in cell.lines if line.mark]
+    assert marked == [
+        x.i for x in built.model if any(isinstance(m, GainedBlock) for m in x.modules()) or "Separable" in x.type
+    ]
+    texts = [x.text for x in ElementTree.fromstring(draw([drawing])).iter("{http://www.w3.org/2000/svg}text")]
+    assert {str(k) for k in lines} <= set(texts)
+
+
+def test_arrows_carry_the_weights(model: Any) -> None:
+    """The shares at the arrows into a fusion's cell are the fusion's, those of a stock model are not there."""
+    drawing = neck(diagram(model, "", weights=True))
+    assert {c.level for c in drawing.cells} == {"P3", "P4", "P5"}
+    for node in fusion_weights(model):
+        lines = {line.index for line in drawing.cell(node.layer).lines}
+        shares = [a.weight for a in drawing.arrows if a.target in lines and a.weight is not None]
+        assert sorted(shares) == pytest.approx(sorted(node.weights.tolist()))
+    assert not any(a.weight for a in diagram(build(load("yolo11n.yaml")), "", weights=True).arrows)
+
+
+def test_a_layer_that_reads_across_levels() -> None:
+    """A user's YAML of any wiring is drawn: here a second CoordAtt behind two layers, one of them repeated."""
+    built = build(inserted(load("yolov8n.yaml"), 6, 12, repeats=2))
+    texts = [line.text for cell in diagram(built, "").cells for line in cell.lines]
+    assert texts.count("2 x CoordAtt") == 2
+    assert draw([diagram(built, "")], "png").startswith(b"\x89PNG")
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+def test_inspect_writes_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """All pictures are on a page that needs nothing from elsewhere; the same name again goes into another folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        ramp(tmp_path / name / "same.png", 80, 64)
+    words = ["inspect", "model=yolo11n-coordatt-bifpn.yaml", "source=a,b", "project=out", "name=x", "imgsz=64"]
+    assert main(words) == 0
+    assert {x.suffix for x in (tmp_path / "out" / "x").iterdir()} == {".png", ".svg", ".html"}
+    assert len(list((tmp_path / "out" / "x").glob("same*.png"))) == 2
+    page = (tmp_path / "out" / "x" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 3
+    assert set(re.findall(r'(?:src|href)="(.{5})', page)) == {"data:"}
+    assert "P4 bottom-up (layer 19)" in page
+    assert "P4 bottom-up (layer 19)" in capsys.readouterr().out
+    assert main(words) == 0
+    assert (tmp_path / "out" / "x2" / "index.html").is_file()
+
+
+def test_inspect_of_a_stock_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """There is nothing to show, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "model=yolo11n.yaml"]) == 0
+    assert "there is nothing to show" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["inspect"], 2, "model= must be a checkpoint"),
+        (["inspect", "model=yolo11n-coordatt.yaml"], 2, "source= must be a picture"),
+        (["inspect", "model=yolo11n-coordatt.yaml", "imgsize=64"], 1, "'imgsize'"),
+        (["inspect", "model=yolo11n-coordatt.yaml", "augment=True"], 2, "augment= is not for inspect"),
+        (["inspect", "model=nowhere.pt"], 1, "there is no checkpoint nowhere.pt"),
+        (["graph"], 2, "model= must be a model YAML"),
+        (["graph", "model=yolo11n.yaml", "save=a.txt"], 2, "save= must end in .svg"),
+        (["graph", "model=yolo11n.yaml", "save=no/a.svg"], 2, "there is no folder no"),
+        (["graph", "model=nowhere.yaml"], 1, "nowhere.yaml"),
+    ],
+)
+def test_command_errors(
+    words: list[str], status: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A wrong command line says what was expected."""
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == status
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_graph_of_a_graft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A model with an arm is drawn behind its stock model, the same each time; a file is not overwritten."""
+    monkeypatch.chdir(tmp_path)
+    words = ["graph", "model=yolo12n-coordatt.yaml"]
+    assert main(words) == 0
+    file = tmp_path / "yolo12n-coordatt.svg"
+    texts = [x.text for x in ElementTree.parse(file).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"yolo12n", "yolo12n-coordatt", "✚ CoordAtt"} <= set(texts)
+    assert main(words) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main([*words, "save=again.svg"]) == 0
+    assert (tmp_path / "again.svg").read_bytes() == file.read_bytes()
+
+
+def test_plot_of_an_empty_file(tmp_path: Path) -> None:
+    """A log without rows is an error that names it."""
+    (tmp_path / "empty.csv").write_text("epoch,layer,node,input,weight\n")
+    with pytest.raises(ValueError, match="empty.csv holds no fusion weights"):
+        plot_fusion_weights(tmp_path / "empty.csv", tmp_path / "x.png")
