@@ -93,7 +93,7 @@ def test_a_fusion_inside_a_layer() -> None:
     """A fusion in a block of the user's own is found, its inputs numbered."""
     built = build(load("yolo11n-bifpn.yaml"))
     built.model[8].own = BiFPN_Concat([4, 4])
-    assert [(x.layer, x.inputs) for x in fusions(built)][0] == (8, ("input 0", "input 1"))
+    assert next((x.layer, x.inputs) for x in fusions(built)) == (8, ("input 0", "input 1"))
 
 
 def test_a_stock_model_has_none() -> None:
@@ -120,7 +120,8 @@ class BaseTrainer:
 
     def train(self, epochs: int) -> None:
         self.run_callbacks("on_train_start")
-        for self.epoch in range(self.start_epoch, epochs):
+        for epoch in range(self.start_epoch, epochs):
+            self.epoch = epoch
             self.run_callbacks("on_train_epoch_end")
             self.run_callbacks("on_fit_epoch_end")
         self.epoch += 1

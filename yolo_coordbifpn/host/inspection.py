@@ -128,9 +128,9 @@ def _caption(picture: Picture) -> str:
         return "What the model found."
     spreads = "; ".join("{}: {:.3f} on average, {:.3f} at most".format(x.name, *x.spread) for x in picture.gates)
     return (
-        "What the model found; the mean over the channels of the height gate, of the width gate, and of their product. "
-        "A gate of 0 closes, one of 1 opens; bright is open, by the scale below each map. Over this picture the gates "
-        f"of one channel differ by: {spreads}."
+        "What the model found; the height gate, the width gate and their product, as the mean over all channels and "
+        "for the one channel whose gates differ most. A gate of 0 closes, one of 1 opens; bright is open, by the scale "
+        f"below each map. Over this picture the gates of a channel differ by: {spreads}."
     )
 
 

@@ -43,6 +43,11 @@ class Gates:
         return np.einsum("ch,cw->hw", self.height, self.width) / len(self.height)
 
     @property
+    def strongest(self) -> int:
+        """Return the channel whose gates differ most over the picture."""
+        return int((np.ptp(self.height, axis=1) + np.ptp(self.width, axis=1)).argmax())
+
+    @property
     def spread(self) -> tuple[float, float]:
         """Return by how much a channel's gates differ over the picture: the mean over the channels, and the most."""
         spans = np.concatenate((np.ptp(self.height, axis=1), np.ptp(self.width, axis=1)))
@@ -78,32 +83,42 @@ def draw(picture: Picture) -> bytes:
         picture: A picture of any size; with no gates it is shown alone.
 
     Returns:
-        A PNG file; a row for each CoordAtt, with the values of its colours below each map.
+        A PNG file; for each CoordAtt a row with the means over the channels, in which channels that differ may cancel,
+        and one with the channel whose gates differ most; the values of the colours stand below each map.
     """
     from matplotlib.figure import Figure
 
     height, width = picture.image.shape[:2]
-    rows = max(1, len(picture.gates))
+    rows = max(1, 2 * len(picture.gates))
     columns = 4 if picture.gates else 1
     side = 2.5
     tall = float(np.clip(height / width, 0.4, 1.8)) * side
-    figure = Figure(figsize=(columns * (side + 0.15), rows * (tall + 0.75)), layout="constrained")
+    figure = Figure(figsize=(columns * (side + 0.15), rows * (tall + 0.8)), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     grid[0, 0].imshow(picture.found)
     grid[0, 0].set_title(picture.name if len(picture.name) < 34 else f"{picture.name[:30]}...", fontsize=8.5)
-    for line, gates in zip(grid, picture.gates):
-        rows_alone = np.repeat(gates.height.mean(0)[:, None], gates.width.shape[1], 1)
-        columns_alone = np.repeat(gates.width.mean(0)[None], gates.height.shape[1], 0)
-        for axes, name, values in zip(
-            line[1:], ("height gate", "width gate", "product"), (rows_alone, columns_alone, gates.product)
+    for k, gates in enumerate(picture.gates):
+        everything, one = list(range(len(gates.height))), gates.strongest
+        for line, channels, said in (
+            (2 * k, everything, f"mean of {len(everything)}"),
+            (2 * k + 1, [one], f"no. {one}"),
         ):
-            _overlay(figure, axes, picture.image, values, gates.region)
-            axes.set_title(f"{gates.name}: {name}", fontsize=8.5)
+            maps = _maps(gates.height[channels], gates.width[channels])
+            for axes, (name, values) in zip(grid[line, 1:], maps.items()):
+                _overlay(figure, axes, picture.image, values, gates.region)
+                axes.set_title(f"{gates.name}\n{name}, {said}", fontsize=8)
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, format="png", facecolor="white")
     return stream.getvalue()
+
+
+def _maps(height: NDArray[np.float32], width: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Return the means over some channels of the gates, shapes (C, H) and (C, W), and of their product as (H, W)."""
+    h, w = height[:, :, None], width[:, None]
+    whole = np.ones_like(h * w)
+    return {"height gate": (h * whole).mean(0), "width gate": (w * whole).mean(0), "product": (h * w).mean(0)}
 
 
 def _overlay(
