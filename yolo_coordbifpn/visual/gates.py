@@ -102,8 +102,8 @@ def draw(picture: Picture) -> bytes:
     for k, gates in enumerate(picture.gates):
         everything, one = list(range(len(gates.height))), gates.strongest
         for line, channels, said in (
-            (2 * k, everything, f"mean of {len(everything)}"),
-            (2 * k + 1, [one], f"no. {one}"),
+            (2 * k, everything, f"mean of {len(everything)} channels"),
+            (2 * k + 1, [one], f"channel {one}"),
         ):
             maps = _maps(gates.height[channels], gates.width[channels])
             for axes, (name, values) in zip(grid[line, 1:], maps.items()):
