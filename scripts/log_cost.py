@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import ultralytics
-from ultralytics import YOLO
+from ultralytics.models import YOLO
 
 from yolo_coordbifpn.commands import parse
 from yolo_coordbifpn.commands.scenes import write_scenes

@@ -124,7 +124,7 @@ class _FusionLog:
 
     def _tell_dead(self, node: Fusion, name: str, weight: float, epoch: int) -> None:
         """Say it once in the log when a weight has come to zero, where it gets no gradient any more."""
-        if weight > 0:
+        if weight != 0:
             self._dead.discard((node.layer, name))
         elif (node.layer, name) not in self._dead:
             self._dead.add((node.layer, name))
