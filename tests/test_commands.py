@@ -50,7 +50,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             ["modles"],
-            "there is no command 'modles'. Did you mean models? Commands: models, graft, upgrade, compare, ",
+            "there is no command 'modles'. Did you mean models? Commands: models, graft, upgrade, graph, ",
         ),
         (["models", "n"], "'n' is not of the form key=value"),
         (["models", "scal=n"], "there is no option 'scal'. Did you mean scale? Options: scale, only"),

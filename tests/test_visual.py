@@ -284,14 +284,14 @@ def test_gates_are_those_of_the_pass(model: Any, passes: Any, tmp_path: Path) ->
     found = inspect(yolo, ramp(tmp_path / "a.png", 160, 96), imgsz=96)
     (gates,) = found.pictures[0].gates
     assert gates.name == "P5, layer 9"
-    x, y = passes.blocks[-1]
+    x, y = next(pair for pair in reversed(passes.blocks) if pair[0].shape[2:] == gates.product.shape)
     expected = x[0].numpy() * gates.height[:, :, None] * gates.width[:, None] * gates.gain
     np.testing.assert_allclose(y[0].numpy(), expected, rtol=1e-4, atol=1e-6)
     mean = [[np.mean(gates.height[:, i] * gates.width[:, j]) for j in range(x.shape[3])] for i in range(x.shape[2])]
     np.testing.assert_allclose(gates.product, mean, rtol=1e-5)
     assert [str(n) for n in found.fusions] == [node for node, _ in NODES["yolo11n-coordatt-bifpn"]]
     np.testing.assert_array_equal(found.fusions[0].weights, fusion_weights(model)[0].weights)
-    assert not yolo.callbacks["on_predict_postprocess_end"]  # nothing of ours is left there
+    assert all(x.__module__.startswith("ultralytics") for x in yolo.callbacks["on_predict_postprocess_end"])
 
 
 def test_blocks_inside_bottlenecks(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_blocks_inside_bottlenecks(tmp_path: Path) -> None:
     [
         ("nowhere.pt", None, "there is no checkpoint nowhere.pt"),
         ("model.onnx", None, "must be a checkpoint (.pt) or a model YAML, got 'model.onnx'"),
-        ("yolo11n-coordat.yaml", None, "Did you mean yolo11n-coordatt.yaml?"),
+        ("yolo11n-coordat.yaml", None, "no such model YAML. Did you mean yolo11n-coordatt.yaml"),
         ("yolo11n-coordatt.yaml", "nowhere.jpg", "there is no picture or folder nowhere.jpg"),
         ("yolo11n-coordatt.yaml", "empty", "there is no picture in the folder empty"),
         ("yolo11n-coordatt.yaml", "text.txt", "text.txt is no picture; known are"),
@@ -369,7 +369,7 @@ def test_arrows_carry_the_weights(model: Any) -> None:
 
 def test_a_layer_that_reads_across_levels() -> None:
     """A user's YAML of any wiring is drawn: here a second CoordAtt behind two layers, one of them repeated."""
-    built = build(inserted(load("yolov8n.yaml"), 6, 12, repeats=2))
+    built = build(inserted(load("yolov8n.yaml"), 6, 12, repeats=6))  # at scale n a third of them
     texts = [line.text for cell in diagram(built, "").cells for line in cell.lines]
     assert texts.count("2 x CoordAtt") == 2
     assert draw([diagram(built, "")], "png").startswith(b"\x89PNG")
@@ -394,7 +394,7 @@ def test_inspect_writes_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "P4 bottom-up (layer 19)" in page
     assert "P4 bottom-up (layer 19)" in capsys.readouterr().out
     assert main(words) == 0
-    assert (tmp_path / "out" / "x2" / "index.html").is_file()
+    assert len(list((tmp_path / "out").glob("x*/index.html"))) == 2
 
 
 def test_inspect_of_a_stock_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -43,7 +43,7 @@ def run(options: dict[str, str]) -> int:
     if refused:
         raise UsageError(f"{refused[0]}= is not for inspect, which shows one pass over each picture.")
     source = options["source"]
-    sources: list[str | Path] = [source] if Path(source).exists() else [*filter(None, source.split(","))]
+    sources: list[str | Path] = [source] if source and Path(source).exists() else [*filter(None, source.split(","))]
     try:
         install()
         found = inspect(options["model"], sources or None, **predict_arguments(given))

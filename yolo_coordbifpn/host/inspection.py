@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from ..compare.plan import write
-from ..errors import InspectError
+from ..errors import GraftError, InspectError
 from ..graph.paths import Fusion, Paths, fusions
 from ..visual.diagram import diagram, neck
 from ..visual.fusion_plot import plot_fusion_weights
 from ..visual.gates import Gates, Picture, attention, draw
 from ..visual.graph_plot import draw as draw_graph
 from ..visual.page import Figure, page
+from .validation import open_model
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _opened(model: Any) -> Any:
     """Return the host's model object for a name; any other object as it is."""
     if not isinstance(model, (str, Path)):
         return model
-    from ultralytics.models import RTDETR, YOLO
+    from ultralytics.models import RTDETR
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
     from .names import find
@@ -191,7 +192,10 @@ def _opened(model: Any) -> Any:
     try:
         if not name.endswith(".pt"):
             find(name)
-        yolo: Any = YOLO(name)
+    except GraftError as error:
+        raise InspectError(f"{name}: {error}") from error
+    try:
+        yolo = open_model(name, name)
         decodes = "RTDETR" in type(yolo.model.model[-1]).__name__ and not isinstance(yolo, RTDETR)
         return RTDETR(name) if decodes else yolo
     except Exception as error:  # whatever the host stumbles on in a user's file

@@ -263,6 +263,8 @@ def _text_width(text: str, size: float, bold: bool) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
+    if not text:  # of which matplotlib makes no path
+        return 0.0
     font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
     return float(TextPath((0, 0), text, size=size * 100 / 72, prop=font).get_extents().width)
 
