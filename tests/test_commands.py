@@ -86,7 +86,7 @@ def test_check_is_well(tmp_path: Path) -> None:
     """With the hook on, all patches hold and the exit status is 0."""
     done = run("check", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count(" holds") == 4
+    assert done.stdout.count(" holds") == 5
     assert "active" in done.stdout
 
 
