@@ -15,7 +15,8 @@ import torch
 from conftest import inserted, scrambled
 from PIL import Image
 from torch import nn
-from ultralytics import YOLO
+from ultralytics import RTDETR, YOLO
+from ultralytics.data.augment import classify_transforms
 
 import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, InspectError, fusion_weights, inspect
@@ -263,7 +264,10 @@ def passes() -> Any:
 def test_maps_lie_where_the_network_saw_them(name: str, size: tuple[int, int], passes: Any, tmp_path: Path) -> None:
     """The region of the gates is that of the network's input on the picture, letterbox, stretched or cropped."""
     file = ramp(tmp_path / "ramp.png", *size)
-    (picture,) = inspect(f"{name}.yaml", file, imgsz=96).pictures
+    yolo = (RTDETR if "rtdetr" in name else YOLO)(f"{name}.yaml")
+    if yolo.task == "classify":
+        yolo.model.transforms = classify_transforms(160)  # as a trained one has
+    (picture,) = inspect(yolo, file, imgsz=160).pictures
     left, top, right, bottom = picture.gates[0].region
     seen = passes.images[-1][0]
     h, w = seen.shape[1:]
@@ -410,7 +414,7 @@ def test_inspect_of_a_stock_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (["inspect"], 2, "model= must be a checkpoint"),
         (["inspect", "model=yolo11n-coordatt.yaml"], 2, "source= must be a picture"),
-        (["inspect", "model=yolo11n-coordatt.yaml", "imgsize=64"], 1, "'imgsize'"),
+        (["inspect", "model=yolo11n-coordatt.yaml", "imgsize=64"], 1, "imgsize"),
         (["inspect", "model=yolo11n-coordatt.yaml", "augment=True"], 2, "augment= is not for inspect"),
         (["inspect", "model=nowhere.pt"], 1, "there is no checkpoint nowhere.pt"),
         (["graph"], 2, "model= must be a model YAML"),
@@ -432,11 +436,11 @@ def test_command_errors(
 def test_graph_of_a_graft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """A model with an arm is drawn behind its stock model, the same each time; a file is not overwritten."""
     monkeypatch.chdir(tmp_path)
-    words = ["graph", "model=yolo12n-coordatt.yaml"]
+    words = ["graph", "model=yolov8n-coordatt.yaml"]
     assert main(words) == 0
-    file = tmp_path / "yolo12n-coordatt.svg"
+    file = tmp_path / "yolov8n-coordatt.svg"
     texts = [x.text for x in ElementTree.parse(file).iter("{http://www.w3.org/2000/svg}text")]
-    assert {"yolo12n", "yolo12n-coordatt", "✚ CoordAtt"} <= set(texts)
+    assert {"yolov8n", "yolov8n-coordatt", "✚ CoordAtt"} <= set(texts)
     assert main(words) == 2
     assert "exists already" in capsys.readouterr().err
     assert main([*words, "save=again.svg"]) == 0
