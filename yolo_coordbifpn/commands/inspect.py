@@ -60,6 +60,8 @@ def run(options: dict[str, str]) -> int:
         return 1
     for node in found.fusions:
         print(f"{node!s:32}" + "   ".join(f"{name} {weight:.3f}" for name, weight in node.shares))
-    print(f"{len(found.pictures)} pictures, {len(found.attention)} CoordAtt, {len(found.fusions)} fusions: {folder}")
+    print(
+        f"pictures: {len(found.pictures)}, CoordAtt: {len(found.attention)}, fusions: {len(found.fusions)}, in {folder}"
+    )
     print(f"Page: {folder / 'index.html'}")
     return 0

@@ -1,6 +1,6 @@
 """Pictures of a comparison: the metric by epoch, accuracy against latency; readable in grey and by the colour-blind.
 
-Colours: Okabe, Ito, "Color Universal Design", 2008; each model also has a marker and a line of its own.
+Each model has a colour, a marker and a line of its own.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import io
 from pathlib import Path
 from typing import Any
 
+from ..visual.palette import COLOURS as _COLOURS
 from .plan import Plan, write
 from .statistics import interval
 
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 

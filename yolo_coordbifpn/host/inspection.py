@@ -114,7 +114,9 @@ def write_inspection(found: Inspection, name: str, folder: Path) -> Path:
             file = folder / f"{picture.name}_{len(figures)}.png"
         file.write_bytes(draw(picture))
         figures.append(Figure(picture.name, _caption(picture), file.read_bytes()))
-    notes = [f"{len(found.attention)} CoordAtt, {len(found.fusions)} weighted fusions, {len(found.pictures)} pictures."]
+    notes = [
+        f"CoordAtt: {len(found.attention)}, weighted fusions: {len(found.fusions)}, pictures: {len(found.pictures)}."
+    ]
     if not found.attention:
         notes.append("The model has no CoordAtt, so there are no gates to show.")
     if not found.fusions:
