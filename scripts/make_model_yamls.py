@@ -2,6 +2,7 @@
 
     python scripts/make_model_yamls.py           write all of model_yamls/, in about five minutes
     python scripts/make_model_yamls.py yolo12    only the files of the stock models whose names begin so
+    python scripts/make_model_yamls.py yolov5-   only those for the repository ultralytics/yolov5, in seconds
 
 Every scale of every model is built and counted: leaf layers, parameters, parameters with a gradient, GFLOPs at 640 px.
 Names that are not among the files are made when they are used, see `yolo_coordbifpn/host/names.py`.
@@ -25,6 +26,13 @@ from yolo_coordbifpn.host.summary import Summary
 FOLDER = Path(__file__).resolve().parent.parent / "model_yamls"
 ARMS = ("coordatt", "bifpn", "coordatt-bifpn")
 SINCE = {"yolo12": "8.3.78", "yolo26": "8.4.0"}  # first version of Ultralytics that has the family
+REPOSITORY = FOLDER / "yolov5-repository"  # for github.com/ultralytics/yolov5, whose YAMLs have another form
+ANCHORS = """\
+anchors: # of COCO, in pixels; the repository's autoanchor checks them against your data
+  - [10, 13, 16, 30, 33, 23] # P3/8
+  - [30, 61, 62, 45, 59, 119] # P4/16
+  - [116, 90, 156, 198, 373, 326] # P5/32
+"""
 FAMILIES = ("yolov5", "yolov8", "yolov9", "yolov10", "yolo11", "yolo12", "yolo26")
 TASKS = {"yolov8", "yolo11", "yolo26"}  # families of which the other tasks are shipped too
 TITLES = {
@@ -94,6 +102,26 @@ def make_rows(name: str) -> str:
     return with_header(name, graft_text(source(name), arm)[0])
 
 
+def repository_files() -> Iterator[tuple[str, str]]:
+    """Give name and text of each file for the repository ultralytics/yolov5, from the shipped files of yolov5.
+
+    There the scale is one of the file, with no limit of channels, and the head has anchors; the rows are the same.
+    """
+    for arm in ARMS:
+        text = (FOLDER / f"yolov5-{arm}.yaml").read_text(encoding="utf-8")
+        scales = {m[1]: m for m in re.finditer(r"^  ([nslmx]): \[([\d.]+), ([\d.]+), 1024\].*\n", text, re.MULTILINE)}
+        text = re.sub(r"^scales:.*\n(?:  .*\n)+", "{size}", text, flags=re.MULTILINE)
+        text = text.replace("Detect, [nc]]", "Detect, [nc, anchors]]")
+        text = re.sub(
+            r"(?m)^# Requires .*$", "# For train.py of github.com/ultralytics/yolov5, see README.md, In your fork", text
+        )
+        text = text.replace("\n# yolov5 with", "\n# yolov5{scale} with")
+        for scale, match in scales.items():
+            depth = f"depth_multiple: {match[2]} # model depth multiple\n"
+            size = f"{depth}width_multiple: {match[3]} # layer channel multiple\n{ANCHORS}"
+            yield f"yolov5{scale}-{arm}.yaml", text.replace("{scale}", scale).replace("{size}", size)
+
+
 def table(rows: list[dict[str, str]]) -> str:
     """Write the page that says what each file and scale costs."""
     lines = [
@@ -104,6 +132,7 @@ def table(rows: list[dict[str, str]]) -> str:
         "Leaf layers, parameters in millions, GFLOPs at 640 px, and what a model has more than the stock one above it.",
         "Every other stock model needs no file: its name with an arm behind it is enough, such as",
         "`yolo12n-pose-coordatt-bifpn.yaml` or `rtdetr-l-bifpn.yaml`.",
+        "`yolov5-repository` holds the YOLOv5 models in the form that github.com/ultralytics/yolov5 reads.",
     ]
     family = ""
     for row in rows:
@@ -166,6 +195,9 @@ def main(prefix: str) -> None:
                     "stock_gflops": f"{before.gflops:.4f}",
                 }
         print(name, flush=True)
+    REPOSITORY.mkdir(exist_ok=True)
+    for name, text in repository_files():
+        (REPOSITORY / name).write_text(text, encoding="utf-8")
     names = set(shipped_names())
     for old in FOLDER.glob("*.yaml"):
         if old.name not in names:

@@ -3,9 +3,11 @@
 Loaded by a `.pth` line at every start of Python, so this file imports nothing that a bare interpreter has not got.
 """
 
+import os
 import sys
 
 HOST = "ultralytics.nn.tasks"
+PARSERS = "YOLO_COORDBIFPN_PARSERS"  # environment variable: parser modules of forks, with commas between
 _WAITS = {  # module of the host -> function of patches.py to call once it is loaded
     HOST: "install_quietly",
     "ultralytics.engine.model": "patch_engine",
@@ -17,7 +19,7 @@ class _Waiter:
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
         """Return the spec that the other finders give for a module of the host, None for any other."""
-        if name not in _WAITS:
+        if name not in _WAITS and name not in _forks:
             return None
         for finder in sys.meta_path:
             if finder is self or not hasattr(finder, "find_spec"):
@@ -46,20 +48,38 @@ def _patch(name):  # type: ignore[no-untyped-def]
     try:
         from . import patches
 
-        getattr(patches, _WAITS[name])()
+        if name in _forks:
+            patches.install_parser_quietly(name)
+        else:
+            getattr(patches, _WAITS[name])()
     except Exception as error:  # never break the import of the host
         sys.stderr.write(f"yolo_coordbifpn is not active: {type(error).__name__}: {error}\n")
 
 
 _waiter = _Waiter()
+_forks = []  # type: ignore[var-annotated]  # parser modules of forks
+
+
+def forks():  # type: ignore[no-untyped-def]
+    """Return the parser modules of forks that the hook waits for, beside the host's own."""
+    return list(_forks)
+
+
+def wait_for(parser):  # type: ignore[no-untyped-def]
+    """Wait for a parser module of a fork too."""
+    if parser not in _forks and parser not in _WAITS:
+        _forks.append(parser)
 
 
 def arm():  # type: ignore[no-untyped-def]
     """Patch what is loaded of the host now, and the rest as soon as it is; calling it again changes nothing."""
     if _waiter not in sys.meta_path:
         sys.meta_path.insert(0, _waiter)
-    if hasattr(sys.modules.get(HOST), "parse_model"):
-        _patch(HOST)
+    for name in os.environ.get(PARSERS, "").replace(",", " ").split():
+        wait_for(name)
+    for name in (HOST, *_forks):
+        if hasattr(sys.modules.get(name), "parse_model"):
+            _patch(name)
 
 
 def disarm():  # type: ignore[no-untyped-def]

@@ -78,7 +78,7 @@ def expose(host: ModuleType, block: type) -> None:
     setattr(host, block.__name__, block)
 
 
-def parser_holds(host: ModuleType) -> bool:
+def parser_holds(host: ModuleType | None) -> bool:
     """Tell whether the host's `parse_model`, as it is now, asks the block table."""
     code = getattr(getattr(host, "parse_model", None), "__code__", None)
     return TABLE_NAME in getattr(code, "co_names", ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,17 +24,27 @@ from .weights import patch_engine_load, patch_weights, weights_hold
 _CALLBACKS = "ultralytics.utils.callbacks"
 _undo: dict[str, Callable[[], None]] = {}  # patches that hold, by name
 _failure: HostError | None = None  # why none holds
+_undo_forks: dict[str, Callable[[], None]] = {}  # parsers of forks, by module
+_fork_failures: dict[str, HostError] = {}  # why a fork's parser could not be patched, by module
 
 
-def install() -> None:
-    """Patch Ultralytics so that its model YAMLs may name the registered blocks.
+def install(parser: str | None = None) -> None:
+    """Patch Ultralytics, or a fork's parser, so that its model YAMLs may name the registered blocks.
 
     Happens by itself at the start of Python, through the start-up hook, and by `import yolo_coordbifpn`; call it where
     you want an error now rather than when a model is built. Calling it again changes nothing.
 
+    Args:
+        parser: Name of the module that holds a fork's `parse_model`, such as `models.yolo`, to patch it alone;
+            Ultralytics if not given. The environment variable `YOLO_COORDBIFPN_PARSERS`, such names with commas
+            between, does the same without a line of code.
+
     Raises:
-        HostError: If Ultralytics is missing or cannot be patched; then nothing is changed.
+        HostError: If Ultralytics or the fork's module is missing or cannot be patched; then nothing is changed.
     """
+    if parser not in (None, hook.HOST):
+        _install_parser(parser)
+        return
     hook.arm()
     try:
         importlib.import_module(hook.HOST)
@@ -77,6 +88,42 @@ def install_quietly() -> None:
         _undo["error message"] = _patch_failure(host, _failure)
 
 
+def _install_parser(name: str) -> None:
+    """Patch the parser of a fork."""
+    if not isinstance(name, str) or not all(x.isidentifier() for x in name.split(".")):
+        raise HostError(f"install(): parser is the name of a module to import, such as 'models.yolo', got {name!r}")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise HostError(
+            f"there is no module {error.name} on Python's path, so install(parser={name!r}) has nothing to patch: "
+            "run it where the fork's own `train.py` runs"
+        ) from error
+    install_parser_quietly(name)
+    if name in _fork_failures:
+        raise _fork_failures[name]
+    hook.wait_for(name)
+    hook.arm()
+
+
+def install_parser_quietly(name: str) -> None:
+    """Patch the loaded parser of a fork; where that fails, change nothing and let our models say why when built."""
+    if name in _undo_forks:
+        return
+    host = importlib.import_module(name)
+    try:
+        _undo_forks[name] = patch_parser(host, TABLE)
+        _fork_failures.pop(name, None)
+    except HostError as error:
+        failure = HostError(
+            f"yolo_coordbifpn cannot work with the parser {name} at {host.__file__}: {error}. "
+            "Nothing was changed, and models without its blocks are not affected."
+        )
+        _fork_failures[name], _undo_forks[name] = failure, _patch_failure(host, failure)
+
+
 def patch_engine() -> None:
     """Patch what the host's `engine.model` needs, once that is loaded and the other patches hold."""
     engine = sys.modules.get("ultralytics.engine.model")
@@ -89,7 +136,10 @@ def uninstall() -> None:
     global _failure
     hook.disarm()
     _undo_all()
+    while _undo_forks:
+        _undo_forks.popitem()[1]()
     _failure = None
+    _fork_failures.clear()
 
 
 def register(block: type[Any], channels: str | ChannelRule = "same") -> None:
@@ -110,12 +160,20 @@ def register(block: type[Any], channels: str | ChannelRule = "same") -> None:
         HostError: If Ultralytics is missing, cannot be patched, or has something else under this name.
     """
     TABLE.check(block, channels)
-    install()
-    host = importlib.import_module(hook.HOST)
-    check_names(host, [block])
+    if not hook.forks() or importlib.util.find_spec("ultralytics") is not None:  # a fork may stand alone
+        install()
+    hosts = _patched()
+    for host in hosts:
+        check_names(host, [block])
     TABLE.add(block, channels)
-    expose(host, block)
+    for host in hosts:
+        expose(host, block)
     allow(block)
+
+
+def _patched() -> list[ModuleType]:
+    """Return the modules whose parsers ask the block table."""
+    return [sys.modules[x] for x in (hook.HOST, *_undo_forks) if parser_holds(sys.modules.get(x))]
 
 
 def _register_comparator(name: str) -> None:
@@ -135,6 +193,7 @@ def status() -> tuple[dict[str, bool], HostError | None]:
         "model parser": parser_holds(host),
         "pretrained weights": weights_hold(host),
         "safe loading": safe_load_holds(TABLE),
+        **{f"parser {name}": parser_holds(sys.modules[name]) for name in _undo_forks},
     }
     if "training log" in _undo:
         holds["training log"] = training_log_holds(importlib.import_module(_CALLBACKS))
