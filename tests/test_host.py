@@ -384,7 +384,7 @@ def test_a_forks_parser_is_patched_too(tmp_path: Path) -> None:
     [
         (lambda s: s.replace("c2 = ch[f]\n        layers", "c2 = ch[f] + 0\n        layers"), "another shape"),
         (lambda s: s.replace("(f, n, m, args)", "(f, n, m, a)").replace("args", "a"), "another shape"),
-        (lambda s: s.replace("def parse_model", "def parse"), "not the host's own function"),
+        (lambda s: s.replace("def parse_model", "def parse"), "has no function parse_model"),
         (lambda s: s + "\nclass CoordAtt: pass\n", "already has a CoordAtt"),
         (
             lambda s: s + "\nimport functools\nparse_model = functools.cache(parse_model)\n",

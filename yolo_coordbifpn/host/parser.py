@@ -53,6 +53,8 @@ def patch_parser(host: ModuleType, table: BlockTable) -> Callable[[], None]:
         HostError: If the function is not of the shape known, was changed by someone else, or a name is taken.
     """
     function = getattr(host, "parse_model", None)
+    if function is None:
+        raise HostError(f"{host.__name__} has no function parse_model")
     if not isinstance(function, FunctionType) or function.__module__ != host.__name__:
         raise HostError(f"{host.__name__}.parse_model is not the host's own function but {function!r}")
     original = function.__code__

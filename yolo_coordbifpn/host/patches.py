@@ -178,7 +178,11 @@ def _patched() -> list[ModuleType]:
 
 def _register_comparator(name: str) -> None:
     """Register one of the attention blocks to compare with, which take long to import."""
-    register(getattr(importlib.import_module(f"{__package__}.comparators"), name))
+    try:
+        module = importlib.import_module(f"{__package__}.comparators")
+    except ModuleNotFoundError as error:
+        raise HostError(f"CBAM is Ultralytics' own, SE torchvision's, and {error.name} is not installed") from error
+    register(getattr(module, name))
 
 
 for _name in ("SE", "CBAM"):
