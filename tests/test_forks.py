@@ -19,6 +19,7 @@ from conftest import ROOT
 from torch import nn
 
 from yolo_coordbifpn import HostError, RowError, install, model_yaml, register, uninstall
+from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.host import hook
 
 LAYERS = """
@@ -406,3 +407,18 @@ def test_yamls_for_the_yolov5_repository(forks: Path, monkeypatch: pytest.Monkey
         if name.startswith("yolov5n"):
             model = sys.modules["five.yolo"].Model(cfg).eval()
             assert [x.shape[2:] for x in model(torch.rand(1, 3, 64, 64))] == [(8, 8), (4, 4), (2, 2)]
+
+
+def test_copying_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`models copy=` writes the files of a pattern into a folder, and never over one that is there."""
+    options = ["models", "only=yolov5-repository/*-bifpn", f"copy={tmp_path / 'models'}"]
+    assert main(options) == 0
+    copied = sorted(x.name for x in (tmp_path / "models").iterdir())
+    assert len(copied) == 10
+    assert copied[0] == "yolov5l-bifpn.yaml"
+    assert capsys.readouterr().out.splitlines()[0].endswith(copied[0])
+    assert main(options) == 2
+    assert "already has yolov5l-bifpn.yaml" in capsys.readouterr().err
+    assert main(["models", "only=yolov5-repositorie/*", f"copy={tmp_path}"]) == 2
+    assert main(["models", "only=yolo11-bifpn", f"copy={tmp_path}"]) == 0
+    assert [x.name for x in tmp_path.glob("*.yaml")] == ["yolo11-bifpn.yaml"]

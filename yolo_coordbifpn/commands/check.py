@@ -24,6 +24,7 @@ def run(options: dict[str, str]) -> int:
     import yolo_coordbifpn
 
     from ..errors import HostError
+    from ..host import hook
     from ..host.patches import host_version, install, status
 
     print(f"{'Python':20}{platform.python_version()}  {sys.executable}")
@@ -45,6 +46,8 @@ def run(options: dict[str, str]) -> int:
             print(f"{'patch: ' + name:26}{'holds' if holds else 'does NOT hold'}")
             if not holds and not faults:
                 faults.append(f"the patch of the {name} was undone by something else")
+    for name in hook.forks():
+        print(f"{'parser: ' + name:26}{'imported' if name in sys.modules else 'waited for'}")
     active, reason = _hook()
     print(f"{'start-up hook':26}{reason}")
     if not active:

@@ -1,9 +1,11 @@
-"""List the shipped models and what they cost against the stock models, counted on the Ultralytics in hand.
+"""List the shipped models and what they cost against the stock models, counted on the Ultralytics in hand; copy them.
 
     yolo-coordbifpn models                scale n of each, about a minute
     yolo-coordbifpn models only=yolo11*   those whose names begin so, in seconds
     yolo-coordbifpn models scale=nsx      these scales
     yolo-coordbifpn models of=yolo12n     every arm that one stock model takes by its name, with or without a file
+    yolo-coordbifpn models only=yolov5-repository/* copy=models
+                                          copy files into a folder, here those for the repository ultralytics/yolov5
 
 Parameters are in millions, GFLOPs at 640 px; the percentages are against the stock model of the same scale.
 """
@@ -11,12 +13,14 @@ Parameters are in millions, GFLOPs at 640 px; the percentages are against the st
 from __future__ import annotations
 
 import functools
+import shutil
 import sys
 from fnmatch import fnmatch
+from pathlib import Path
 
 from . import UsageError
 
-OPTIONS = {"scale": "n", "only": "*", "of": ""}
+OPTIONS = {"scale": "n", "only": "*", "of": "", "copy": ""}
 SCALES = "nsmlx"
 
 
@@ -27,6 +31,8 @@ def run(options: dict[str, str]) -> int:
     from ..host.patches import install
     from ..host.summary import summarize
 
+    if options["copy"]:
+        return _copy(options["only"], Path(options["copy"]))
     scales = options["scale"]
     if not scales or set(scales) - set(SCALES):
         raise UsageError(f"scale= takes letters of {SCALES}, such as scale=n or scale=nsmlx, got {scales!r}.")
@@ -63,6 +69,23 @@ def run(options: dict[str, str]) -> int:
                 continue
             _row(name, arm.name, ours, stock)
     return status
+
+
+def _copy(pattern: str, to: Path) -> int:
+    """Copy the shipped files whose names, with their folder, match a pattern; none is written over."""
+    from ..host.names import folder
+
+    names = {x: x.relative_to(folder()).with_suffix("").as_posix() for x in sorted(folder().rglob("*.yaml"))}
+    files = [x for x, name in names.items() if fnmatch(name, pattern) and name.count("/") == pattern.count("/")]
+    if not files:
+        raise UsageError(f"only= must match names such as yolo11-coordatt or yolov5-repository/*, got {pattern!r}.")
+    there = [x.name for x in files if (to / x.name).exists()]
+    if there:
+        raise UsageError(f"{to} already has {', '.join(there)}; nothing was copied.")
+    to.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        print(shutil.copyfile(file, to / file.name))
+    return 0
 
 
 def _row(name, arm, ours, stock) -> None:  # type: ignore[no-untyped-def]
