@@ -20,6 +20,7 @@ from ultralytics.utils import LOGGER
 from yolo_coordbifpn import install, uninstall
 from yolo_coordbifpn.graph.layers import Facts
 from yolo_coordbifpn.graph.rows import Rows
+from yolo_coordbifpn.host.declared import VARIABLE
 from yolo_coordbifpn.registry import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,8 +101,9 @@ def log(caplog: pytest.LogCaptureFixture) -> Any:
 
 
 @pytest.fixture
-def own_blocks() -> Any:
+def own_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Take back what a test registers."""
+    monkeypatch.setenv(VARIABLE, "")
     before = dict(TABLE._rules), dict(TABLE._by_name)
     yield
     uninstall()

@@ -6,7 +6,7 @@ import importlib.util
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -25,13 +25,8 @@ from yolo_coordbifpn.registry import TABLE, BlockTable
 
 
 @pytest.fixture
-def installed() -> Iterator[None]:
+def installed(own_blocks: None) -> None:
     """Leave the patches installed, whatever a test does, and the table as it was."""
-    before = dict(TABLE._rules), dict(TABLE._by_name)
-    yield
-    uninstall()
-    TABLE._rules, TABLE._by_name = before
-    install()
 
 
 def model_cfg(*rows: list, nc: int = 3) -> dict:

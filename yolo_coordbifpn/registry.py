@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from typing import Any, NoReturn
 
 from torch import nn
@@ -51,6 +51,8 @@ class BlockTable:
         self._by_name: dict[str, type[nn.Module]] = {}
         self._rules: dict[type[nn.Module], ChannelRule] = {}
         self._later: dict[str, Callable[[], None]] = {}
+        self._seek: Callable[[Collection[str]], list[str]] = lambda names: []
+        self._missed: list[str] = []  # why declared blocks could not be had
 
     def __contains__(self, block: object) -> bool:
         """Tell whether a class is in the table."""
@@ -103,6 +105,24 @@ class BlockTable:
         """Have a block registered when a model YAML first names it, and the host has nothing of this name."""
         self._later[name] = register
 
+    def seek_by(self, seek: Callable[[Collection[str]], list[str]]) -> None:
+        """Have names that nobody knows sought, by a function that registers what it finds and returns problems."""
+        self._seek = seek
+
+    def find(self, names: Collection[str], host: Container[str] = ()) -> None:
+        """Register those blocks of some names that are registered when they are first named.
+
+        Args:
+            names: Names that are not known, of blocks or such as `C3k2_CoordAtt`.
+            host: Names that the host's parser knows.
+        """
+        for name in [x for x in self._later if x not in host]:
+            if any(x == name or x.endswith(f"_{name}") for x in names):
+                self._later[name]()
+                del self._later[name]
+        rest = [x for x in names if not any(x == y or x.endswith(f"_{y}") for y in self._by_name)]
+        self._missed = self._seek(rest) if rest else []
+
     # What the patched parser calls -----------------------------------------------------------------------------------
 
     def stock(self, cfg: dict[str, Any], host: Container[str]) -> dict[str, Any]:
@@ -117,10 +137,8 @@ class BlockTable:
         Returns:
             A model YAML in which each such row names the stock block alone, `cfg` itself if there is none.
         """
-        modules = [row[2] for row in _rows(cfg) if isinstance(row, (list, tuple)) and len(row) > 2]
-        for name in [x for x in self._later if x not in host]:
-            if any(isinstance(m, str) and (m == name or m.endswith(f"_{name}")) for m in modules):
-                self._later.pop(name)()
+        unknown = {row[2] for row in _rows(cfg) if isinstance(row, (list, tuple)) and len(row) > 2}
+        self.find({x for x in unknown if isinstance(x, str) and x not in host and "." not in x}, host)
         names = {index: name for index, (name, _) in self._composed(cfg, host).items()}
         if not names:
             return cfg
@@ -236,6 +254,10 @@ class BlockTable:
             name = next((x for x in self._by_name if [x.lower()] == near), None)
             if name:
                 raise RowError(f"{where(cfg, index, row)}: unknown module {row[2]}. Did you mean {name}?") from error
+            if names == [row[2]] and row[2] not in host:
+                _note(
+                    error, f"{where(cfg, index, row)}: {_OWN.format(row[2])}{''.join(f' {x}.' for x in self._missed)}"
+                )
 
     def _fail(self, error: BaseException, cfg: dict[str, Any], index: int, row: Sequence[Any], usage: str) -> NoReturn:
         """Raise the error of a row, with what a row of this block looks like."""
@@ -252,6 +274,21 @@ class BlockTable:
         else:
             reason = f"{type(error).__name__}: {error}"
         raise RowError(f"{where(cfg, index, row)}: {reason}. {usage}") from error
+
+
+_OWN = (
+    "there is no module {0} here. If it is a block of your own, this process does not know it: "
+    "yolo_coordbifpn.register() holds where it is called, and in processes started from there if the class can be "
+    "imported. Put it into a module on Python's path and name that: YOLO_COORDBIFPN_BLOCKS=my_package.blocks:{0}."
+)
+
+
+def _note(error: BaseException, text: str) -> None:
+    """Add a text to an error of the host, which stays of its type."""
+    if hasattr(error, "add_note"):  # Python 3.11
+        error.add_note(text)
+    else:
+        error.args = (*error.args, text)
 
 
 def _rows(cfg: dict[str, Any]) -> list[Any]:

@@ -15,6 +15,8 @@ from ultralytics.nn.modules.conv import CBAM as _CBAM
 
 from ..blocks.start import GainedBlock
 
+PARTS = (SqueezeExcitation,)  # inside them, and neither the host's nor ours
+
 
 class SE(GainedBlock):
     """Squeeze-and-Excitation with a constant gain. Row of a model YAML: `[-1, 1, SE, []]` or `[reduction]`."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import HostError
 from ..registry import TABLE, ChannelRule
-from . import hook
+from . import declared, hook
 from .names import names_hold, patch_names, shipped, split, unscaled
 from .parser import check_names, expose, parser_holds, patch_parser
 from .safe_load import allow, patch_safe_load, safe_load_holds
@@ -70,7 +70,7 @@ def install_quietly() -> None:
             ("model YAML names", lambda: patch_names(host, version)),
             ("model parser", lambda: patch_parser(host, TABLE)),
             ("pretrained weights", lambda: patch_weights(host, TABLE)),
-            ("safe loading", lambda: patch_safe_load(TABLE)),
+            ("safe loading", lambda: patch_safe_load(host, TABLE)),
         ):
             _undo[name] = patch()
         patch_engine()
@@ -148,6 +148,9 @@ def register(block: type[Any], channels: str | ChannelRule = "same") -> None:
     The block is built as `block(c1, *args)`: `c1` is the channels of its input, an int, or for a row with a list of
     layers the list of their channels; `args` is the row's last part. Its `forward` gets a tensor, or a list of them.
 
+    Processes started from this one, such as the workers of several GPUs, know the block too if they can import its
+    class. Without a line of code, in the shell: `YOLO_COORDBIFPN_BLOCKS=my_package.blocks:MyBlock`.
+
     Args:
         block: A subclass of `torch.nn.Module`; its class name is the name in the YAML.
         channels: How many channels come out: "same" as come in (several inputs must agree), the "sum" over the inputs,
@@ -169,6 +172,7 @@ def register(block: type[Any], channels: str | ChannelRule = "same") -> None:
     for host in hosts:
         expose(host, block)
     allow(block)
+    declared.declare(block, channels)
 
 
 def _patched() -> list[ModuleType]:
@@ -183,10 +187,13 @@ def _register_comparator(name: str) -> None:
     except ModuleNotFoundError as error:
         raise HostError(f"CBAM is Ultralytics' own, SE torchvision's, and {error.name} is not installed") from error
     register(getattr(module, name))
+    for part in module.PARTS:
+        allow(part)
 
 
 for _name in ("SE", "CBAM"):
     TABLE.add_later(_name, functools.partial(_register_comparator, _name))
+TABLE.seek_by(functools.partial(declared.seek, register=register))
 
 
 def status() -> tuple[dict[str, bool], HostError | None]:

@@ -1,8 +1,14 @@
-"""Patch: checkpoints with registered blocks load under torch's `weights_only=True`."""
+"""Patch: checkpoints with registered blocks load under torch's `weights_only=True`.
+
+Nothing is taken from a checkpoint but names: a class is allowed if it is registered, or stands ready to be, here or in
+a module that the user's own environment declares.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,14 +18,37 @@ from ..registry import BlockTable
 
 _SUPPORTED = hasattr(torch.serialization, "add_safe_globals")  # torch >= 2.4; older hosts do not load this way
 
+_THEIRS = ("torch.", "ultralytics.", "numpy.", "builtins.", "collections.", "pathlib.")
 
-def patch_safe_load(table: BlockTable) -> Callable[[], None]:
-    """Put the registered blocks on torch's allow-list; return a function that takes them off again."""
+
+def patch_safe_load(host: ModuleType, table: BlockTable) -> Callable[[], None]:
+    """Put the registered blocks on torch's allow-list, and those that are registered when a checkpoint names them.
+
+    Args:
+        host: `ultralytics.nn.tasks`.
+        table: The registered blocks.
+
+    Returns:
+        A function that undoes the patch.
+    """
     before = _allowed()
     for block in table:
         allow(block)
+    loader: Any = getattr(host, "_SafeLoad", None)  # what ULTRALYTICS_SAFE_LOAD=1 goes through, from 8.4 on
+    original: Any = vars(loader).get("loading") if loader else None
+
+    def loading(weight: Any) -> Any:
+        with contextlib.suppress(ValueError):  # no archive of torch; the host says so
+            needed = torch.serialization.get_unsafe_globals_in_checkpoint(weight)
+            table.find({name.rpartition(".")[2] for name in needed if not name.startswith(_THEIRS)})
+        return original.__get__(None, loader)(weight)
+
+    if isinstance(original, classmethod):
+        loader.loading = staticmethod(loading)
 
     def undo() -> None:
+        if isinstance(original, classmethod):
+            loader.loading = original
         rest = [x for x in _allowed() if x in before or x not in table]
         if _SUPPORTED:
             torch.serialization.clear_safe_globals()
