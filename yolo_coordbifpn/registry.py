@@ -137,8 +137,8 @@ class BlockTable:
         Returns:
             A model YAML in which each such row names the stock block alone, `cfg` itself if there is none.
         """
-        unknown = {row[2] for row in _rows(cfg) if isinstance(row, (list, tuple)) and len(row) > 2}
-        self.find({x for x in unknown if isinstance(x, str) and x not in host and "." not in x}, host)
+        modules = [row[2] for row in _rows(cfg) if isinstance(row, (list, tuple)) and len(row) > 2]
+        self.find({x for x in modules if isinstance(x, str) and x not in host and "." not in x}, host)
         names = {index: name for index, (name, _) in self._composed(cfg, host).items()}
         if not names:
             return cfg
