@@ -240,6 +240,13 @@ def test_coordatt_keeps_its_input_alone_for_the_backward_pass() -> None:
     assert x.nbytes <= sum(kept.values()) <= 1.2 * x.nbytes
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_large_features_in_half_precision(layout: torch.memory_format) -> None:
+    """The means of long rows of large values do not overflow float16, where their sums would."""
+    x = torch.full((1, 8, 160, 160), 1000.0, dtype=torch.float16).contiguous(memory_format=layout)
+    assert CoordAtt(8).half().eval()(x).isfinite().all()
+
+
 def test_a_watched_convolution_is_called() -> None:
     """Hooks on the convolutions, of counters and pruning, see them run, and the result is the same."""
     block, x = scrambled(CoordAtt(8)).eval(), torch.randn(2, 8, 4, 3)

@@ -101,7 +101,10 @@ def _product(x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
 
 
 def _means(x: Tensor) -> tuple[Tensor, Tensor]:
-    return _over_columns(x).div_(x.shape[3]), _over_rows(x).div_(x.shape[2])
+    if _channels_inside(x):
+        x = x.permute(0, 2, 3, 1)
+        return x.mean(2).transpose(1, 2), x.mean(1).transpose(1, 2)
+    return x.mean(3), x.mean(2)
 
 
 def _over_columns(x: Tensor) -> Tensor:
