@@ -7,6 +7,7 @@ a module that the user's own environment declares.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from torch import nn
 from ..registry import BlockTable
 
 _SUPPORTED = hasattr(torch.serialization, "add_safe_globals")  # torch >= 2.4; older hosts do not load this way
-
+_SCANS = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")  # torch >= 2.6
 _THEIRS = ("torch.", "ultralytics.", "numpy.", "builtins.", "collections.", "pathlib.")
 
 
@@ -34,21 +35,22 @@ def patch_safe_load(host: ModuleType, table: BlockTable) -> Callable[[], None]:
     before = _allowed()
     for block in table:
         allow(block)
-    loader: Any = getattr(host, "_SafeLoad", None)  # what ULTRALYTICS_SAFE_LOAD=1 goes through, from 8.4 on
-    original: Any = vars(loader).get("loading") if loader else None
+    original: Any = getattr(host, "torch_load", None)
 
-    def loading(weight: Any) -> Any:
-        with contextlib.suppress(ValueError):  # no archive of torch; the host says so
-            needed = torch.serialization.get_unsafe_globals_in_checkpoint(weight)
-            table.find({name.rpartition(".")[2] for name in needed if not name.startswith(_THEIRS)})
-        return original.__get__(None, loader)(weight)
+    @functools.wraps(original or torch.load)
+    def torch_load(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("weights_only") and args and _SCANS:  # as with ULTRALYTICS_SAFE_LOAD=1, from 8.4 on
+            with contextlib.suppress(ValueError):  # no archive of torch; the host says so
+                needed = torch.serialization.get_unsafe_globals_in_checkpoint(args[0])
+                table.find({name.rpartition(".")[2] for name in needed if not name.startswith(_THEIRS)})
+        return original(*args, **kwargs)
 
-    if isinstance(original, classmethod):
-        loader.loading = staticmethod(loading)
+    if original is not None:
+        host.torch_load = torch_load  # type: ignore[attr-defined]
 
     def undo() -> None:
-        if isinstance(original, classmethod):
-            loader.loading = original
+        if original is not None:
+            host.torch_load = original  # type: ignore[attr-defined]
         rest = [x for x in _allowed() if x in before or x not in table]
         if _SUPPORTED:
             torch.serialization.clear_safe_globals()
