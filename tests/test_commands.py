@@ -86,7 +86,7 @@ def test_check_is_well(tmp_path: Path) -> None:
     """With the hook on, all patches hold and the exit status is 0."""
     done = run("check", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count(" holds") == 5
+    assert done.stdout.count(" holds") == 6
     assert "active" in done.stdout
 
 
@@ -104,7 +104,7 @@ def test_check_finds_faults(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=99
     )
     assert done.returncode == 1
-    assert done.stdout.count("does NOT hold") == 4
+    assert done.stdout.count("does NOT hold") == 5
     assert "already has a BiFPN_Add" in done.stdout
 
 

@@ -13,17 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ..blocks import BiFPN_Concat
+from .follow import EACH_CHANNEL, Follower
 from .layers import kind, reads, run, shapes
 
-_EACH_CHANNEL = {  # functions that treat each channel by itself
-    "interpolate", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pad", "relu", "relu_",
-    "leaky_relu", "leaky_relu_", "silu", "silu_", "hardswish", "hardswish_", "sigmoid", "tanh", "gelu",
-    "detach", "clone", "contiguous", "float", "to", "mean",
-}  # fmt: skip
-_LOOKS_ONLY = {"__get__", "size", "stride", "dim", "numel", "is_contiguous"}
+_KEEPS_NEW = EACH_CHANNEL | {"pad", "silu", "silu_", "hardswish", "hardswish_", "sigmoid", "tanh", "gelu", "mean"}
 
 
 @dataclass
@@ -62,45 +57,16 @@ class Walk:
     stands_for: list[int | None]  # for each layer the pretrained layer whose output its own is
 
 
-class _Tracer(TorchFunctionMode):
+class _Tracer(Follower[Channels]):
     """Follows tensors with new channels through the functions inside one layer."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.readers: dict[str, Channels] = {}
-        self.problems: list[str] = []
-        self._known: dict[int, tuple[Tensor, Channels]] = {}  # by identity; keeping the tensor keeps its id its own
-        self._convs = {id(m.weight): name for name, m in layer.named_modules() if isinstance(m, nn.Conv2d)}
+    def join(self, tensors: list[Tensor]) -> Channels:
+        """Join channels as the pretrained model joins the same tensors."""
+        return joined([self.of(x) or Channels.same(x.shape[1]) for x in tensors])
 
-    def tag(self, tensor: Tensor, channels: Channels) -> None:
-        """Remember the channels of a tensor."""
-        self._known[id(tensor)] = (tensor, channels)
-
-    def of(self, value: Any) -> Channels | None:
-        """Return what is known of a value."""
-        entry = self._known.get(id(value))
-        return entry[1] if entry else None
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out: Any = func(*args, **(kwargs or {}))
-        values = [x for a in (*args, *(kwargs or {}).values()) for x in (a if isinstance(a, (list, tuple)) else (a,))]
-        read = [c for c in map(self.of, values) if c is not None]
-        name = getattr(func, "__name__", str(func))
-        if not read or name in _LOOKS_ONLY:
-            return out
-        if name == "conv2d" and id(args[1]) in self._convs:
-            self.readers[self._convs[id(args[1])]] = read[0]
-        elif name in _EACH_CHANNEL and out.shape[1:2] == args[0].shape[1:2]:
-            self.tag(out, read[0])
-        elif name == "cat" and (args[1] if len(args) > 1 else (kwargs or {}).get("dim", 0)) in (1, -3):
-            self.tag(out, joined([self.of(x) or Channels.same(x.shape[1]) for x in args[0]]))
-        elif (
-            name in {"add", "__add__", "add_", "__iadd__"} and len(read) == 2 and torch.equal(*(c.origin for c in read))
-        ):
-            self.tag(out, read[0])
-        else:
-            self.problems.append(name)
-        return out
+    def same(self, labels: list[Channels]) -> bool:
+        """Tell whether tensors have the same channels."""
+        return torch.equal(labels[0].origin, labels[1].origin)
 
 
 def joined(parts: Sequence[Channels]) -> Channels:
@@ -142,14 +108,14 @@ def walk(
         partner = partners[j]
         if j == len(target) - 1 and not any(c is not None and c.has_new for c in channels):
             break  # a head that reads what it did before; some need more than the features to run
-        tracer = _Tracer(layer)
+        tracer = _Tracer(layer, _KEEPS_NEW)
         for k, c in zip(reads(layer), channels):
             if c is not None and c.has_new and partner is not None and kind(layer) != "Concat":
                 tracer.tag(outputs[k] if k >= 0 else image, c)
         with tracer:
             inputs, out = run(layer, outputs, image, extras[j])
-        found.readers += [Reader(j, name, c) for name, c in tracer.readers.items()]
-        found.problems += [f"layer {j} ({kind(layer)}) reads new channels by {how}" for how in tracer.problems]
+        found.readers += [Reader(j, name, c) for name, c in dict(tracer.readers).items()]
+        found.problems += [f"layer {j} ({kind(layer)}) reads new channels by {how}" for how, _ in tracer.problems]
 
         result: Channels | None = None
         if partner is None:

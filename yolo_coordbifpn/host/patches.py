@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import HostError
 from ..registry import TABLE, ChannelRule
 from . import declared, hook
+from .fusing import fuse_holds, patch_fuse
 from .names import names_hold, patch_names, shipped, split, unscaled
 from .parser import check_names, expose, parser_holds, patch_parser
 from .safe_load import allow, patch_safe_load, safe_load_holds
@@ -70,6 +71,7 @@ def install_quietly() -> None:
             ("model YAML names", lambda: patch_names(host, version)),
             ("model parser", lambda: patch_parser(host, TABLE)),
             ("pretrained weights", lambda: patch_weights(host, TABLE)),
+            ("fusing", lambda: patch_fuse(host, TABLE)),
             ("safe loading", lambda: patch_safe_load(host, TABLE)),
         ):
             _undo[name] = patch()
@@ -203,6 +205,7 @@ def status() -> tuple[dict[str, bool], HostError | None]:
         "model YAML names": names_hold(host),
         "model parser": parser_holds(host),
         "pretrained weights": weights_hold(host),
+        "fusing": fuse_holds(host),
         "safe loading": safe_load_holds(TABLE),
         **{f"parser {name}": parser_holds(sys.modules[name]) for name in _undo_forks},
     }

@@ -1,0 +1,165 @@
+"""What the host fuses for inference, the blocks fuse with it: the same output from a smaller model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from conftest import ROOT, gap, scrambled
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel
+
+from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt, register
+from yolo_coordbifpn.host.patches import status
+
+NAMES = sorted(x.stem for x in (ROOT / "model_yamls").glob("*.yaml") if "bifpn" in x.stem)
+
+
+def trained(model: Any, dead: bool = False) -> Any:
+    """Give a model weights, fusion weights and gains as after a training that began beside pretrained weights."""
+    scrambled(model)
+    generator = torch.Generator().manual_seed(1)
+    for m in model.modules():
+        if isinstance(m, (BiFPN_Concat, BiFPN_Add)):
+            m.weight.data = torch.rand(m.weight.shape, generator=generator) + 0.1
+            m.weight.data[0] *= -1 if dead else 1
+            m.gain = 2.5
+        elif isinstance(m, CoordAtt):
+            m.gain = 4.0
+    return model.eval()
+
+
+def kinds(model: Any) -> list[str]:
+    """Return the class names of the layers."""
+    return [type(m).__name__ for m in model.model]
+
+
+def with_row(name: str, row: list[Any], behind: int) -> Any:
+    """Build a model with one row more in its head, and everything behind it shifted."""
+    cfg = copy.deepcopy(YOLO(f"{name}.yaml").model.yaml)
+    place = behind + 1 - len(cfg["backbone"])
+    cfg["head"].insert(place, row)
+    for later in cfg["head"][place + 1 :]:
+        if isinstance(later[0], list):
+            later[0] = [k + (k > behind) for k in later[0]]
+    return trained(DetectionModel(cfg, verbose=False))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fused_models_put_out_the_same(name: str) -> None:
+    """Each shipped model, fused, is as it was, holds no batch norm, and its weighted concatenations are plain ones."""
+    try:
+        model = trained(YOLO(f"{name}.yaml").model)
+    except (KeyError, AttributeError) as error:
+        pytest.skip(f"this Ultralytics has not got {error}")
+    fused = copy.deepcopy(model).fuse(verbose=False)
+    assert gap(fused, model) < 1e-5
+    assert fused.is_fused()
+    assert not [m for m in fused.modules() if isinstance(m, (BiFPN_Concat, nn.BatchNorm2d))]
+    assert kinds(fused) == [x.replace("BiFPN_Concat", "Concat") for x in kinds(model)]
+    assert [(m.i, m.f) for m in fused.model] == [(m.i, m.f) for m in model.model]
+    assert gap(fused.fuse(verbose=False), model) < 1e-5
+
+
+def test_a_dead_weight_folds() -> None:
+    """An input whose weight is zero gets columns of zeros."""
+    model = trained(YOLO("yolo11n-bifpn.yaml").model, dead=True)
+    assert gap(copy.deepcopy(model).fuse(verbose=False), model) < 1e-5
+
+
+@pytest.mark.parametrize(("module", "function"), [("nn.SiLU", "silu"), ("nn.Sigmoid", "sigmoid")])
+def test_what_cannot_be_folded_stays_and_says_so(module: str, function: str, log: pytest.LogCaptureFixture) -> None:
+    """A fusion that something else than a convolution reads keeps its weights; the others are folded."""
+    model = with_row("yolo11n-bifpn", [-1, 1, module, []], behind=12)
+    fused = copy.deepcopy(model).fuse(verbose=False)
+    assert gap(fused, model) < 1e-5
+    assert kinds(fused).count("BiFPN_Concat") == 1
+    said = f"3 fusions folded into convolutions, not folded: model.12 (read by {function})"
+    assert said in log.text
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [-1, 1, "nn.MaxPool2d", [3, 1, 1]],
+        [-1, 1, "nn.AvgPool2d", [3, 1, 1]],
+        [-1, 1, "nn.ReLU", []],
+        [[-1, 6], 1, "Concat", [1]],
+        [[-1, 6], 1, "BiFPN_Concat", [1]],
+        [-1, 1, "DWConv", [1024, 3]],
+        [-1, 1, "ADown", [1024]],
+    ],
+)
+def test_scales_go_through_what_passes_channels_on(row: list[Any]) -> None:
+    """Between a fusion and its convolutions may stand what treats each channel alone, divides or joins channels."""
+    behind = 12 if row[2] != "ADown" else 21
+    model = with_row("yolo11n-bifpn", row, behind)
+    fused = copy.deepcopy(model).fuse(verbose=False)
+    assert gap(fused, model, (192, 128)) < 1e-5
+    assert "BiFPN_Concat" not in kinds(fused)
+
+
+class Twice(nn.Module):
+    """Runs a layer twice, on something else and on its input."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer, self.i, self.f, self.type = layer, layer.i, layer.f, layer.type
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(torch.ones(x.shape)) + self.layer(x)
+
+
+def test_a_convolution_that_is_run_twice_takes_no_fold(log: pytest.LogCaptureFixture) -> None:
+    """Where a convolution also reads something else, the fusion stays."""
+    model = trained(YOLO("yolo11n-bifpn.yaml").model)
+    model.model[13] = Twice(model.model[13])
+    fused = copy.deepcopy(model).fuse(verbose=False)
+    assert gap(fused, model) < 1e-5
+    assert kinds(fused).count("BiFPN_Concat") == 1
+    assert "run more than once" in log.text
+
+
+class Folding(nn.Module):
+    """A user's block with a method `fuse()`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn: nn.Module = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(x)
+
+    def fuse(self) -> None:
+        self.bn = nn.Identity()
+
+
+def test_a_users_block_is_fused_too(own_blocks: None) -> None:
+    """A registered block with a method `fuse()` is told when the model is fused."""
+    register(Folding)
+    model = with_row("yolo11n", [-1, 1, "Folding", []], behind=10)
+    assert isinstance(model.fuse(verbose=False).model[11].bn, nn.Identity)
+
+
+def test_stock_models_are_fused_by_the_host_alone() -> None:
+    """A model without our blocks is not even run."""
+    model = YOLO("yolo11n.yaml").model.eval()
+    model.forward = None
+    assert model.fuse(verbose=False).is_fused()
+    assert status()[0]["fusing"]
+
+
+def test_the_exported_graph_has_no_weights_of_fusions(tmp_path: Path) -> None:
+    """Exported, a model with BiFPN has as many multiplications as the stock model."""
+    counts = []
+    for name in ("yolo11n", "yolo11n-bifpn"):
+        yolo = YOLO(f"{name}.yaml")
+        trained(yolo.model).pt_path = str(tmp_path / f"{name}.pt")
+        file = yolo.export(format="onnx", imgsz=64, simplify=False, verbose=False)
+        counts.append(sum(node.op_type == "Mul" for node in onnx.load(file).graph.node))
+    assert counts[0] == counts[1]
