@@ -268,6 +268,23 @@ def test_batch_normalisation_folds(block: nn.Module, x: tuple[int, ...]) -> None
         assert not [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_gradients_a_fusion_is_the_same(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    """Written in place, the weighted inputs are what scaling and joining gives, in the same layout."""
+    block = BiFPN_Concat([3, 5, 4], gain=2.5)
+    block.weight.data = torch.tensor([0.3, -1.0, 2.0])
+    xs = [torch.randn(2, c, 6, 4).to(dtype).contiguous(memory_format=layout) for c in block.channels]
+    expected = block(xs).detach()
+    with torch.no_grad():
+        out = block(xs)
+        mixed = block([xs[0].double(), *xs[1:]])
+    torch.testing.assert_close(out, expected)
+    assert out.stride() == expected.stride()
+    assert out.dtype is dtype
+    assert mixed.dtype is torch.float64
+
+
 @pytest.mark.parametrize("which", range(3))
 def test_inputs_stay_as_they_are(which: int) -> None:
     """No block writes into its input, and non-contiguous inputs give the same result."""

@@ -112,7 +112,7 @@ def test_install_is_idempotent_and_undoable(installed: None) -> None:
     install()
     assert tasks.parse_model.__code__ is code
     assert tasks.check_yaml is check_yaml
-    patches = {"model YAML names", "model parser", "pretrained weights", "safe loading", "training log"}
+    patches = {"model YAML names", "model parser", "pretrained weights", "fusing", "safe loading", "training log"}
     assert status() == (dict.fromkeys(patches, True), None)
     uninstall()
     uninstall()

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .execution import recorded
 from .start import GainedBlock
-from .strips import gate, pool, recorded
+from .strips import gate, pool
 
 
 class CoordAtt(GainedBlock):

@@ -12,19 +12,13 @@ autograd adds three. Under a compiler or an exporter both passes are the plain f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)  # torch 2.1
-
-
-def recorded() -> bool:
-    """Tell whether the operations are being recorded by a compiler or an exporter."""
-    return _compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+from .execution import channels_last, recorded
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,7 +51,7 @@ def gate(x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
     """
     if recorded():
         return x * (w * gain).unsqueeze(2) * h.unsqueeze(3)
-    if _channels_inside(x):  # as the features lie in memory
+    if channels_last(x):
         h, w = (g.transpose(1, 2).contiguous().transpose(1, 2) for g in (h, w))
     if torch.is_grad_enabled() and (x.requires_grad or h.requires_grad or w.requires_grad):
         return _Gate.apply(x, h, w, gain)
@@ -97,11 +91,12 @@ class _Gate(Function):
 
 
 def _product(x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
-    return (x * (w * gain).unsqueeze(2)).mul_(h.unsqueeze(3))
+    """Multiply, the strips first: their product is written without reading the features, which then come in order."""
+    return ((h * gain).unsqueeze(3) * w.unsqueeze(2)).mul_(x)
 
 
 def _means(x: Tensor) -> tuple[Tensor, Tensor]:
-    if _channels_inside(x):
+    if channels_last(x):
         x = x.permute(0, 2, 3, 1)
         return x.mean(2).transpose(1, 2), x.mean(1).transpose(1, 2)
     return x.mean(3), x.mean(2)
@@ -109,14 +104,9 @@ def _means(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _over_columns(x: Tensor) -> Tensor:
     """Sum (N, C, H, W) to (N, C, H)."""
-    return x.permute(0, 2, 3, 1).sum(2).transpose(1, 2) if _channels_inside(x) else x.sum(3)
+    return x.permute(0, 2, 3, 1).sum(2).transpose(1, 2) if channels_last(x) else x.sum(3)
 
 
 def _over_rows(x: Tensor) -> Tensor:
     """Sum (N, C, H, W) to (N, C, W)."""
-    return x.permute(0, 2, 3, 1).sum(1).transpose(1, 2) if _channels_inside(x) else x.sum(2)
-
-
-def _channels_inside(x: Tensor) -> bool:
-    """Tell whether the channels of a pixel lie side by side, where torch sums slowly but in that order."""
-    return x.stride(1) < x.stride(3)
+    return x.permute(0, 2, 3, 1).sum(1).transpose(1, 2) if channels_last(x) else x.sum(2)

@@ -5,10 +5,12 @@ python -m yolo_coordbifpn.host.latency FOLDER DEVICE
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from ..compare.plan import Plan, write
 from .validation import machine, open_model
 
-WARM_UP, ROUNDS = 10, 60
+ROUNDS = 60
 
 
 def measure(plan: Plan, device: str) -> dict[str, Any]:
@@ -39,24 +41,43 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
             model = open_model(plan.folder / result["best"], result["model"]).model
             models[result["model"]] = model.float().eval().fuse(verbose=False).to(where)
     image = torch.rand(1, 3, size, size, device=where)
-    times: dict[str, list[float]] = {name: [] for name in models}
-    names = list(models)
     with torch.inference_mode():
-        for k in range(WARM_UP + ROUNDS):
-            for name in names[k % len(names) :] + names[: k % len(names)]:  # each comes first as often as the others
-                start = time.perf_counter()
-                models[name](image)
-                if where.type != "cpu":
-                    getattr(torch, where.type).synchronize()
-                if k >= WARM_UP:
-                    times[name].append(1000 * (time.perf_counter() - start))
-    quartiles = {name: statistics.quantiles(x, n=4) for name, x in times.items()}
+        times = in_turn({name: functools.partial(x, image) for name, x in models.items()}, where, ROUNDS)
+    quartiles = {name: statistics.quantiles([1000 * s for s in x], n=4) for name, x in times.items()}
     return {
         "device": machine() if where.type == "cuda" else f"CPU, {machine()}",
         "imgsz": size,
         "rounds": ROUNDS,
         "models": {name: {"low": q[0], "median": q[1], "high": q[2]} for name, q in quartiles.items()},
     }
+
+
+def in_turn(
+    calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, repeats: int = 1
+) -> dict[str, list[float]]:
+    """Time calls in rounds of all of them, in which each comes first as often as the others, after a warm-up.
+
+    Args:
+        calls: What to time, by name.
+        device: Where they compute; an accelerator is waited for.
+        rounds: How often each is timed.
+        repeats: How often each is called for one time.
+
+    Returns:
+        For each call the seconds that one took, in the order of the rounds.
+    """
+    wait = getattr(torch, device.type).synchronize if device.type != "cpu" else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for k in range(-max(1, rounds // 6), rounds):
+        for name in names[k % len(names) :] + names[: k % len(names)]:
+            start = time.perf_counter()
+            for _ in range(repeats):
+                calls[name]()
+            wait()
+            if k >= 0:
+                times[name].append((time.perf_counter() - start) / repeats)
+    return times
 
 
 if __name__ == "__main__":
