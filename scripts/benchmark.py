@@ -3,8 +3,9 @@
     python scripts/benchmark.py out=benchmark parts=coordatt,fusion,models,training,startup,growth device=cpu
 
 Parts:
-    coordatt   CoordAtt, the paper's formula, timm's CoordAttn and the floor (read the input twice, write it once), at
-               the shapes of P3, P4 and P5 in yolo11n and s at 640 px, batch 1 and 8; what is kept for backward
+    coordatt   CoordAtt, the paper's formula, timm's CoordAttn, the floor (read the input twice, write a new tensor of
+               its size) and CoordAtt on one pixel (the calls alone), at the shapes of P3, P4 and P5 in yolo11n and s
+               at 640 px, batch 1 and 8; what is kept for backward
     fusion     BiFPN_Concat, not fused, against torch.cat at the four places of the neck
     models     the fused model with both blocks against the stock one: eager, compiled, in ONNX Runtime and OpenVINO
     training   steps of SGD of both models, and what validates in a training: the model not fused
@@ -13,11 +14,13 @@ Parts:
 
 Each ratio is the median over rounds of the two times in one round; in brackets are the quartiles. All rows go to
 OUT.csv, the picture to OUT.png; the summary with the targets is printed in Markdown. What is not installed (timm,
-onnxruntime, openvino) is left out, and said so. `dtype=bfloat16` (or float16) runs under autocast.
+onnxruntime, openvino) is left out, and said so. `dtype=bfloat16` (or float16) runs under autocast; `seconds=` is how
+long a case of a block is timed, models and training 20 and 60 times as long.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import importlib.util
 import math
@@ -42,10 +45,10 @@ from yolo_coordbifpn import BiFPN_Concat, CoordAtt
 from yolo_coordbifpn.commands import UsageError, parse
 from yolo_coordbifpn.host.latency import in_turn
 from yolo_coordbifpn.host.validation import machine
-from yolo_coordbifpn.visual.palette import BLACK, BLUE, GREEN, GREY, ORANGE
+from yolo_coordbifpn.visual.palette import BLACK, BLUE, GREEN, GREY, ORANGE, SKY
 
 PARTS = ("coordatt", "fusion", "models", "training", "startup", "growth")
-OPTIONS = {"out": "benchmark", "parts": ",".join(PARTS), "device": "cpu", "dtype": "float32"}
+OPTIONS = {"out": "benchmark", "parts": ",".join(PARTS), "device": "cpu", "dtype": "float32", "seconds": "1"}
 MODEL, STOCK = "yolo11n-coordatt-bifpn", "yolo11n"
 SHAPES = [  # name, channels, side
     *[(f"{x} yolo11n", c, side) for x, c, side in (("P3", 128, 80), ("P4", 128, 40), ("P5", 256, 20))],
@@ -95,18 +98,21 @@ class Official(nn.Module):
 class Bench:
     """Collects rows, and prints each case when it is there."""
 
-    def __init__(self, device: str, dtype: str) -> None:
-        """Measure on a device, in a dtype of torch."""
+    def __init__(self, device: str, dtype: str, seconds: str) -> None:
+        """Measure on a device, in a dtype of torch, each case of a block for so many seconds."""
+        self.seconds = float(seconds)
         self.device = torch.device(f"cuda:{device}" if device.isdecimal() else device)
         self.dtype = getattr(torch, dtype)
+        self.threads = torch.get_num_threads()  # kept here, because an export by the host changes it
+        self.where = machine() if self.device.type == "cuda" else f"CPU, {machine()}"
         self.rows: list[Row] = []
 
-    def compare(self, part: str, case: str, calls: Mapping[str, Callable[[], Any]], seconds: float = 1.0) -> None:
-        """Time calls in turn for about so many seconds; the first is what the others are compared with."""
+    def compare(self, part: str, case: str, calls: Mapping[str, Callable[[], Any]], weight: float = 1.0) -> None:
+        """Time calls in turn for about `weight` times `seconds=`; the first is what the others are compared with."""
         first = in_turn(calls, self.device, 3)
         once = sum(map(min, first.values()))
         repeats = max(1, round(0.004 * len(calls) / once))
-        rounds = min(60, max(9, round(seconds / once / repeats)))
+        rounds = min(60, max(9, round(weight * self.seconds / once / repeats)))
         times = in_turn(calls, self.device, rounds, repeats)
         base = next(iter(times.values()))
         for what, taken in times.items():
@@ -139,15 +145,19 @@ def coordatt(bench: Bench) -> None:
     for name, channels, side in SHAPES:
         for batch in (1, 8):
             case = f"{name} batch {batch}"
-            modules = {"official": Official(channels), "ours": CoordAtt(channels), **_timm(channels)}
+            modules: dict[str, Any] = {"official": Official(channels), "ours": CoordAtt(channels), **_timm(channels)}
             modules["ours"].load_state_dict(modules["official"].state_dict())
             for m in modules.values():
                 m.to(bench.device)
+            fused = copy.deepcopy(modules["ours"])
+            fused.fuse()
             for form, memory_format in FORMATS.items():
                 x = bench.features(batch, channels, side, side, form=memory_format)
                 with torch.no_grad(), bench.autocast():
                     calls = {k: partial(m.eval(), x) for k, m in modules.items()}
-                    bench.compare(f"coordatt eval {form}", case, calls | {"floor": partial(_floor, x, x.clone())})
+                    calls |= {"ours, fused": partial(fused, x), "floor": partial(_floor, x)}
+                    calls["one pixel"] = partial(modules["ours"], x[:, :, :1, :1].clone())
+                    bench.compare(f"coordatt eval {form}", case, calls)
             for form, memory_format in FORMATS.items():
                 x = bench.features(batch, channels, side, side, form=memory_format)
                 steps = {k: _step(bench, m.train(), x) for k, m in modules.items()}
@@ -177,7 +187,8 @@ def models(bench: Bench) -> None:
             continue
         with tempfile.TemporaryDirectory() as folder, torch.no_grad(), bench.autocast():
             calls = {name: runner(bench, name, image, Path(folder)) for name in (STOCK, MODEL)}
-            bench.compare(f"models {how}", "640 px batch 1", calls, seconds=20)
+            torch.set_num_threads(bench.threads)
+            bench.compare(f"models {how}", "640 px batch 1", calls, weight=20)
 
 
 def training(bench: Bench) -> None:
@@ -187,30 +198,34 @@ def training(bench: Bench) -> None:
     for name in (STOCK, MODEL):
         steps[name] = _training_step(bench, _built(bench, name).train())
         unfused[name] = partial(_built(bench, name), image)
-    bench.compare("training", "320 px batch 8", steps, seconds=60)
+    bench.compare("training", "320 px batch 8", steps, weight=60)
     with torch.no_grad(), bench.autocast():
-        bench.compare("models not fused", "640 px batch 1", unfused, seconds=20)
+        bench.compare("models not fused", "640 px batch 1", unfused, weight=20)
 
 
 def startup(bench: Bench) -> None:
-    """Seconds in fresh interpreters: the line of the `.pth` file, and the patches beside a loaded Ultralytics."""
-    clock = "import os, time; start = time.perf_counter(); "
-    told = "; print(time.perf_counter() - start)"
-    for case, code, rounds in (
-        ("hook", f"{clock}import yolo_coordbifpn_startup; yolo_coordbifpn_startup.run(){told}", 41),
-        ("registering", f"import ultralytics.nn.tasks; {clock}import yolo_coordbifpn{told}", 7),
+    """Fresh interpreters: what the `.pth` file imports, by Python's own clock, and the patches of a loaded host."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    hook = [sys.executable, "-X", "importtime", "-c", "pass"]
+    code = "import time, ultralytics.nn.tasks; start = time.perf_counter(); import yolo_coordbifpn; "
+    patches = [
+        sys.executable,
+        "-c",
+        f"{code}print(f'time | {{1e6 * (time.perf_counter() - start)}} | yolo_coordbifpn')",
+    ]
+    for case, words, extra, rounds in (
+        ("hook", hook, {}, 41),
+        ("registering", patches, {"YOLO_COORDBIFPN_AUTOLOAD": "0"}, 9),
     ):
-        environment = {**os.environ, "YOLO_COORDBIFPN_AUTOLOAD": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
-        if case == "hook":
-            del environment["YOLO_COORDBIFPN_AUTOLOAD"]
-            words = [sys.executable, "-S", "-c", code]  # no site, so that no `.pth` file has been read
-        else:
-            words = [sys.executable, "-c", code]
         taken = []
-        for _ in range(rounds):
-            done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-            taken.append(1e6 * float(done.stdout.split()[-1]))
-        low, middle, high = statistics.quantiles(taken, n=4)
+        for _ in range(rounds + 1):
+            done = subprocess.run(words, env=environment | extra, capture_output=True, text=True, check=True)
+            lines = [x.split("|") for x in (done.stdout + done.stderr).splitlines() if "yolo_coordbifpn" in x]
+            taken.append(sum(float(x[1]) for x in lines))
+        if not any(taken):
+            print("hook: not where this Python looks for .pth files; left out")
+            continue
+        low, middle, high = statistics.quantiles(taken[1:], n=4)  # the first one may have written bytecode
         bench.add(Row("startup", case, "ours", middle, 1.0, low / middle, high / middle, rounds))
 
 
@@ -222,10 +237,10 @@ def growth(bench: Bench) -> None:
         m = CoordAtt(channels).to(bench.device).eval()
         x = bench.features(1, channels, side, side)
         with torch.no_grad(), bench.autocast():
-            bench.compare("growth", case, {"floor": partial(_floor, x, x.clone()), "ours": partial(m, x)})
+            bench.compare("growth", case, {"floor": partial(_floor, x), "ours": partial(m, x)})
 
 
-def _timm(channels: int) -> dict[str, nn.Module]:
+def _timm(channels: int) -> dict[str, Any]:
     if not importlib.util.find_spec("timm"):
         return {}
     from timm.layers.coord_attn import CoordAttn
@@ -233,10 +248,10 @@ def _timm(channels: int) -> dict[str, nn.Module]:
     return {"timm": CoordAttn(channels, rd_channels=max(8, channels // 32))}
 
 
-def _floor(x: Tensor, out: Tensor) -> None:
-    """Read the features twice and write as many, and nothing else."""
+def _floor(x: Tensor) -> Tensor:
+    """Read the features twice and write as many into a new tensor, and nothing else."""
     x.sum()
-    torch.mul(x, 2.0, out=out)
+    return x * 2.0
 
 
 def _step(bench: Bench, m: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -282,7 +297,9 @@ def _eager(bench: Bench, name: str, image: Tensor, folder: Path) -> Callable[[],
 
 
 def _compiled(bench: Bench, name: str, image: Tensor, folder: Path) -> Callable[[], Any]:
-    return partial(torch.compile(_built(bench, name).fuse(verbose=False), fullgraph=True), image)
+    model = _built(bench, name).fuse(verbose=False)
+    model(image)  # the host's head makes its anchors at the first call, which no compiler takes in
+    return partial(torch.compile(model, fullgraph=True), image)
 
 
 def _exported(name: str, folder: Path, form: str) -> str:
@@ -295,7 +312,8 @@ def _onnx(bench: Bench, name: str, image: Tensor, folder: Path) -> Callable[[], 
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = bench.threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the other session has its turn
     session = onnxruntime.InferenceSession(_exported(name, folder, "onnx"), options, ["CPUExecutionProvider"])
     return partial(session.run, None, {session.get_inputs()[0].name: image.numpy()})
 
@@ -304,7 +322,7 @@ def _openvino(bench: Bench, name: str, image: Tensor, folder: Path) -> Callable[
     import openvino
 
     file = next(Path(_exported(name, folder, "openvino")).glob("*.xml"))
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": bench.threads}
     model = openvino.Core().compile_model(str(file), "CPU", hints)
     return partial(model, [image.numpy()])
 
@@ -336,19 +354,19 @@ def _training_step(bench: Bench, model: Any) -> Callable[[], None]:
 
 def summary(bench: Bench) -> Iterator[tuple[str, float, str, float]]:
     """Yield what was measured beside its target: name, value, unit, the most that it should be."""
-    part = "coordatt eval contiguous"
-    ours = bench.ratios(part, "ours")
-    if ours:
-        yield "CoordAtt, eval, geometric mean of 12 shapes / paper's formula", _mean(ours), "", 0.35
-        yield "CoordAtt, eval, slowest of 12 shapes / paper's formula", max(ours), "", 0.5
-        if bench.ratios(part, "timm"):
-            against = [a / b for a, b in zip(ours, bench.ratios(part, "timm"))]
-            yield "CoordAtt, eval, slowest of 12 shapes / timm's", max(against), "", 1.0
-        against = [a / b for a, b in zip(ours, bench.ratios(part, "floor"))]
-        yield "CoordAtt, eval, geometric mean / floor", _mean(against), "", math.nan
-        last = bench.ratios("coordatt eval channels_last", "ours")
-        yield "CoordAtt, eval, channels last, geometric mean / paper's formula", _mean(last), "", math.nan
-        yield "CoordAtt, eval, channels last, slowest / paper's formula", max(last), "", 1.0
+    for form, best, worst in (("contiguous", 0.35, 0.5), ("channels_last", math.nan, 1.0)):
+        part = f"coordatt eval {form}"
+        for what in ("ours", "ours, fused"):
+            ours = bench.ratios(part, what)
+            if ours:
+                name = f"CoordAtt, {form}, eval{what.removeprefix('ours')}"
+                yield f"{name}: geometric mean of {len(ours)} shapes / paper's formula", _mean(ours), "", best
+                yield f"{name}: slowest / paper's formula", max(ours), "", worst
+                for other, most in (("timm", 1.0), ("floor", math.nan)):
+                    if bench.ratios(part, other):
+                        against = [a / b for a, b in zip(ours, bench.ratios(part, other))]
+                        yield f"{name}: geometric mean / {other}", _mean(against), "", most
+    if bench.ratios("coordatt training contiguous", "ours"):
         for form in FORMATS:
             step = bench.ratios(f"coordatt training {form}", "ours")
             yield f"CoordAtt, training step, {form}, geometric mean / paper's formula", _mean(step), "", 0.65
@@ -372,9 +390,9 @@ def summary(bench: Bench) -> Iterator[tuple[str, float, str, float]]:
         if row.part == "startup":
             yield f"start-up: {row.case}", row.value / 1000, " ms", {"hook": 0.5, "registering": 60}[row.case]
     for axis in ("H x W", "C"):
-        points = _curve(bench, axis, "ours")
-        if points:
-            yield f"growth of CoordAtt with {axis}: exponent", _exponent(points), "", math.nan
+        for what in ("ours", "floor"):
+            if points := _curve(bench, axis, what):
+                yield f"growth of CoordAtt with {axis}, upper half: exponent, {what}", _exponent(points), "", math.nan
 
 
 def _mean(ratios: list[float]) -> float:
@@ -389,7 +407,7 @@ def _curve(bench: Bench, axis: str, what: str) -> list[tuple[float, float]]:
 
 
 def _exponent(points: list[tuple[float, float]]) -> float:
-    """Fit k in time = a + b * size ** k by its upper half, where the constant part weighs little."""
+    """Fit k in time = b * size ** k to the upper half of the sizes, where the calls themselves weigh less."""
     upper = points[len(points) // 2 :]
     x, y = ([math.log(v) for v in column] for column in zip(*upper))
     return statistics.linear_regression(x, y).slope
@@ -401,19 +419,21 @@ def draw(bench: Bench, file: Path) -> None:
 
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2)
-    styles = {"timm": (ORANGE, "//"), "ours": (BLUE, ""), "floor": (GREY, "..")}
+    styles = {"timm": (ORANGE, "//"), "ours": (BLUE, ""), "ours, fused": (SKY, ""), "floor": (GREY, "..")}
     for ax, part in zip(axes[0], ("coordatt eval contiguous", "coordatt training contiguous")):
         rows = [x for x in bench.rows if x.part == part]
         cases = list(dict.fromkeys(x.case for x in rows))
         shown = [x for x in styles if bench.ratios(part, x)]
         for k, what in enumerate(shown):
-            places = [i + (k - (len(shown) - 1) / 2) * 0.27 for i in range(len(cases))]
+            width = 0.8 / len(shown)
+            places = [i + (k - (len(shown) - 1) / 2) * width for i in range(len(cases))]
             colour, hatch = styles[what]
-            ax.bar(places, bench.ratios(part, what), 0.27, label=what, color=colour, hatch=hatch, edgecolor="white")
+            ax.bar(places, bench.ratios(part, what), width, label=what, color=colour, hatch=hatch, edgecolor="white")
         ax.axhline(1, color=BLACK, linewidth=1)
         ax.set_xticks(range(len(cases)), [x.replace(" yolo11", "").replace(" batch ", "\n") for x in cases], fontsize=8)
-        ax.set_title(f"{part.replace('coordatt', 'CoordAtt')}: time / the paper's formula (black line)", fontsize=10)
-        ax.legend(frameon=False, fontsize=8)
+        ax.set_title(f"{part.replace('coordatt', 'CoordAtt,')}: time / paper's formula", fontsize=10)
+        ax.set_ylim(0, 1.2)
+        ax.legend(frameon=False, fontsize=8, ncols=len(shown), loc="upper right")
     for ax, axis in zip(axes[1], ("H x W", "C")):
         for what, colour, marker in (("ours", BLUE, "o"), ("floor", GREEN, "s")):
             points = _curve(bench, axis, what)
@@ -435,7 +455,7 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         sys.exit(f"there are no parts {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
     torch.manual_seed(0)
-    bench = Bench(options["device"], options["dtype"])
+    bench = Bench(options["device"], options["dtype"], options["seconds"])
     for part in parts:
         globals()[part](bench)
     out = Path(options["out"])
@@ -445,9 +465,8 @@ def main() -> None:
         table.writerows([f"{x:.5g}" if isinstance(x, float) else x for x in vars(row).values()] for row in bench.rows)
     if {"coordatt", "growth"} <= set(parts):
         draw(bench, out.with_suffix(".png"))
-    where = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else f"CPU, {machine()}"
     print(
-        f"\n{where}, {torch.get_num_threads()} threads, {options['dtype']}, torch {torch.__version__}, "
+        f"\n{bench.where}, {options['dtype']}, torch {torch.__version__}, "
         f"Ultralytics {ultralytics.__version__}\n\n| measured | | target |\n|---|--:|--:|"
     )
     for name, value, unit, most in summary(bench):

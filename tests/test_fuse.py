@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import csv
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +166,17 @@ def test_the_exported_graph_has_no_weights_of_fusions(tmp_path: Path) -> None:
         file = yolo.export(format="onnx", imgsz=64, simplify=False, verbose=False)
         counts.append(sum(node.op_type == "Mul" for node in onnx.load(file).graph.node))
     assert counts[0] == counts[1]
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    """`scripts/benchmark.py` writes its rows and prints the summary; an unknown part is told."""
+    words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), f"out={tmp_path / 'table'}", "seconds=0.01"]
+    done = subprocess.run([*words, "parts=fusion"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "| BiFPN_Concat, not fused, geometric mean / torch.cat |" in done.stdout
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["what"] == "ours"]
+    assert len(rows) == 8
+    assert all(float(row["low"]) <= float(row["ratio"]) <= float(row["high"]) for row in rows)
+    wrong = subprocess.run([*words, "parts=all"], capture_output=True, text=True, timeout=300)
+    assert "there are no parts all" in wrong.stderr

@@ -55,14 +55,9 @@ def test_stock_code_finds_the_blocks(python: Callable[..., str]) -> None:
 
 
 def test_the_hook_loads_nothing(python: Callable[..., str]) -> None:
-    """A Python that never touches Ultralytics gets two small modules and no torch."""
+    """A Python that never touches Ultralytics gets one small module and no torch."""
     code = "import sys; print(*sorted(x for x in sys.modules if 'coordbifpn' in x or x in ('torch', 'yaml', 're')))"
-    assert python(code).split() == [
-        "yolo_coordbifpn",
-        "yolo_coordbifpn.host",
-        "yolo_coordbifpn.host.hook",
-        "yolo_coordbifpn_startup",
-    ]
+    assert python(code).split() == ["yolo_coordbifpn_startup"]
 
 
 def test_the_hook_can_be_switched_off(python: Callable[..., str]) -> None:

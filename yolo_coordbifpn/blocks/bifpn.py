@@ -59,7 +59,7 @@ class _WeightedFusion(GainedBlock):
 
     def _check(self, xs: Sequence[Tensor]) -> None:
         """Refuse inputs that do not fit together, naming layers and shapes."""
-        if len(xs) == len(self.channels) and all(x.shape[2:] == xs[0].shape[2:] for x in xs):
+        if len(xs) == len(self.channels) and len({x.shape[2:] for x in xs}) == 1:
             return
         if hasattr(self, "f"):
             where = f" (layer {self.i})"
@@ -118,7 +118,7 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
         Raises:
             ValueError: If the number of inputs is not the one built for, or heights or widths differ.
         """
-        if torch.is_grad_enabled() or recorded() or any(x.dtype != xs[0].dtype for x in xs):
+        if torch.is_grad_enabled() or recorded() or len({x.dtype for x in xs}) > 1:
             return torch.cat(self._weighted(xs), 1)
         self._check(xs)
         return self._written(xs)

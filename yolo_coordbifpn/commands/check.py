@@ -64,7 +64,7 @@ def run(options: dict[str, str]) -> int:
 
 def _hook() -> tuple[bool, str]:
     """Ask a fresh interpreter, as `yolo` is one, whether the hook is there."""
-    code = "import sys; print('yolo_coordbifpn' in sys.modules)"
+    code = "import sys; print('yolo_coordbifpn_startup' in {type(x).__module__ for x in sys.meta_path})"
     # from the file system's root, where no folder of ours is on the path
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path("/").resolve())
     if answer.stdout.strip() == "True":

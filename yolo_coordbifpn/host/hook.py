@@ -1,6 +1,7 @@
 """The start-up hook: waits for modules of the host to be imported, then patches them.
 
-Loaded by a `.pth` line at every start of Python, so this file imports nothing that a bare interpreter has not got.
+Armed when the package is imported, by code or by `yolo_coordbifpn_startup`, which may be before the host is there; so
+this file imports nothing but the standard library.
 """
 
 import os
@@ -56,7 +57,7 @@ def _patch(name):  # type: ignore[no-untyped-def]
         sys.stderr.write(f"yolo_coordbifpn is not active: {type(error).__name__}: {error}\n")
 
 
-_waiter = _Waiter()
+waiter = _Waiter()
 _forks = []  # type: ignore[var-annotated]  # parser modules of forks
 
 
@@ -73,8 +74,8 @@ def wait_for(parser):  # type: ignore[no-untyped-def]
 
 def arm():  # type: ignore[no-untyped-def]
     """Patch what is loaded of the host now, and the rest as soon as it is; calling it again changes nothing."""
-    if _waiter not in sys.meta_path:
-        sys.meta_path.insert(0, _waiter)
+    if waiter not in sys.meta_path:
+        sys.meta_path.insert(0, waiter)
     for name in os.environ.get(PARSERS, "").replace(",", " ").split():
         wait_for(name)
     for name in (HOST, *_forks):
@@ -85,9 +86,9 @@ def arm():  # type: ignore[no-untyped-def]
 def disarm():  # type: ignore[no-untyped-def]
     """Stop waiting for the host."""
     if armed():
-        sys.meta_path.remove(_waiter)
+        sys.meta_path.remove(waiter)
 
 
 def armed():  # type: ignore[no-untyped-def]
     """Tell whether the hook waits for the host."""
-    return _waiter in sys.meta_path
+    return waiter in sys.meta_path

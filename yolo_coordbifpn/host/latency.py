@@ -55,7 +55,9 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
 def in_turn(
     calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, repeats: int = 1
 ) -> dict[str, list[float]]:
-    """Time calls in rounds of all of them, in which each comes first as often as the others, after a warm-up.
+    """Time calls in rounds of all of them, in which each comes first as often as the others.
+
+    Each is called once untimed before it is timed, so that it finds caches and free memory as it left them itself.
 
     Args:
         calls: What to time, by name.
@@ -69,14 +71,15 @@ def in_turn(
     wait = getattr(torch, device.type).synchronize if device.type != "cpu" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
-    for k in range(-max(1, rounds // 6), rounds):
+    for k in range(rounds):
         for name in names[k % len(names) :] + names[: k % len(names)]:
+            calls[name]()
+            wait()
             start = time.perf_counter()
             for _ in range(repeats):
                 calls[name]()
             wait()
-            if k >= 0:
-                times[name].append((time.perf_counter() - start) / repeats)
+            times[name].append((time.perf_counter() - start) / repeats)
     return times
 
 

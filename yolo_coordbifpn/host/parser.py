@@ -3,8 +3,9 @@
 The host's `parse_model` is a function of two hundred lines with one `if`/`elif` chain over the module classes. Its
 source file is parsed, one `elif` is put before the chain's last `else: c2 = ch[f]`, rows that name a stock block with a
 registered one inside (`C3k2_CoordAtt`) are built as the stock block and finished at the `return`, and the body is
-wrapped in a `try` that lets the table explain errors; the whole file is compiled again and the function's code object
-is replaced in place. So every name already bound to the function sees the change, and all else stays the host's own.
+wrapped in a `try` that lets the table explain errors; what the file holds beside other functions and classes is
+compiled again, and the function's code object is replaced in place. So every name already bound to the function sees
+the change, and all else stays the host's own.
 """
 
 from __future__ import annotations
@@ -104,10 +105,15 @@ def _extended(host: ModuleType, original: CodeType) -> CodeType:
     except (OSError, TypeError) as error:
         raise HostError(f"the source of {host.__name__} cannot be read ({error})") from error
     filename = original.co_filename
-    if _function_code(compile(source, filename, "exec", dont_inherit=True), original.co_name) != original:
-        raise HostError(f"{host.__name__}.parse_model is not what its source file says: something else has patched it")
     tree = ast.parse(source, filename)
-    function = next(x for x in tree.body if isinstance(x, ast.FunctionDef) and x.name == original.co_name)
+    function = next((x for x in tree.body if isinstance(x, ast.FunctionDef) and x.name == original.co_name), None)
+    tree.body = [x for x in tree.body if x is function or not isinstance(x, (ast.FunctionDef, ast.ClassDef))]
+    if (
+        function is None
+        or _function_code(compile(tree, filename, "exec", dont_inherit=True), function.name) != original
+    ):
+        raise HostError(f"{host.__name__}.parse_model is not what its source file says: something else has patched it")
+    assert function is not None  # its code is the same
     _add_branch(function, host)
     _add_inside(function, host)
     _add_guard(function)

@@ -46,7 +46,7 @@ def run(folder: Path, index: int, device: str) -> None:
     trial = plan.runs[index]
     trial.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(trial.folder / "run.lock"):  # if another process still works on it, what it comes to is ours too
-        for part in trial.folder.glob("*.part"):  # of a process that was killed while it wrote
+        for part in trial.folder.rglob("*.part"):  # of a process that was killed while it wrote
             part.unlink()
         if trial.result is None:
             best, training = _train(plan, trial, device)
