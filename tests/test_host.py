@@ -178,9 +178,9 @@ BAD_ROWS = [
     ([-1, 1, "CoordAtt", [-4]], "reduction must be a positive whole number"),
     ([-1, 1, "CoordAtt", 32], "the arguments must be a list, got 32"),
     ([-1, 1, "CoordAtt"], "a row has four parts"),
-    ([-1, 0, "CoordAtt", []], "repeats must be a positive whole number, got 0"),
-    ([-1, "2", "CoordAtt", []], "repeats must be a positive whole number, got '2'"),
-    ([-1, 1.5, "CoordAtt", []], "repeats must be a positive whole number, got 1.5"),
+    ([-1, 0, "CoordAtt", []], "repeats must be a positive whole number up to 1000, got 0"),
+    ([-1, "2", "CoordAtt", []], "repeats must be a positive whole number up to 1000, got '2'"),
+    ([-1, 1.5, "CoordAtt", []], "repeats must be a positive whole number up to 1000, got 1.5"),
     ([7, 1, "CoordAtt", []], "`from` is 7, but at this row there are 4 layers"),
     ([-9, 1, "CoordAtt", []], "`from` is -9, but at this row there are 4 layers"),
     (["-1", 1, "CoordAtt", []], "`from` must be a layer index or a list of them, got '-1'"),
@@ -189,13 +189,26 @@ BAD_ROWS = [
     ([[-1, 12], 1, "BiFPN_Concat", [1]], "`from` is 12, but at this row there are 4 layers"),
     ([-1, 1, "BiFPN_Concat", [1]], "two or more inputs"),
     ([[-1], 1, "BiFPN_Concat", [1]], "two or more inputs"),
-    ([[], 1, "BiFPN_Concat", [1]], "two or more inputs"),
+    ([[], 1, "BiFPN_Concat", [1]], r"`from` must be a layer index or a list of them, got \[\]"),
     ([[-1, 2], 2, "BiFPN_Concat", [1]], "cannot be repeated; repeats must be 1, got 2"),
     ([[-1, 2], 1, "BiFPN_Concat", [2]], "dim must be 1"),
     ([[-1, 2], 1, "BiFPN_Concat", ["sum"]], "dim must be 1 .the channels., got 'sum'"),
     ([[-1, 2], 1, "BiFPN_Concat", [1, "softmax"]], "eps must be a positive float .*got 'softmax'"),
     ([[-1, 1], 1, "BiFPN_Add", []], "the inputs have 32, 16 channels and must have equal ones"),
     ([[2, 3], 1, "BiFPN_Add", ["add"]], "eps must be a positive float"),
+    ([-1, 10**6, "CoordAtt", []], "repeats must be a positive whole number up to 1000, got 1000000"),
+    ([-1, True, "CoordAtt", []], "repeats must be a positive whole number up to 1000, got True"),
+    ([-1, 1, "CoordAtt", [32, 1.0, 2, 3]], "got 4 arguments, which are too many or too few"),
+    ([-1, 1, "CoordAtt", ["("]], "an argument is a text that stands for no value"),
+    ([-1, 1, "CoordAtt", ["d"]], r"\[-1, 1, CoordAtt, \[d\]\]: CoordAtt: reduction must be"),
+    (["CoordAtt", -1, 1, []], r"the module must be a name, got 1; the parts are \[from, repeats, module, args\]"),
+    ("CoordAtt", "a row has four parts, .*, got 'CoordAtt'"),
+    ({"CoordAtt": [32]}, "a row has four parts, .*, got {'CoordAtt': \\[32\\]}"),
+    ([-1, 1, "SE", [0]], "SE: reduction must be a positive whole number .default 16., got 0"),
+    ([-1, 1, "SE", [256]], "SE keeps the channels of the layer before"),
+    ([[-1, 2], 1, "SE", []], "SE takes one input, got 2"),
+    ([-1, 1, "CBAM", [64]], "CBAM: kernel_size must be 3 or 7, got 64"),
+    ([[-1], 1, "CBAM", []], "CBAM takes one input, got 1"),
     ([-1, 1, "CoordAttn", []], "unknown module CoordAttn. Did you mean CoordAtt?"),
     ([[-1, 2], 1, "BiFPNConcat", [1]], "unknown module BiFPNConcat. Did you mean BiFPN_Concat?"),
     ([-1, 1, "coordatt", []], "unknown module coordatt. Did you mean CoordAtt?"),
@@ -213,6 +226,25 @@ def test_inputs_of_different_size_name_their_layers() -> None:
     """Fusing layers of different height and width says which layers, with their shapes."""
     with pytest.raises(ValueError, match=r"layer 4\).*layer 3 \(1, 32, 32, 32\), layer 0 \(1, 16, 128, 128\)"):
         build([[-1, 0], 1, "BiFPN_Concat", [1]])
+
+
+@pytest.mark.parametrize("name", ["CoordAtt", "SeparableConv", "SE", "CBAM"])
+def test_other_features_than_expected_name_their_layer(name: str) -> None:
+    """A block behind a layer that gives no feature map, or other channels than the parser counts, says so."""
+    flat = [-1, 1, "nn.Flatten", []]
+    with pytest.raises(ValueError, match=rf"{name} \(layer 5\) takes features of shape .*got layer 4 \(1, 32768\)"):
+        build(flat, [-1, 1, name, []])
+    uncounted = [-1, 1, "nn.Conv2d", [32, 24, 1]]
+    with pytest.raises(ValueError, match=rf"{name} \(layer 5\) takes .*\(N, 32, H, W\), got layer 4 \(1, 24, 32, 32\)"):
+        build(uncounted, [-1, 1, name, []])
+
+
+def test_rows_made_in_python_stay_as_they_were() -> None:
+    """`from` may be a tuple there, and the parser, which reads texts as values, does not write into our rows."""
+    cfg = model_cfg([(-1, 2), 1, "BiFPN_Concat", ["1"]])
+    layers, _ = tasks.parse_model(cfg, ch=3, verbose=False)
+    assert layers[4].f == [-1, 2]
+    assert cfg["head"][0] == [(-1, 2), 1, "BiFPN_Concat", ["1"]]
 
 
 def test_repeats_are_checked_as_written(tmp_path: Path) -> None:

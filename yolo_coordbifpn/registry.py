@@ -17,7 +17,7 @@ from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt, SeparableConv
 from .errors import RowError
 from .graph.bottleneck import attend_inside
 from .graph.layers import parts
-from .graph.rows import check_source, where
+from .graph.rows import check_row, where
 
 Channels = int | list[int]
 ChannelRule = Callable[[Channels, list[Any]], "tuple[int, list[Any]]"]
@@ -126,7 +126,7 @@ class BlockTable:
     # What the patched parser calls -----------------------------------------------------------------------------------
 
     def stock(self, cfg: dict[str, Any], host: Container[str]) -> dict[str, Any]:
-        """Give rows such as `C3k2_CoordAtt` the name of the stock block in them, for the host to build.
+        """Check the rows of registered blocks, and give those such as `C3k2_CoordAtt` the stock block's name.
 
         Blocks that are registered when they are first named are registered here.
 
@@ -135,14 +135,27 @@ class BlockTable:
             host: Names that the host's parser knows.
 
         Returns:
-            A model YAML in which each such row names the stock block alone, `cfg` itself if there is none.
+            A model YAML for the host to build, with copies of the rows of registered blocks; `cfg` if there are none.
+
+        Raises:
+            RowError: If a row of a registered block is not as a row must be.
         """
-        modules = [row[2] for row in _rows(cfg) if isinstance(row, (list, tuple)) and len(row) > 2]
+        rows = _rows(cfg)
+        modules = [row[2] for row in rows if isinstance(row, (list, tuple)) and len(row) > 2]
         self.find({x for x in modules if isinstance(x, str) and x not in host and "." not in x}, host)
-        names = {index: name for index, (name, _) in self._composed(cfg, host).items()}
-        if not names:
+        found = self._mentions(cfg, host)
+        for index, (stock, block) in found.items():
+            row = rows[index]
+            try:
+                check_row(row, index)
+                if stock not in host and stock is not None:
+                    raise RowError(f"there is no stock block {stock} for {block.__name__} to go into")
+            except RowError as error:
+                self._fail(error, cfg, index, row, _usage(block, stock, host))
+            source = [*row[0]] if isinstance(row[0], (list, tuple)) else row[0]
+            rows[index] = [source, row[1], stock or row[2], [*row[3]]]  # the host writes into the arguments
+        if not found:
             return cfg
-        rows = [[*row[:2], names.get(i, row[2]), *row[3:]] if i in names else row for i, row in enumerate(_rows(cfg))]
         size = len(cfg["backbone"])
         return {**cfg, "backbone": rows[:size], "head": rows[size:]}
 
@@ -157,7 +170,9 @@ class BlockTable:
         Raises:
             RowError: If a stock block has no bottleneck for it.
         """
-        for index, (name, block) in self._composed(cfg, host).items():
+        for index, (name, block) in self._mentions(cfg, host).items():
+            if name is None:
+                continue
             layer: Any = layers[index]
             try:
                 count = attend_inside(layer, lambda c1, block=block: self._inside(block, c1))  # type: ignore[misc]
@@ -168,18 +183,21 @@ class BlockTable:
             layer.np = sum(x.numel() for x in layer.parameters())
         return layers
 
-    def _composed(self, cfg: dict[str, Any], host: Container[str]) -> dict[int, tuple[str, type[nn.Module]]]:
-        """Find the rows that name a stock block with a registered one inside."""
-        found = {}
-        for index, row in enumerate(_rows(cfg) if isinstance(cfg, dict) else ()):
-            module = row[2] if isinstance(row, (list, tuple)) and len(row) > 2 else None
-            if not isinstance(module, str) or module in host:
-                continue
+    def _mentions(self, cfg: dict[str, Any], host: Container[str]) -> dict[int, tuple[str | None, type[nn.Module]]]:
+        """Find the rows that name a registered block; return with it the stock block that it goes into, if it does."""
+        found = {index: self._mention(row, host) for index, row in enumerate(_rows(cfg))}
+        return {index: mention for index, mention in found.items() if mention is not None}
+
+    def _mention(self, row: Any, host: Container[str]) -> tuple[str | None, type[nn.Module]] | None:
+        """Find the registered block that a row names, wherever it stands in the row."""
+        words = row if isinstance(row, (list, tuple, dict)) else [row]
+        for word in (x for x in words if isinstance(x, str)):
+            if word in self._by_name:
+                return None, self._by_name[word]
             for name, block in self._by_name.items():
-                stock = module.removesuffix(f"_{name}")
-                if stock != module and stock in host:
-                    found[index] = (stock, block)
-        return found
+                if word.endswith(f"_{name}") and word not in host:
+                    return word.removesuffix(f"_{name}"), block
+        return None
 
     def _inside(self, block: type[nn.Module], c1: int) -> nn.Module:
         """Build a block that follows a convolution of `c1` channels."""
@@ -205,19 +223,20 @@ class BlockTable:
             Output channels of the layer, and the full arguments of the block.
 
         Raises:
-            RowError: If `from` or the number of repeats is not usable.
+            RowError: If a block with several inputs is repeated, or the arguments are too many or too few.
         """
         repeats = _rows(cfg)[index][1]
-        if type(repeats) is not int or repeats < 1:
-            raise RowError(f"repeats must be a positive whole number, got {repeats!r}")
         if isinstance(source, list) and repeats != 1:
             raise RowError(f"a block with several inputs cannot be repeated; repeats must be 1, got {repeats}")
-        c1: Channels
-        if isinstance(source, list):
-            c1 = [_channels(ch, index, x) for x in source]
-        else:
-            c1 = _channels(ch, index, source)
-        return self._rules[block](c1, args)
+        c1: Channels = [ch[x] for x in source] if isinstance(source, list) else ch[source]
+        c2, full = self._rules[block](c1, args)
+        signature = _signature(block)
+        try:
+            if signature is not None:
+                signature.bind(*full)
+        except TypeError as error:
+            raise RowError(f"got {len(args)} arguments, which are too many or too few") from error
+        return c2, full
 
     def explain(
         self, error: BaseException, cfg: dict[str, Any], scope: dict[str, Any], host: Container[str] = ()
@@ -240,40 +259,29 @@ class BlockTable:
             row = _rows(cfg)[index]
         except (KeyError, IndexError, TypeError):
             return
-        names = [x for x in row if isinstance(x, str)] if isinstance(row, (list, tuple)) else []
-        block = next((self._by_name[x] for x in names if x in self._by_name), None)
-        if block is not None:
-            self._fail(error, cfg, index, row, _usage(block))
-        for module, inner in ((x, y) for x in names if x not in host for y in self._by_name if x.endswith(f"_{y}")):
-            stock = module.removesuffix(f"_{inner}")
-            if stock not in host:
-                error = RowError(f"there is no stock block {stock} for {inner} to go into")
-            self._fail(error, cfg, index, row, f"Its arguments are those of {stock}.")
-        if isinstance(error, (KeyError, NameError)) and len(row) == 4:
+        mention = self._mention(row, host)
+        if mention is not None:
+            stock, block = mention
+            self._fail(error, cfg, index, row, _usage(block, stock, host))
+        if isinstance(error, (KeyError, NameError)) and isinstance(row, (list, tuple)) and len(row) == 4:
             near = difflib.get_close_matches(str(row[2]).lower(), [x.lower() for x in self._by_name], 1, 0.8)
             name = next((x for x in self._by_name if [x.lower()] == near), None)
             if name:
                 raise RowError(f"{where(cfg, index, row)}: unknown module {row[2]}. Did you mean {name}?") from error
-            if names == [row[2]] and row[2] not in host:
+            if isinstance(row[2], str) and row[2] not in host:
                 _note(
                     error, f"{where(cfg, index, row)}: {_OWN.format(row[2])}{''.join(f' {x}.' for x in self._missed)}"
                 )
 
-    def _fail(self, error: BaseException, cfg: dict[str, Any], index: int, row: Sequence[Any], usage: str) -> NoReturn:
+    def _fail(self, error: BaseException, cfg: dict[str, Any], index: int, row: Any, usage: str) -> NoReturn:
         """Raise the error of a row, with what a row of this block looks like."""
-        if len(row) != 4:
-            reason = f"a row has four parts, [from, repeats, module, args], got {len(row)}"
-        elif not isinstance(row[3], (list, tuple)):
-            reason = f"the arguments must be a list, got {row[3]!r}"
-        elif isinstance(error, RowError):
-            reason = str(error)
-        elif isinstance(error, ValueError):
+        if isinstance(error, ValueError):
             reason = str(error).rstrip(".")
-        elif isinstance(error, TypeError) and (type(row[1]) is not int or row[1] < 1):
-            reason = f"repeats must be a positive whole number, got {row[1]!r}"
+        elif isinstance(error, SyntaxError):  # of the host, which reads texts among the arguments as Python's values
+            reason = f"an argument is a text that stands for no value ({error.msg})"
         else:
             reason = f"{type(error).__name__}: {error}"
-        raise RowError(f"{where(cfg, index, row)}: {reason}. {usage}") from error
+        raise RowError(f"{where(cfg, index, row)}: {reason}. {usage}".rstrip()) from error
 
 
 _OWN = (
@@ -296,20 +304,23 @@ def _rows(cfg: dict[str, Any]) -> list[Any]:
     return [*(cfg.get("backbone") or ()), *(cfg.get("head") or ())]
 
 
-def _channels(ch: Sequence[int], index: int, source: Any) -> int:
-    """Return the output channels of one layer that row `index` reads."""
-    check_source(source, index)
-    return ch[source]
-
-
-def _usage(block: type[nn.Module]) -> str:
-    """Say which arguments the rows of a block take: those of its constructor, less the channels."""
+def _signature(block: type[nn.Module]) -> inspect.Signature | None:
+    """Return what a block is built with, None if it does not say."""
     try:
-        parameters = list(inspect.signature(block).parameters.values())[1:]
+        return inspect.signature(block)
     except (TypeError, ValueError):
+        return None
+
+
+def _usage(block: type[nn.Module], stock: str | None, host: Container[str]) -> str:
+    """Say which arguments a row takes: the stock block's, or those of the block's constructor less the channels."""
+    if stock is not None:
+        return f"Its arguments are those of {stock}." if stock in host else ""
+    signature = _signature(block)
+    if signature is None:
         return ""
-    texts = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
-    return f"The arguments of {block.__name__} are [{', '.join(texts)}]; the channels are filled in."
+    texts = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in signature.parameters.values()]
+    return f"The arguments of {block.__name__} are [{', '.join(texts[1:])}]; the channels are filled in."
 
 
 def _choices(options: Sequence[str] | dict[str, Any]) -> str:

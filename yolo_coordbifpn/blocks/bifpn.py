@@ -17,15 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import check_features, positive
 from .execution import channels_last, recorded
-from .start import GainedBlock, positive
+from .start import GainedBlock
 
 
 class _WeightedFusion(GainedBlock):
     """One learnable non-negative scalar per input, normalised to a sum of about 1."""
-
-    i: int  # index of the layer, set by the host's parser
-    f: list[int]  # indices of the layers it reads, set by the host's parser
 
     def __init__(self, channels: Sequence[int], eps: float, gain: float) -> None:
         super().__init__(gain)
@@ -53,25 +51,7 @@ class _WeightedFusion(GainedBlock):
 
     def _weighted(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Scale each input, each of shape (N, C_i, H, W), by its normalised weight."""
-        if not recorded():
-            self._check(xs)
         return [x * w for x, w in zip(xs, (self.normalized_weights() * self.gain).unbind())]
-
-    def _check(self, xs: Sequence[Tensor]) -> None:
-        """Refuse inputs that do not fit together, naming layers and shapes."""
-        if len(xs) == len(self.channels) and len({x.shape[2:] for x in xs}) == 1:
-            return
-        if hasattr(self, "f"):
-            where = f" (layer {self.i})"
-            names = [f"layer {self.i + j if j < 0 else j}" for j in self.f]
-        else:
-            where = ""
-            names = [f"input {j}" for j in range(len(xs))]
-        shapes = ", ".join(f"{n} {tuple(x.shape)}" for n, x in zip(names, xs))
-        raise ValueError(
-            f"{type(self).__name__}{where} fuses {len(self.channels)} inputs of one height and width, got {shapes}. "
-            "Resize with nn.Upsample or a strided Conv first, or read another layer."
-        )
 
     def extra_repr(self) -> str:
         """Show the channels of the inputs in the printed module."""
@@ -118,9 +98,9 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
         Raises:
             ValueError: If the number of inputs is not the one built for, or heights or widths differ.
         """
+        check_features(self, xs, len(self.channels))
         if torch.is_grad_enabled() or recorded() or len({x.dtype for x in xs}) > 1:
             return torch.cat(self._weighted(xs), 1)
-        self._check(xs)
         return self._written(xs)
 
     def _written(self, xs: Sequence[Tensor]) -> Tensor:
@@ -185,8 +165,9 @@ class BiFPN_Add(_WeightedFusion):  # noqa: N801
             Fused features, shape (N, C, H, W).
 
         Raises:
-            ValueError: If the number of inputs is not the one built for, or heights or widths differ.
+            ValueError: If the number of inputs is not the one built for, or their shapes differ.
         """
+        check_features(self, xs, len(self.channels), alike=1)
         first, *rest = self._weighted(xs)
         for x in rest:
             first = first + x

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .checks import check_features, one_input, squeeze
 from .execution import recorded
 from .start import GainedBlock
 from .strips import gate, pool
@@ -51,20 +52,9 @@ class CoordAtt(GainedBlock):
                 can only be a number of output channels, or if `gain` is not a positive float.
         """
         super().__init__(gain)
-        if isinstance(channels, (list, tuple)):
-            raise ValueError(f"CoordAtt takes one input, got {len(channels)}: write [-1, 1, CoordAtt, []].")
-        if type(channels) is not int or channels < 1:
-            raise ValueError(f"CoordAtt: channels must be a positive whole number, got {channels!r}.")
-        if type(reduction) is not int or reduction < 1:
-            raise ValueError(f"CoordAtt: reduction must be a positive whole number (default 32), got {reduction!r}.")
-        if reduction > 32 and channels // reduction < 8:  # beyond the floor of 8 no reduction means anything
-            raise ValueError(
-                f"CoordAtt: reduction={reduction} on {channels} channels looks like a number of output channels. "
-                "CoordAtt keeps the channels of the layer before; write [] for the paper's reduction of 32, "
-                "or [reduction]."
-            )
+        one_input("CoordAtt", channels)
+        mip = squeeze("CoordAtt", channels, reduction, 32)
         self.reduction = reduction
-        mip = max(8, channels // reduction)
         self.conv1 = nn.Conv2d(channels, mip, 1)
         self.bn1: nn.Module = nn.BatchNorm2d(mip)
         self.conv_h = nn.Conv2d(mip, channels, 1)
@@ -104,7 +94,11 @@ class CoordAtt(GainedBlock):
 
         Returns:
             Gated features, shape (N, C, H, W).
+
+        Raises:
+            ValueError: If `x` is no such features.
         """
+        check_features(self, [x], channels=getattr(self.conv1, "in_channels", None))
         h, w, x = pool(x)
         return gate(x, *self._gates(h, w), self.gain)
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .checks import check_features, one_input
+
 
 class SeparableConv(nn.Module):
     """Swish, depthwise 3 x 3 convolution, pointwise 1 x 1 convolution, batch normalisation.
@@ -33,10 +35,7 @@ class SeparableConv(nn.Module):
             ValueError: If `channels` is not a positive whole number.
         """
         super().__init__()
-        if isinstance(channels, (list, tuple)):
-            raise ValueError(f"SeparableConv takes one input, got {len(channels)}: write [-1, 1, SeparableConv, []].")
-        if type(channels) is not int or channels < 1:
-            raise ValueError(f"SeparableConv: channels must be a positive whole number, got {channels!r}.")
+        one_input("SeparableConv", channels)
         self.conv_dw = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.conv_pw = nn.Conv2d(channels, channels, 1, bias=False)
         self.bn: nn.Module = nn.BatchNorm2d(channels)
@@ -49,7 +48,11 @@ class SeparableConv(nn.Module):
 
         Returns:
             Features, shape (N, C, H, W).
+
+        Raises:
+            ValueError: If `x` is no such features.
         """
+        check_features(self, [x], channels=getattr(self.conv_dw, "in_channels", None))
         return self.bn(self.conv_pw(self.conv_dw(F.silu(x))))
 
     def fuse(self) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .checks import positive
+
 
 class GainedBlock(nn.Module):
     """A block with a constant gain, which is part of its state dict where it is not 1.
@@ -45,13 +47,3 @@ class GainedBlock(nn.Module):
         if any(key.startswith(prefix) for key in state_dict):
             self.gain = float(state_dict.pop(f"{prefix}gain", 1.0))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def positive(block: str, name: str, value: object, usual: str) -> float:
-    """Check an argument that must be a positive float; `usual` is what the paper has.
-
-    Whole numbers are refused, because in rows written for other versions of the blocks they are numbers of channels.
-    """
-    if not isinstance(value, float) or not 0 < value < float("inf"):
-        raise ValueError(f"{block}: {name} must be a positive float (the paper's is {usual}), got {value!r}.")
-    return value

@@ -12,6 +12,8 @@ import yaml
 from ..errors import GraftError, RowError
 from .layers import Facts
 
+MOST_REPEATS = 1000  # more is a mistake, and would keep the host building for hours
+
 
 @dataclass(eq=False)
 class Node:
@@ -156,18 +158,26 @@ def check_rows(cfg: Any) -> list[Any]:
     rows: list[Any] = cfg["backbone"] + cfg["head"]
     for index, row in enumerate(rows):
         try:
-            if not isinstance(row, (list, tuple)) or len(row) != 4:
-                raise RowError("a row has four parts, [from, repeats, module, args]")
-            if not isinstance(row[2], str):
-                raise RowError(f"the module must be a name, got {row[2]!r}")
-            if not isinstance(row[3], (list, tuple)):
-                raise RowError(f"the arguments must be a list, got {row[3]!r}")
-            sources = row[0] if isinstance(row[0], (list, tuple)) else [row[0]]
-            for source in sources:
-                check_source(source, index)
+            check_row(row, index)
         except RowError as error:
             raise GraftError(f"{where(cfg, index, row)}: {error}") from error
     return rows
+
+
+def check_row(row: Any, index: int) -> None:
+    """Raise a `RowError` if `row` is not what row `index` of a model YAML can be."""
+    if not isinstance(row, (list, tuple)) or len(row) != 4:
+        parts = f"{len(row)} of them" if isinstance(row, (list, tuple)) else repr(row)
+        raise RowError(f"a row has four parts, [from, repeats, module, args], got {parts}")
+    sources, repeats, module, args = row
+    if not isinstance(module, str):
+        raise RowError(f"the module must be a name, got {module!r}; the parts are [from, repeats, module, args]")
+    if type(repeats) is not int or not 1 <= repeats <= MOST_REPEATS:
+        raise RowError(f"repeats must be a positive whole number up to {MOST_REPEATS}, got {repeats!r}")
+    if not isinstance(args, (list, tuple)):
+        raise RowError(f"the arguments must be a list, got {args!r}")
+    for source in sources if isinstance(sources, (list, tuple)) and sources else [sources]:
+        check_source(source, index)
 
 
 def check_source(source: Any, index: int) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 from ultralytics.nn.modules.conv import CBAM as _CBAM
 
+from ..blocks.checks import check_features, one_input, squeeze
 from ..blocks.start import GainedBlock
 
 PARTS = (SqueezeExcitation,)  # inside them, and neither the host's nor ours
@@ -28,13 +29,18 @@ class SE(GainedBlock):
             channels: C, the number of channels of the input and of the output.
             reduction: r in the paper; the mean is squeezed to max(8, C // r) channels.
             gain: Constant factor on the output; 1 is the paper's formula.
+
+        Raises:
+            ValueError: If an argument is not as CoordAtt's must be.
         """
         super().__init__(gain)
+        one_input("SE", channels)
         self.reduction = reduction
-        self.attention = SqueezeExcitation(channels, max(8, channels // reduction))
+        self.attention = SqueezeExcitation(channels, squeeze("SE", channels, reduction, 16))
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate the channels of features of shape (N, C, H, W)."""
+        check_features(self, [x], channels=self.attention.fc1.in_channels)
         return self.attention(x) * self.gain
 
     def neutral_(self) -> None:
@@ -58,13 +64,23 @@ class CBAM(GainedBlock):
             channels: C, the number of channels of the input and of the output.
             kernel_size: Of the spatial attention, 3 or 7.
             gain: Constant factor on the output; 1 is the paper's formula.
+
+        Raises:
+            ValueError: If `kernel_size` is another, or `channels` or `gain` is not as CoordAtt's must be.
         """
         super().__init__(gain)
+        if type(kernel_size) is not int or kernel_size not in (3, 7):
+            raise ValueError(
+                f"CBAM: kernel_size must be 3 or 7, got {kernel_size!r}. CBAM keeps the channels of the layer before; "
+                "write [] for the paper's 7, or [kernel_size]."
+            )
+        one_input("CBAM", channels)
         self.kernel_size = kernel_size
         self.attention = _CBAM(channels, kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate the channels, then the pixels of features of shape (N, C, H, W)."""
+        check_features(self, [x], channels=self.attention.channel_attention.fc.in_channels)
         return self.attention(x) * self.gain
 
     def neutral_(self) -> None:

@@ -1,0 +1,92 @@
+"""Checks of what the blocks are given: arguments of a row, and the features of the layers that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .execution import recorded
+
+
+def one_input(block: str, channels: object) -> int:
+    """Check the channels of a block that reads one layer.
+
+    Raises:
+        ValueError: If they are those of several layers, or no positive whole number.
+    """
+    if isinstance(channels, (list, tuple)):
+        raise ValueError(f"{block} takes one input, got {len(channels)}: write [-1, 1, {block}, []].")
+    return positive_whole(block, "channels", channels)
+
+
+def positive_whole(block: str, name: str, value: object, usual: str = "") -> int:
+    """Check an argument that must be a positive whole number; `usual` is its default."""
+    if type(value) is not int or value < 1:
+        default = f" (default {usual})" if usual else ""
+        raise ValueError(f"{block}: {name} must be a positive whole number{default}, got {value!r}.")
+    return value
+
+
+def positive(block: str, name: str, value: object, usual: str) -> float:
+    """Check an argument that must be a positive float; `usual` is what the paper has.
+
+    Whole numbers are refused, because in rows written for other versions of the blocks they are numbers of channels.
+    """
+    if not isinstance(value, float) or not 0 < value < float("inf"):
+        raise ValueError(f"{block}: {name} must be a positive float (the paper's is {usual}), got {value!r}.")
+    return value
+
+
+def squeeze(block: str, channels: int, reduction: object, default: int) -> int:
+    """Return to how many channels a reduction squeezes, 8 at least.
+
+    Raises:
+        ValueError: If it is no positive whole number, or so large that it can only be a number of output channels.
+    """
+    value = positive_whole(block, "reduction", reduction, str(default))
+    if value > 32 and channels // value < 8:  # beyond the floor of 8 no reduction means anything
+        raise ValueError(
+            f"{block}: reduction={value} on {channels} channels looks like a number of output channels. "
+            f"{block} keeps the channels of the layer before; write [] for the paper's reduction of {default}, "
+            "or [reduction]."
+        )
+    return max(8, channels // value)
+
+
+def check_features(block: Any, xs: Sequence[Any], count: int = 1, channels: int | None = None, alike: int = 2) -> None:
+    """Check the outputs of the layers that a block reads.
+
+    Args:
+        block: The block; in a model of the host it knows its index `i`, and the layers `f` that it reads.
+        xs: What it is given.
+        count: How many inputs it was built for.
+        channels: Channels that it was built for, if they matter.
+        alike: The dimension from which on the shapes must agree.
+
+    Raises:
+        ValueError: If they are not as many feature maps (N, C, H, W) that fit together; the message names the block's
+            layer, and the layers that it reads with their shapes.
+    """
+    if recorded():
+        return
+    if (
+        len(xs) == count
+        and all(isinstance(x, Tensor) and x.ndim == 4 for x in xs)
+        and len({x.shape[alike:] for x in xs}) == 1
+        and channels in (None, xs[0].shape[1])
+    ):
+        return
+    name, inputs = type(block).__name__, [f"input {k}" for k in range(len(xs))]
+    if hasattr(block, "f"):
+        sources = block.f if isinstance(block.f, list) else [block.f]
+        name = f"{name} (layer {block.i})"
+        inputs = [f"layer {block.i + k if k < 0 else k}" for k in sources]
+    if count == 1:
+        takes, advice = f"takes features of shape (N, {channels or 'C'}, H, W)", "Read"
+    else:
+        takes = f"fuses {count} inputs of one {'height and width' if alike == 2 else 'shape'}"
+        advice = "Resize with nn.Upsample or a strided Conv first, or read"
+    got = ", ".join(f"{k} {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}" for k, x in zip(inputs, xs))
+    raise ValueError(f"{name} {takes}, got {got}. {advice} another layer.")
