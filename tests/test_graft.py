@@ -328,6 +328,15 @@ def changed(**rows: Any) -> dict[str, Any]:
     return cfg
 
 
+def necks(*rows: list[Any], first: str = "Conv") -> dict[str, Any]:
+    """Make a small model YAML with an upsampling and a downsampling in its head, and some rows behind them."""
+    backbone = [[-1, 1, "Conv", [8, 3, 2]] for _ in range(4)]
+    up = [[-1, 1, "nn.Upsample", ["None", 2, "nearest"]], [[-1, 2], 1, "Concat", [1]]]
+    head = [*up, [-1, 1, "Conv", [8, 3, 2]], [[-1, 3], 1, "Concat", [1]], *rows]
+    backbone[0] = [-1, 1, first, [] if first == "nn.Flatten" else [8, 3, 2]]
+    return {"nc": 2, "backbone": backbone, "head": head}
+
+
 BAD: list[tuple[Any, dict[str, Any], str]] = [
     ("yolo11n.yaml", {"coordatt": "P9"}, "the backbone has no stage P9; there are P1, P2, P3, P4, P5"),
     ("yolo11n.yaml", {"coordatt": "N6"}, "the model has no neck output N6; there are N3, N4, N5"),
@@ -339,7 +348,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ("yolo11n.yaml", {"neck": "nas"}, "neck= must be pan or fpn, got 'nas'"),
     ("yolo11n.yaml", {"bifpn": "add", "neck": "fpn"}, "neck=fpn and bifpn=add are two necks"),
     ("yolo11n.yaml", {"coordatt": "none", "bifpn": "none"}, "leave nothing to do"),
-    ("yolo11n.yaml", {"repeats": 0}, "repeats= must be a positive whole number, got 0"),
+    ("yolo11n.yaml", {"repeats": 0}, "repeats= must be a positive whole number up to 100, got 0"),
     ("yolo11n.yaml", {"edge": 1}, "edge= must be True or False, got 1"),
     ("yolo11n.yaml", {"attention": "Attention"}, "cannot build the model: KeyError: 'Attention'"),
     ("yolo11n-coordatt.yaml", {}, r"there is a CoordAtt already: yolo11n-coordatt.yaml, layer 9 (backbone row 9)"),
@@ -363,6 +372,12 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (changed(i3=[-1, 1, 7, [64]]), {}, "layer 3 (backbone row 3) [-1, 1, 7, [64]]: the module must be a name, got 7"),
     (changed(i3=["x", 1, "Conv", [64]]), {}, "`from` must be a layer index or a list of them, got 'x'"),
     (changed(i3=[-1, 1, "Covn", [64]]), {}, "cannot build the model: KeyError: 'Covn'"),
+    (changed(i3=[-1, 10**9, "Conv", [64]]), {}, "repeats must be a positive whole number up to 1000, got 1000000000"),
+    ("yolo11n.yaml", {"repeats": 10**9}, "repeats= must be a positive whole number up to 100, got 1000000000"),
+    ({**TINY, "scales": 3}, {}, "cannot build the model: TypeError: 'int' object is not iterable"),
+    (necks([-1, 1, "Classify", [2]], first="nn.Flatten"), {"bifpn": "none"}, "cannot run the model: "),
+    (necks([-1, 1, "Conv", [8, 3, 2]], [[5, 7, 8], 1, "Detect", [2]]), {"neck": "fpn"}, "makes no P5, which the head"),
+    (necks([-1, 1, "nn.Flatten", []], [-1, 1, "nn.Identity", []]), {"bifpn": "add"}, "reads no feature map"),
 ]
 
 
@@ -383,7 +398,7 @@ def test_bad_input(cfg: Any, options: dict[str, Any], message: str) -> None:
         ([-1, 2, "C3k9_CoordAtt", [1024, True]], "there is no stock block C3k9 for CoordAtt to go into"),
         ([-1, 2, "C3k2_CoordAtt"], "a row has four parts"),
         ([-1, 2, "C3k2_CoordAtt", 1024], "the arguments must be a list, got 1024"),
-        ([-1, "x", "C3k2_CoordAtt", [1024]], "repeats must be a positive whole number, got 'x'"),
+        ([-1, "x", "C3k2_CoordAtt", [1024]], "repeats must be a positive whole number up to 1000, got 'x'"),
         ([-1, 1, "C3k2_CoordAtt", ["a", "b", "c"]], "Its arguments are those of C3k2"),
     ],
 )

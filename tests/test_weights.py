@@ -512,6 +512,17 @@ def test_upgrade_refuses(
     assert set(checkpoints["pt"].parent.iterdir()) == before
 
 
+def test_upgrade_leaves_a_damaged_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that cannot be read stays, also under a name for which the host would download another in its place."""
+    monkeypatch.chdir(tmp_path)
+    Path("yolo11n.pt").write_bytes(b"PK")
+    assert main(["upgrade", "model=yolo11n.pt"]) == 1
+    assert "cannot read it as a checkpoint" in capsys.readouterr().err
+    assert Path("yolo11n.pt").read_bytes() == b"PK"
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Write a stock checkpoint, one with all blocks, and a file that is none."""

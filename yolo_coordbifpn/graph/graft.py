@@ -54,10 +54,10 @@ class Arm:
                 raise GraftError(f"{name}= must be a name, got {getattr(self, name)!r}")
         if type(self.edge) is not bool:
             raise GraftError(f"edge= must be True or False, got {self.edge!r}")
-        for name in ("repeats", "width"):
+        for name, most in (("repeats", 100), ("width", 65536)):
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise GraftError(f"{name}= must be a positive whole number, got {value!r}")
+            if type(value) is not int or not 1 <= value <= most:
+                raise GraftError(f"{name}= must be a positive whole number up to {most}, got {value!r}")
         if self.neck == "fpn" and self.bifpn == "add":
             raise GraftError("neck=fpn and bifpn=add are two necks; give one of them")
         if (self.coordatt, self.bifpn, self.neck) == ("none", "none", "pan"):

@@ -55,7 +55,10 @@ def keep_top_down(rows: Rows) -> None:
     before = rows.nodes[: rows.nodes.index(down)]
     for k, read in enumerate(rows.last.inputs):
         if read is not None and read not in before:
-            rows.last.read(k, next(node for node in reversed(before) if node.stride == read.stride))
+            node = next((node for node in reversed(before) if node.stride == read.stride), None)
+            if node is None:
+                raise GraftError(f"neck=fpn: the top-down path makes no {level(read.stride)}, which the head reads")
+            rows.last.read(k, node)
     rows.prune()
 
 
@@ -76,6 +79,8 @@ def sum_neck(rows: Rows, width: int, repeats: int, edge: bool) -> None:
     _refuse_weighted(rows)
     top = _start(rows)
     strides = [x.stride for x in rows.last.inputs if x is not None and x.stride]
+    if not strides:
+        raise GraftError(f"bifpn=add: {rows.where(rows.last)} reads no feature map for the neck to end in")
     levels = [min(strides)]
     while levels[-1] < float(top.stride or 0):
         levels.append(2 * levels[-1])

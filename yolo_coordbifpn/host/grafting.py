@@ -68,7 +68,9 @@ def graft(
     given = cfg if isinstance(cfg, dict) else load(cfg)
     check_rows(given)
     before = build(given)
-    rows = graft_rows(given, facts(before), arm)
+    with _told("run"):
+        found = facts(before)
+    rows = graft_rows(given, found, arm)
     verify(before, rows.cfg())
     return rows.cfg()
 
@@ -90,7 +92,10 @@ def graft_text(file: Path, arm: Arm) -> tuple[str, Rows]:
         text = file.read_text(encoding="utf-8")
         cfg = yaml.safe_load(text)
         check_rows(cfg)
-        rows = graft_rows(cfg, facts(build(cfg)), arm)
+        model = build(cfg)
+        with _told("run"):
+            found = facts(model)
+        rows = graft_rows(cfg, found, arm)
         return rewrite(text, rows), rows
     except yaml.YAMLError as error:
         raise GraftError(f"{file.name} is no YAML: {error}") from error
@@ -113,7 +118,9 @@ def graft_file(file: Path, arm: Arm) -> tuple[str, Rows, dict[str, tuple[Summary
     sizes = {}
     for scale in before.get("scales") or [""]:
         old = build({**before, "scale": scale})
-        sizes[scale] = (count(old), count(verify(old, {**after, "scale": scale})))
+        new = verify(old, {**after, "scale": scale})
+        with _told("run"):
+            sizes[scale] = (count(old), count(new))
     return annotate(text, {scale: size for scale, (_, size) in sizes.items()}), rows, sizes
 
 
@@ -133,20 +140,20 @@ def build(cfg: dict[str, Any]) -> Any:
     Raises:
         GraftError: If the host cannot build it.
     """
+    cfg = copy.deepcopy(cfg)
+    with _told("build"), _quiet():
+        if cfg.get("scales") and not cfg.get("scale"):
+            cfg["scale"] = next(iter(cfg["scales"]))
+        return model_class(cfg)(cfg, ch=cfg.get("channels") or cfg.get("ch") or 3, verbose=False)
+
+
+def model_class(cfg: dict[str, Any]) -> Any:
+    """Return the host's class for the models of a YAML dict, which its head tells."""
     import ultralytics
     from ultralytics.nn.tasks import guess_model_task
 
-    cfg = copy.deepcopy(cfg)
-    if cfg.get("scales") and not cfg.get("scale"):
-        cfg["scale"] = next(iter(cfg["scales"]))
     engine: Any = getattr(ultralytics, _ENGINES.get(cfg["head"][-1][2], "YOLO"))
-    task = guess_model_task(cfg) or "detect"
-    try:
-        with _quiet():
-            model = engine.task_map.fget(None)[task]["model"]
-            return model(cfg, ch=cfg.get("channels") or cfg.get("ch") or 3, verbose=False)
-    except Exception as error:  # whatever the host stumbles on in a user's YAML
-        raise GraftError(f"this Ultralytics cannot build the model: {type(error).__name__}: {error}") from error
+    return engine.task_map.fget(None)[guess_model_task(cfg) or "detect"]["model"]
 
 
 def verify(old: Any, cfg: dict[str, Any]) -> Any:
@@ -159,6 +166,15 @@ def verify(old: Any, cfg: dict[str, Any]) -> Any:
     if old.stride.tolist() != new.stride.tolist():
         raise GraftError(f"the head would read strides {new.stride.tolist()} in place of {old.stride.tolist()}")
     return new
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Raise whatever the host stumbles on in a user's YAML as a `GraftError`."""
+    try:
+        yield
+    except Exception as error:
+        raise GraftError(f"this Ultralytics cannot {what} the model: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def upgrade(checkpoint: Path, save: Path, arm: Arm) -> str:
     from ultralytics.models import YOLO
 
     try:
-        yolo: Any = YOLO(checkpoint)
+        yolo: Any = YOLO(checkpoint.absolute())  # by its bare name, the host may download another in its place
     except (AttributeError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
         raise WeightsError(f"this Ultralytics cannot read it as a checkpoint: {error}") from error
     old = yolo.model
