@@ -1,0 +1,251 @@
+"""How `scripts/fuzz.py` judges a case: it is carried out, its error must be the right one, and the host the same."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import io
+import os
+import re
+import signal
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import torch
+from fuzz_cases import NAMES, SMALL, Case, at
+from torch import Tensor
+from ultralytics.nn import tasks
+from ultralytics.utils import LOGGER
+
+from yolo_coordbifpn import errors, graft
+from yolo_coordbifpn.commands import main as command
+from yolo_coordbifpn.host import grafting
+from yolo_coordbifpn.registry import TABLE
+
+BUILT, OURS, THEIRS, FINDING = "built and ran", "our error", "the host's own error", "finding"
+HOSTS_OWN = {"legacy", "default_act"}  # attributes of its classes that the host's parser sets for its own rows
+
+
+@dataclass
+class Verdict:
+    """What became of a case."""
+
+    outcome: str
+    error: str = ""  # its type
+    where: str = ""  # of a finding: the function in which it was raised
+    detail: str = ""  # of a finding
+
+
+class TimeLimit(BaseException):
+    """A case takes too long; no `except Exception` catches it."""
+
+
+class Differs(Exception):  # noqa: N818
+    """A model puts out something else when it is fused."""
+
+
+class Refused(Exception):  # noqa: N818
+    """A command has ended with a message, and status 1 or 2."""
+
+
+def judge(case: Case, limit: float) -> Verdict:
+    """Carry out a case within some seconds, and say whether what came of it is as it must be."""
+    before, act = host_state(), tasks.Conv.default_act  # type: ignore[attr-defined]
+    work = {"grafts": grafted, "files": commanded}.get(case.kind, lambda x: build_and_run(x.cfg, x.base.size))
+    verdict = explain(case, caught(lambda: work(case), limit), limit)
+    tasks.Conv.default_act = act  # type: ignore[attr-defined]  # which the host leaves behind where it fails
+    after = host_state()
+    changed = [x for x in before.keys() | after.keys() if before.get(x) != after.get(x)]
+    if changed:
+        return Verdict(FINDING, "changed host", changed[0], f"changed: {', '.join(changed)}")
+    return verdict
+
+
+def explain(case: Case, error: BaseException | None, limit: float) -> Verdict:
+    """Say whose an error is, with proof."""
+    name = type(error).__name__
+    if error is None:
+        return Verdict(BUILT)
+    if isinstance(error, Refused):
+        return Verdict(OURS, str(error))
+    if case.kind == "grafts" and isinstance(error, (errors.GraftError, errors.HostError)):
+        return Verdict(OURS, name)
+    if case.kind in ("rows", "yamls"):
+        if names_our_row(error, case.cfg):
+            return Verdict(OURS, name)
+        alike = caught(lambda: build_and_run(without_ours(case.cfg), case.base.size), limit)
+        if type(alike) is type(error) and not isinstance(error, errors.RowError):
+            return Verdict(THEIRS, name)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].name}"
+    return Verdict(FINDING, name, where, "".join(traceback.format_exception(error)[-6:]))
+
+
+# What is done with a case --------------------------------------------------------------------------------------------
+
+
+def build_and_run(cfg: dict[str, Any], size: int) -> None:
+    """Build the model of a YAML, as the host's class for its head does, and run it plain and fused.
+
+    Raises:
+        Differs: If fusing changes the output.
+    """
+    try:
+        model_class = grafting.model_class(cfg)
+    except (KeyError, IndexError, TypeError):  # there is no head to tell
+        model_class = tasks.DetectionModel
+    torch.manual_seed(0)
+    model = model_class(copy.deepcopy(cfg), ch=3, verbose=False).eval()
+    image = torch.rand(1, 3, size, size)
+    with torch.no_grad():
+        plain, fused = (next(tensors(m)).flatten().sort()[0] for m in (model(image), model.fuse(verbose=False)(image)))
+    change = float((plain - fused).norm() / plain.norm().clamp_min(1e-9)) if len(plain) == len(fused) else 0.0
+    if change > 1e-3:
+        raise Differs(f"fused, the output differs by {change:.2g}")
+
+
+def tensors(out: object) -> Iterator[Tensor]:
+    """Iterate over all tensors in a nested output."""
+    if isinstance(out, Tensor):
+        yield out.float()
+    for value in out.values() if isinstance(out, dict) else out if isinstance(out, (list, tuple)) else ():
+        yield from tensors(value)
+
+
+def grafted(case: Case) -> None:
+    """Graft; build and run the outcome if the YAML ran before."""
+    cfg = copy.deepcopy(case.cfg)
+    new = graft(cfg, **case.options)
+    assert repr(cfg) == repr(case.cfg), "graft() has changed what it was given"
+    try:
+        build_and_run(case.cfg, case.base.size)
+    except Exception:  # it was built alone, so the new one need not run either
+        return
+    build_and_run(new, case.base.size)
+
+
+def commanded(case: Case) -> None:
+    """Run a command over a file in an empty folder."""
+    words = [f"{key}={value}" for key, value in case.options.items() if key != "command"]
+    here, printed = Path.cwd(), io.StringIO()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            file = Path(case.base.name)
+            file.write_text(case.text, encoding="utf-8")
+            if case.options["command"] == "upgrade":
+                file = checkpoint(case, file.with_suffix(".pt"))
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                status = command([case.options["command"], f"model={file}", *words])
+        finally:
+            os.chdir(here)
+    if status:
+        assert status in (1, 2), f"exit status {status}"
+        assert printed.getvalue().strip(), "no message"
+        raise Refused(f"exit status {status}")
+
+
+def checkpoint(case: Case, file: Path) -> Path:
+    """Write a checkpoint as the host does, cut off where the YAML is damaged."""
+    model: Any = tasks.DetectionModel(copy.deepcopy(SMALL.cfg), verbose=False)
+    model.args, model.task = {}, "detect"
+    torch.save({"epoch": -1, "model": model, "ema": None, "train_args": {}}, file)
+    if case.text != case.base.text:
+        content = file.read_bytes()
+        file.write_bytes(content[: len(case.text) % len(content)])
+    return file
+
+
+def caught(work: Callable[[], None], limit: float) -> BaseException | None:
+    """Do something within a time limit, and return the error that it raises."""
+    running = True
+
+    def stop(*args: object) -> None:
+        if running:
+            raise TimeLimit(f"longer than {limit} s")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit, 0.1)  # again and again, as a callback of the interpreter may swallow it
+    try:
+        work()
+    except (Exception, TimeLimit) as error:
+        return error
+    finally:
+        running = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    return None
+
+
+# Whose an error is ---------------------------------------------------------------------------------------------------
+
+
+def is_inside(word: Any) -> bool:
+    """Tell whether a word is a stock block's name with one of ours behind it."""
+    return isinstance(word, str) and word.endswith(tuple(f"_{x}" for x in NAMES))
+
+
+def is_ours(row: Any) -> bool:
+    """Tell whether a row names one of our blocks, alone or inside a stock one, or one nearly."""
+    words = [x for x in (row if isinstance(row, (list, dict)) else [row]) if isinstance(x, str)]
+    lower = [x.lower() for x in NAMES]
+    return any(x in NAMES or is_inside(x) or difflib.get_close_matches(x.lower(), lower, 1, 0.8) for x in words)
+
+
+def names_our_row(error: BaseException, cfg: dict[str, Any]) -> bool:
+    """Tell whether an error of ours names one of our rows, in words of its own."""
+    match = re.search(r"layer (\d+) ?[(),]", str(error))
+    if match is None or not isinstance(error, ValueError):
+        return False
+    section, k = at(cfg, int(match[1]))
+    passed_on = re.search(r"\b[A-Z]\w+Error: ", str(error).partition("]: ")[2])
+    return is_ours(section[k]) and (not passed_on or any(map(is_inside, section[k])))
+
+
+def without_ours(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Put the host's nearest rows in the place of ours."""
+    cfg = copy.deepcopy(cfg)
+    for key in ("backbone", "head"):
+        if isinstance(cfg.get(key), list):
+            cfg[key] = [nearest(x, key == "backbone" and k == 0) if is_ours(x) else x for k, x in enumerate(cfg[key])]
+    return cfg
+
+
+def nearest(row: Any, first: bool) -> Any:
+    """Return the host's row that is nearest to one of ours.
+
+    The host looks at the module of the first row before its parser does, so that one keeps its form, whatever it is.
+    """
+    if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
+        names = ["Conv" if is_ours(x) else x for x in row]
+        return [-1, 1, "nn.Identity", []] if not first else names if isinstance(row, list) else dict.fromkeys(names)
+    source, repeats, name, args = row
+    if is_inside(name):
+        own = next(x for x in NAMES if name.endswith(f"_{x}"))
+        return [source, repeats, name.removesuffix(f"_{own}"), args]
+    if name == "BiFPN_Concat" and isinstance(source, list):
+        return [source, 1, "Concat", [1]]
+    read = source[0] if isinstance(source, list) and source else source
+    return [read if isinstance(read, int) else -1, 1, "nn.Identity", []] if name in NAMES else row
+
+
+def host_state() -> dict[str, Any]:
+    """Describe the host: what its parser's module holds, down to code and class attributes; the block table; torch."""
+    state: dict[str, Any] = {}
+    for name, value in vars(tasks).items():
+        state[f"tasks.{name}"] = id(value)
+        if isinstance(value, FunctionType):
+            state[f"tasks.{name}()"] = (value.__code__, value.__defaults__)
+        elif isinstance(value, type):
+            state |= {f"{name}.{k}": id(x) for k, x in vars(value).items() if k not in HOSTS_OWN and k[:2] != "__"}
+    state["blocks"] = ([*TABLE._by_name], [*map(id, TABLE._rules.values())], [*TABLE._later])
+    state["allowed"] = set(getattr(torch.serialization, "get_safe_globals", list)())
+    state["torch"] = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled())
+    state["process"] = (LOGGER.level, Path.cwd(), {k: x for k, x in os.environ.items() if k.startswith("YOLO")})
+    return state

@@ -1,0 +1,104 @@
+"""Whatever a model YAML, an option or a file holds: a model that runs, or an error that names the row; the host stays.
+
+A few of the cases of `scripts/fuzz.py`, always the same ones.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from ultralytics.nn import tasks
+from ultralytics.utils import LOGGER
+
+from yolo_coordbifpn.registry import BlockTable
+
+PACKAGE = ROOT / "yolo_coordbifpn"
+
+
+@pytest.fixture
+def fuzz(monkeypatch: pytest.MonkeyPatch, own_blocks: None) -> Iterator[Any]:
+    """Import the script, and keep the host from logging each model."""
+    pytest.importorskip("hypothesis", reason="hypothesis is not installed, see the extra `test`")
+    pytest.importorskip("resource", reason="the script limits the memory as Unix does")
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    level = LOGGER.level
+    LOGGER.setLevel(logging.CRITICAL)
+    import fuzz
+
+    yield fuzz
+    LOGGER.setLevel(level)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("rows", 120), ("yamls", 80), ("grafts", 40), ("files", 10)])
+def test_cases(fuzz: Any, kind: str, count: int) -> None:
+    """Each case is built and runs, or has the right error, and leaves the host as it was; some are built, some not."""
+    bases = [fuzz.SMALL, *fuzz.load("yolo11.yaml"), *fuzz.load("yolov8-cls.yaml"), *fuzz.load("yolo11-bifpn.yaml")]
+    result = fuzz.fuzz(kind, count, 0, bases)
+    assert not result.findings, "\n\n".join(f"{case}\n{verdict.detail}" for case, verdict in result.findings.values())
+    assert result.counts.total() >= count
+    assert {outcome for outcome, _ in result.counts} >= {fuzz.BUILT, fuzz.OURS}
+
+
+def test_a_bare_error_is_a_finding(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of ours that names no row is found, and made as small as a single row."""
+
+    def broken(*args: Any) -> Any:
+        raise KeyError("CoordAtt")
+
+    monkeypatch.setattr(BlockTable, "resolve", broken)
+    monkeypatch.setattr(BlockTable, "explain", lambda *args: None)
+    import fuzz_judge
+
+    result = fuzz.fuzz("rows", 10, 0, [fuzz.SMALL])
+    case, verdict = result.findings["KeyError", "test_fuzz.py:broken"]
+    assert result.counts[fuzz.FINDING, "KeyError"]
+    assert "KeyError: 'CoordAtt'" in verdict.detail
+    assert sum(fuzz_judge.is_ours(row) for row in case.cfg["backbone"] + case.cfg["head"]) == 1
+
+
+def test_a_changed_host_is_a_finding(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a case leaves behind in the parser's module is found."""
+    import fuzz_judge
+
+    monkeypatch.setattr(tasks, "left_behind", None, raising=False)
+    monkeypatch.setattr(fuzz_judge, "build_and_run", lambda cfg, size: setattr(tasks, "left_behind", cfg))
+    verdict = fuzz.judge(fuzz.Case("rows", fuzz.SMALL, fuzz.SMALL.cfg, {}), 20)
+    assert (verdict.outcome, verdict.where) == (fuzz.FINDING, "tasks.left_behind")
+
+
+def test_a_hang_is_a_finding(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of ours that takes too long is found, if the host's nearest row does not."""
+    import fuzz_judge
+
+    def work(cfg: dict[str, Any], size: int) -> None:
+        while fuzz_judge.is_ours(cfg["head"][0]):
+            pass
+
+    monkeypatch.setattr(fuzz_judge, "build_and_run", work)
+    cfg = {**fuzz.SMALL.cfg, "head": [[-1, 1, "CoordAtt", []]]}
+    verdict = fuzz.judge(fuzz.Case("rows", fuzz.SMALL, cfg, {}), 0.2)
+    assert (verdict.outcome, verdict.error) == (fuzz.FINDING, "TimeLimit")
+
+
+CALLS = {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load"}
+KNOWN = {  # all there are, and what they are given
+    "host/parser.py: compile",  # the source file of the host's parser, as it is installed, once with a branch more
+}
+
+
+def test_nothing_that_is_read_is_run() -> None:
+    """No file of the package evaluates, executes or unpickles what it reads; its own checkpoints load weights only."""
+    found = set()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                weights_only = any(x.arg == "weights_only" and ast.unparse(x.value) == "True" for x in node.keywords)
+                if name in CALLS or (name == "torch.load" and not weights_only):
+                    found.add(f"{file.relative_to(PACKAGE).as_posix()}: {name}")
+    assert found == KNOWN
