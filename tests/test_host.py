@@ -493,15 +493,21 @@ OLD = """
 import ultralytics
 ultralytics.__version__ = "8.3.0"
 from ultralytics import YOLO
+from yolo_coordbifpn import HostError
 YOLO("yolo11n-coordatt.yaml")
-YOLO("yolo26n-coordatt.yaml")
+for name in "yolo26n-coordatt.yaml", "yolo26n-new-coordatt.yaml":
+    try:
+        YOLO(name)
+    except HostError as error:
+        print(error)
 """
 
 
 def test_a_host_too_old_for_a_family(python: Callable[..., str]) -> None:
-    """A shipped YAML whose stock blocks an older host does not have says which version it needs."""
-    out = python(OLD, check=False)
-    assert "yolo26-coordatt.yaml needs ultralytics>=8.4.0, this is 8.3.0: pip install -U ultralytics" in out
+    """A model whose stock blocks an older host does not have says which version it needs, with and without a file."""
+    out = python(OLD)
+    for name in ("yolo26-coordatt.yaml", "yolo26n-new-coordatt.yaml"):
+        assert f"{name} needs ultralytics>=8.4.0, this is 8.3.0: pip install -U ultralytics" in out
 
 
 def test_a_missing_host(python: Callable[..., str]) -> None:

@@ -285,9 +285,10 @@ class BlockTable:
 
 
 _OWN = (
-    "there is no module {0} here. If it is a block of your own, this process does not know it: "
-    "yolo_coordbifpn.register() holds where it is called, and in processes started from there if the class can be "
-    "imported. Put it into a module on Python's path and name that: YOLO_COORDBIFPN_BLOCKS=my_package.blocks:{0}."
+    "there is no module {0} here. A newer Ultralytics may have it. If it is a block of your own, this process does not "
+    "know it: yolo_coordbifpn.register() holds where it is called, and in processes started from there if the class "
+    "can be imported. Put it into a module on Python's path and name that: "
+    "YOLO_COORDBIFPN_BLOCKS=my_package.blocks:{0}."
 )
 
 

@@ -171,6 +171,8 @@ def patch_names(host: ModuleType, version: str) -> Callable[[], None]:
             return original(file, *args, **kwargs)
         except FileNotFoundError as error:
             arm = split(Path(str(file)).name)
+            if arm is not None:
+                _check_family(Path(str(file)).name, version)
             hint = suggestion(str(file), host)
             if arm is not None and hint:
                 hint = f"This Ultralytics ({version}) has no {arm[0]}. {hint}"
@@ -225,14 +227,21 @@ def _grafted(source: Path, arm: Arm) -> Path:
     return file
 
 
-def _check_version(file: Path, version: str) -> None:
-    """Refuse a shipped YAML whose stock blocks this host does not have yet."""
+def _check_version(file: Path, version: str, name: str = "") -> None:
+    """Refuse a shipped YAML, or a name without a file beside it, whose stock blocks this host does not have yet."""
     needs = _REQUIRES.search(file.read_text(encoding="utf-8"))
     if needs and _numbers(version) < _numbers(needs[1]):
         raise HostError(
-            f"{file.name} needs ultralytics>={needs[1]}, this is {version}: "
+            f"{name or file.name} needs ultralytics>={needs[1]}, this is {version}: "
             "pip install -U ultralytics, or take a model of an older family."
         )
+
+
+def _check_family(name: str, version: str) -> None:
+    """Refuse a name that nothing stands for if the shipped files of its family need a newer host."""
+    family = re.match(r"[a-z]+\d+", name)
+    for file in folder().glob(f"{family[0]}*.yaml") if family else ():
+        _check_version(file, version, name)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,0 +1,45 @@
+"""Other versions of Ultralytics beside the same torch; scripts/check_hosts.py does more, on more of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import check_hosts
+import pytest
+from side_by_side import MODELS, ask
+
+VERSIONS = ("8.3.0", "8.4.0")  # the oldest of both lines
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Take the folder of installed hosts that YOLO_COORDBIFPN_HOSTS names, or let pip make one."""
+    folder = Path(os.environ.get("YOLO_COORDBIFPN_HOSTS") or tmp_path_factory.mktemp("hosts"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_RETRIES", "0")
+        for version in VERSIONS:
+            try:
+                check_hosts.install(version, folder, whole=False)
+            except subprocess.CalledProcessError:
+                pytest.skip(f"pip cannot install ultralytics {version}, and YOLO_COORDBIFPN_HOSTS names no folder")
+    return folder
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_fuse_and_transfer(version: str, hosts: Path, tmp_path: Path) -> None:
+    """On another host a model is built, fused to the same output, and takes a stock checkpoint with its output."""
+    to = hosts / version
+    words = [check_hosts.__file__, "one", "fuse,transfer", MODELS["ours"], "", str(to)]
+    outcome, versions = ask(words, tmp_path, 200, check_hosts.environment(to))
+    assert outcome.startswith("works"), (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert f"ultralytics {version}" in versions
+
+
+def test_an_old_host_says_which_one_a_model_needs(hosts: Path, tmp_path: Path) -> None:
+    """A model of a later family is refused with the version that has it."""
+    code = "from ultralytics import YOLO; YOLO('yolo26n-coordatt-bifpn.yaml')"
+    ask(["-c", code], tmp_path, 200, check_hosts.environment(hosts / "8.3.0"))
+    told = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "yolo26-coordatt-bifpn.yaml needs ultralytics>=8.4.0, this is 8.3.0: pip install -U ultralytics" in told
