@@ -75,10 +75,8 @@ class CoordAtt(GainedBlock):
 
     def _gates(self, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Make the gates, shapes (N, C, H) and (N, C, W), from the strips of the same shapes, equations 6 to 8."""
-        if recorded() and not self.training:  # two small graphs in place of one with a split of unknown sizes
-            h, w = self._squeeze(h), self._squeeze(w)
-        else:  # batch statistics are taken over both strips together, as in the paper
-            h, w = self._squeeze(torch.cat((h, w), 2)).split((h.shape[2], w.shape[2]), 2)
+        # batch statistics are taken over both strips together, as in the paper
+        h, w = self._squeeze(torch.cat((h, w), 2)).split((h.shape[2], w.shape[2]), 2)
         return _pointwise(self.conv_h, h).sigmoid(), _pointwise(self.conv_w, w).sigmoid()
 
     def _squeeze(self, strip: Tensor) -> Tensor:
@@ -98,9 +96,19 @@ class CoordAtt(GainedBlock):
         Raises:
             ValueError: If `x` is no such features.
         """
+        if recorded() and not self.training:
+            return self._graph(x)
         check_features(self, [x], channels=getattr(self.conv1, "in_channels", None))
         h, w, x = pool(x)
         return gate(x, *self._gates(h, w), self.gain)
+
+    def _graph(self, x: Tensor) -> Tensor:
+        """Compute the same for compilers and exporters: two paths of plain layers, with nothing reshaped or split."""
+        h, w = (
+            conv(F.hardswish(self.bn1(self.conv1(x.mean(axis, keepdim=True))))).sigmoid()
+            for conv, axis in ((self.conv_h, 3), (self.conv_w, 2))
+        )  # (N, C, H, 1) and (N, C, 1, W)
+        return x * (w * self.gain) * h
 
     def fuse(self) -> None:
         """Fold the batch normalisation into the shared convolution, in place, for inference."""
