@@ -33,7 +33,7 @@ import torch
 import ultralytics
 import yaml
 from fuzz_cases import SMALL, Base, Case, strategy
-from fuzz_judge import BUILT, FINDING, OURS, THEIRS, Verdict, build_and_run, caught, judge
+from fuzz_judge import BUILT, FINDING, OURS, THEIRS, Verdict, build_and_run, caught, judge, warm_up
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 from torch import Tensor, nn
@@ -92,6 +92,7 @@ def fuzz(kind: str, count: int, start: int, bases: Sequence[Base], limit: float 
         bases: Model YAMLs to begin with.
         limit: Seconds for one case.
     """
+    warm_up()
     result, rounds = Result(Counter(), {}), 0
     while (left := count - result.counts.total()) > 0 and rounds < 100:
         checks = settings(
