@@ -6,7 +6,7 @@ Parts:
     coordatt   CoordAtt, the paper's formula, timm's CoordAttn, the floor (read the input twice, write a new tensor of
                its size) and CoordAtt on one pixel (the calls alone), at the shapes of P3, P4 and P5 in yolo11n and s
                at 640 px, batch 1 and 8; what is kept for backward
-    fusion     BiFPN_Concat, not fused, against torch.cat at the four places of the neck
+    fusion     BiFPN_Concat, not fused, against torch.cat at the four places of the neck, and the multiplications alone
     models     the fused model with both blocks against the stock one: eager, compiled, in ONNX Runtime and OpenVINO
     training   steps of SGD of both models, and what validates in a training: the model not fused
     startup    what the start-up hook adds to every Python, and registering to the import of Ultralytics
@@ -173,7 +173,7 @@ def fusion(bench: Bench) -> None:
         for batch in (1, 8):
             block = BiFPN_Concat(channels).to(bench.device)
             xs = [bench.features(batch, c, side, side) for c in channels]
-            calls = {"torch.cat": partial(torch.cat, xs, 1), "ours": partial(block, xs)}
+            calls = {"torch.cat": partial(torch.cat, xs, 1), "ours": partial(block, xs), "floor": partial(_scaled, xs)}
             with torch.no_grad():
                 bench.compare("fusion eval", f"{name} batch {batch}", calls)
 
@@ -252,6 +252,11 @@ def _floor(x: Tensor) -> Tensor:
     """Read the features twice and write as many into a new tensor, and nothing else."""
     x.sum()
     return x * 2.0
+
+
+def _scaled(xs: list[Tensor]) -> list[Tensor]:
+    """Multiply each of some features by a number, which a weighted fusion does at the least."""
+    return [x * 0.5 for x in xs]
 
 
 def _step(bench: Bench, m: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -377,8 +382,11 @@ def summary(bench: Bench) -> Iterator[tuple[str, float, str, float]]:
         for what, most in (("ours", 1.4), ("official", math.nan)):
             deep = max(row.value for row in kept if row.what == what and "P5" in row.case)
             yield f"kept for backward at P5, at most, {what} / input", deep, "", most
-    if bench.ratios("fusion eval", "ours"):
-        yield "BiFPN_Concat, not fused, geometric mean / torch.cat", _mean(bench.ratios("fusion eval", "ours")), "", 1.3
+    if ours := bench.ratios("fusion eval", "ours"):
+        yield "BiFPN_Concat, not fused, geometric mean / torch.cat", _mean(ours), "", 1.3
+        yield "BiFPN_Concat, not fused, slowest / torch.cat", max(ours), "", math.nan
+        against = [a / b for a, b in zip(ours, bench.ratios("fusion eval", "floor"))]
+        yield "BiFPN_Concat, not fused, geometric mean / the multiplications alone", _mean(against), "", math.nan
     for how, most in (("eager", 1.02), ("compiled", 1.03), ("onnxruntime", 1.03), ("openvino", 1.03)):
         for ratio in bench.ratios(f"models {how}", MODEL):
             yield f"{MODEL}, fused, 640 px, {how} / {STOCK}", ratio, "", most
