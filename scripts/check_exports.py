@@ -5,8 +5,8 @@
 Each model of models= is taken twice: the stock one, and with the arm (arm=coordatt-bifpn), whose gates, fusion weights,
 gains and new columns are first moved away from where they start, because at its start it equals the stock model. Both
 are exported by the host's `export`, opened by the host's `YOLO(file)`, and run on the pictures of source= (those that
-come with Ultralytics, if none are given). The boxes from a score of 0.25 up are matched with those of PyTorch; a box
-that is within 0.05 of that score may be missing on one side.
+come with Ultralytics, if none are given). The boxes from a score of 0.25 up are matched with those of PyTorch, masks
+and keypoints with them; a box that is within 0.05 of that score may be missing on one side.
 
 formats=all, or names with commas between them (formats=list prints those there are). weights= goes with models=, one
 file each. A format runs in a process of its own, for limit= seconds at most; one whose packages are missing is told and
@@ -428,9 +428,11 @@ def _cell(row: dict[str, Any]) -> str:
     if row["verdict"] not in {"works", "differs"}:
         return f"{row['verdict']}: {row['reason']}" if row.get("reason") else str(row["verdict"])
     parts = [] if row["verdict"] == "works" else ["differs"]
-    if any(int(row[key]) for key in ("missing", "new", "classes")) or not _same(row):
+    if not _same(row):
         parts.append(f"{int(row['boxes']) - int(row['missing'])} of {row['boxes']} boxes")
-        parts += [f"{row[key]} {what}" for key, what in (("new", "new"), ("classes", "reclassed")) if int(row[key])]
+        parts += [
+            f"{row[key]} {what}" for key, what in (("new", "new"), ("classes", "of another class")) if int(row[key])
+        ]
         parts += [f"IoU {float(row['iou']):.3f}", f"score {float(row['score']):.3f}"]
         parts += [f"masks {float(row['masks']):.3f}"] if row.get("masks") else []
         parts += [f"keypoints {float(row['keypoints']):.2f} px"] if row.get("keypoints") else []
@@ -439,7 +441,8 @@ def _cell(row: dict[str, Any]) -> str:
 
 def _same(row: dict[str, Any]) -> bool:
     """Tell whether boxes, scores, masks and keypoints are those of PyTorch up to rounding."""
-    near = float(row["iou"]) > 0.999 and float(row["score"]) < 0.001
+    changed = any(int(row[key]) for key in ("missing", "new", "classes"))
+    near = not changed and float(row["iou"]) > 0.999 and float(row["score"]) < 0.001
     return near and float(row.get("masks") or 1) > 0.99 and float(row.get("keypoints") or 0) < 0.1
 
 

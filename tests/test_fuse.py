@@ -18,6 +18,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt, register
+from yolo_coordbifpn.host import grafting
 from yolo_coordbifpn.host.patches import status
 
 NAMES = sorted(x.stem for x in (ROOT / "model_yamls").glob("*.yaml") if "bifpn" in x.stem)
@@ -140,6 +141,30 @@ class Folding(nn.Module):
 
     def fuse(self) -> None:
         self.bn = nn.Identity()
+
+
+def test_a_head_with_many_queries_is_fused() -> None:
+    """RT-DETR, whose head takes 300 cells of the pixels that the scales are followed with."""
+    cfg = grafting.load("rtdetr-l-bifpn.yaml") | {"scale": "l", "scales": {"l": [0.33, 0.125, 256]}}
+    model = trained(grafting.build(cfg))
+    fused = copy.deepcopy(model).fuse(verbose=False)
+    assert "BiFPN_Concat" not in kinds(fused)
+    assert gap(fused, model, (160, 160)) < 1e-4
+
+
+def test_a_model_that_needs_more_than_pixels_stays_as_it_is(log: pytest.LogCaptureFixture) -> None:
+    """Where the scales cannot be followed, the model is fused by the host, and the log says why not by us."""
+    model = YOLO("yolo11n-bifpn.yaml").model.eval()
+
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("where is the text?")
+
+    handle = model.model[-1].register_forward_pre_hook(refuse)
+    model.fuse(verbose=False)
+    handle.remove()
+    assert kinds(model).count("BiFPN_Concat") == 4
+    assert "not folded: model.12 (RuntimeError: where is the text?)" in log.text
+    assert model(torch.zeros(1, 3, 64, 64))[0].shape == (1, 84, 84)
 
 
 def test_a_users_block_is_fused_too(own_blocks: None) -> None:

@@ -17,6 +17,8 @@ from ..blocks import BiFPN_Add, BiFPN_Concat
 from .follow import Follower
 from .layers import pixels, quietly
 
+_CELLS = 5  # of the coarsest level; RT-DETR's head takes 300 of all cells, and in some hosts fails if there are fewer
+
 
 @dataclass
 class _Scale:
@@ -83,7 +85,10 @@ def fold(model: Any, concat: Callable[[], nn.Module]) -> Folded:
     sums = [name for name, m in model.named_modules() if isinstance(m, BiFPN_Add)]
     kept: dict[str, str] = {}
     while blocks:  # without those that cannot be folded, as often as one of them stands behind another
-        scales = _follow(model, blocks)
+        try:
+            scales = _follow(model, blocks)
+        except Exception as error:  # a model that needs more than pixels runs as well unfolded
+            return Folded([], kept | dict.fromkeys(blocks, f"{type(error).__name__}: {error}"), sums)
         refused = _refused(scales)
         if not refused:
             _multiply(model, scales.readers)
@@ -105,7 +110,7 @@ def _follow(model: Any, blocks: dict[str, BiFPN_Concat]) -> _Scales:
     """Run a model once, with the outputs of some of its fusions labelled."""
     scales = _Scales(model)
     hooks = [h for name, block in blocks.items() for h in _label_output(scales, name, block)]
-    image = pixels(model).to(next(model.parameters()).dtype)
+    image = pixels(model, _CELLS).to(next(model.parameters()).dtype)
 
     def run() -> None:
         with scales:

@@ -102,11 +102,12 @@ def facts(model: Any) -> list[Facts]:
     return [*found, Facts()]
 
 
-def pixels(model: Any) -> Tensor:
-    """Make random pixels for a model, (1, C, H, W), large enough for two cells of its coarsest level."""
+def pixels(model: Any, cells: int = 2) -> Tensor:
+    """Make random pixels for a model, (1, C, H, W), of some cells of its coarsest level in height and width."""
     stride = int(max(float(getattr(model, "stride", torch.tensor([32.0])).max()), 32))
     parameter = next(model.parameters())
-    image = torch.rand(1, image_channels(model), 2 * stride, 2 * stride, generator=torch.Generator().manual_seed(0))
+    size, generator = cells * stride, torch.Generator().manual_seed(0)
+    image = torch.rand(1, image_channels(model), size, size, generator=generator)
     return image.to(parameter.device, torch.float32)
 
 
