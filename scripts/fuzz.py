@@ -6,7 +6,7 @@ kinds=  rows      rows of the registered blocks, right, borderline and wrong, pu
         yamls     stock and shipped YAMLs with rows deleted, doubled, swapped, shifted, arguments and keys changed
         grafts    graft() over such YAMLs, with right and wrong options
         files     the commands graft, graph and upgrade over damaged files, with right and wrong options
-limit=  seconds that one case may take; default 20
+limit=  seconds that one case may compute; default 20
 
 A case passes if the model is built and runs, plain and fused, with the same output; or if an error of this package
 names the row; or if the error is the host's own: then the same YAML with the host's nearest rows in place of ours must
@@ -51,7 +51,7 @@ SIZES = (64, 128, 160)  # of the picture, in pixels
 
 def load(pattern: str = "*.yaml") -> list[Base]:
     """Load the stock and the shipped YAMLs of a pattern, each at the smallest scale and picture at which it runs."""
-    found = [SMALL]
+    found, rest = [SMALL], []
     for file in [*stock(tasks), *sorted(folder().glob("*.yaml"))]:
         text = file.read_text(encoding="utf-8")
         if not file.match(pattern) or "TorchVision" in text:  # these download weights
@@ -64,9 +64,11 @@ def load(pattern: str = "*.yaml") -> list[Base]:
         runs = (x for x in bases if caught(lambda x=x: build_and_run(x.cfg, x.size), 20) is None)  # type: ignore[misc]
         base = next(runs, None)
         if base is None:
-            print(f"{file.name} is left out, it does not run at a small scale", file=sys.stderr)
+            rest.append(file.name)
         else:
             found.append(base)
+    if rest:
+        print(f"Left out, as they do not run at a small scale, or not on this host: {', '.join(rest)}", file=sys.stderr)
     return found
 
 

@@ -171,23 +171,23 @@ def checkpoint(case: Case, file: Path) -> Path:
 
 
 def caught(work: Callable[[], None], limit: float) -> BaseException | None:
-    """Do something within a time limit, and return the error that it raises."""
+    """Do something within some seconds of computing, and return the error that it raises."""
     running = True
 
     def stop(*args: object) -> None:
         if running:
             raise TimeLimit(f"longer than {limit} s")
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, limit, 0.1)  # again and again, as a callback of the interpreter may swallow it
+    previous = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, limit, 0.1)  # again and again, as a callback of the interpreter may swallow it
     try:
         work()
     except (Exception, TimeLimit) as error:
         return error
     finally:
         running = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
     return None
 
 
@@ -228,11 +228,12 @@ def without_ours(cfg: dict[str, Any]) -> dict[str, Any]:
 def nearest(row: Any, first: bool) -> Any:
     """Return the host's row that is nearest to one of ours.
 
-    The host looks at the module of the first row before its parser does, so that one keeps its form, whatever it is.
+    The host looks at the module of the first row before its parser does, so that row keeps its form, whatever it is.
     """
     if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
-        names = ["Conv" if is_ours(x) else x for x in row]
-        return [-1, 1, "nn.Identity", []] if not first else names if isinstance(row, list) else dict.fromkeys(names)
+        forms: dict[Any, Any] = {list: list, dict: dict.fromkeys, str: "".join}
+        renamed = forms[type(row)]("?" if isinstance(row, str) or is_ours(x) else x for x in row)
+        return renamed if first else [-1, 1, "nn.Identity", []]
     source, repeats, name, args = row
     if is_inside(name):
         own = next(x for x in NAMES if name.endswith(f"_{x}"))

@@ -18,6 +18,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt, register
+from yolo_coordbifpn.graph.layers import outputs, reads
 from yolo_coordbifpn.host import grafting
 from yolo_coordbifpn.host.patches import status
 
@@ -149,7 +150,10 @@ def test_a_head_with_many_queries_is_fused() -> None:
     model = trained(grafting.build(cfg))
     fused = copy.deepcopy(model).fuse(verbose=False)
     assert "BiFPN_Concat" not in kinds(fused)
-    assert gap(fused, model, (160, 160)) < 1e-4
+    image = torch.rand(1, 3, 160, 160)
+    with torch.no_grad():  # what the head reads, as which cells it takes hangs on the last digit
+        for a, b in zip(*([outputs(m.model[:-1], image)[k] for k in reads(m.model[-1])] for m in (fused, model))):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
 def test_a_model_that_needs_more_than_pixels_stays_as_it_is(log: pytest.LogCaptureFixture) -> None:
