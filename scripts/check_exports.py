@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import ultralytics
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
@@ -217,7 +218,9 @@ def check(model: str, job: dict[str, Any], project: Path, limit: int) -> dict[st
     kind = FORMATS[job["format"]]
     row: dict[str, Any] = {"model": model, "format": job["format"], "verdict": "fails"}
     try:
-        row["versions"] = ", ".join(f"{x} {metadata.version(x)}" for x in ("ultralytics", "torch", *kind.packages))
+        versions = {"ultralytics": ultralytics.__version__, "torch": torch.__version__.partition("+")[0]}
+        versions |= {x: metadata.version(x) for x in kind.packages}
+        row["versions"] = ", ".join(f"{k} {v}" for k, v in versions.items())
     except metadata.PackageNotFoundError:
         row.update(verdict="not installed", reason=f"pip install {' '.join(kind.packages)}")
         return row

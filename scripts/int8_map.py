@@ -21,6 +21,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
+import ultralytics
+
 from yolo_coordbifpn.commands import UsageError, parse, whole_number
 from yolo_coordbifpn.compare.statistics import Interval, difference, interval
 
@@ -121,8 +124,9 @@ def _signed(found: Interval) -> str:
 
 
 def _setting(form: str, data: str, imgsz: int) -> str:
-    versions = ", ".join(f"{x} {metadata.version(x)}" for x in ("ultralytics", "torch", *PACKAGES.get(form, ())))
-    return f"{Path(data).parent.name}, {imgsz} px, {versions}, CPU"
+    versions = {"ultralytics": ultralytics.__version__, "torch": torch.__version__.partition("+")[0]}
+    versions |= {x: metadata.version(x) for x in PACKAGES.get(form, ())}
+    return f"{Path(data).parent.name}, {imgsz} px, {', '.join(f'{k} {v}' for k, v in versions.items())}, CPU"
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

@@ -104,10 +104,10 @@ def log(caplog: pytest.LogCaptureFixture) -> Any:
 def own_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Take back what a test registers."""
     monkeypatch.setenv(VARIABLE, "")
-    before = dict(TABLE._rules), dict(TABLE._by_name)
+    before = dict(TABLE._rules), dict(TABLE._by_name), dict(TABLE._later)
     yield
     uninstall()
-    TABLE._rules, TABLE._by_name = before
+    TABLE._rules, TABLE._by_name, TABLE._later = before
     install()
 
 

@@ -506,7 +506,7 @@ for name in "yolo26n-coordatt.yaml", "yolo26n-new-coordatt.yaml":
 def test_a_host_too_old_for_a_family(python: Callable[..., str]) -> None:
     """A model whose stock blocks an older host does not have says which version it needs, with and without a file."""
     out = python(OLD)
-    for name in ("yolo26-coordatt.yaml", "yolo26n-new-coordatt.yaml"):
+    for name in ("yolo26-coordatt.yaml", "yolo26-new-coordatt.yaml"):
         assert f"{name} needs ultralytics>=8.4.0, this is 8.3.0: pip install -U ultralytics" in out
 
 
