@@ -153,7 +153,8 @@ def commanded(case: Case) -> None:
 
 
 def warm_up() -> None:
-    """Build a model and read a checkpoint once, when some hosts enter further names into their parser's module."""
+    """Name all blocks, build a model and read a checkpoint once: all may enter names into the parser's module."""
+    TABLE.find(set(NAMES), vars(tasks))
     build_and_run(SMALL.cfg, SMALL.size)
     with contextlib.suppress(Refused):
         commanded(Case("files", SMALL, SMALL.cfg, {"command": "upgrade"}))
