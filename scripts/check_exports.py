@@ -356,7 +356,7 @@ def differences(pairs: Iterable[Sequence[Any]]) -> dict[str, Any]:
         for i, j in matched:
             if max(old.conf[i], new.conf[j]) < SCORE:
                 continue
-            found["iou"] = min(found["iou"], float(box_iou(old.xyxy[i : i + 1], new.xyxy[j : j + 1])))
+            found["iou"] = min(found["iou"], float(_iou(old.xyxy[i : i + 1], new.xyxy[j : j + 1])))
             found["score"] = max(found["score"], abs(float(old.conf[i] - new.conf[j])))
             found["classes"] += int(old.cls[i] != new.cls[j])
             if eager.masks is not None:
@@ -370,7 +370,7 @@ def differences(pairs: Iterable[Sequence[Any]]) -> dict[str, Any]:
 
 def match(boxes: Tensor, classes: Tensor, others: Tensor, other_classes: Tensor) -> list[tuple[int, int]]:
     """Pair boxes, each (n, 4) as x1, y1, x2, y2, that overlap by half or more, those of one class first."""
-    iou = box_iou(boxes, others)
+    iou = _iou(boxes, others)
     rank = (iou + (classes[:, None] == other_classes)) * (iou >= 0.5)
     pairs: list[tuple[int, int]] = []
     while rank.numel() and rank.max() > 0:
@@ -378,6 +378,11 @@ def match(boxes: Tensor, classes: Tensor, others: Tensor, other_classes: Tensor)
         pairs.append((i, j))
         rank[i], rank[:, j] = 0, 0
     return pairs
+
+
+def _iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Compute IoU, also of boxes whose right side lies left of the left one, as heads put out a few."""
+    return box_iou(*(torch.cat((x[:, :2].minimum(x[:, 2:]), x[:, :2].maximum(x[:, 2:])), 1) for x in (boxes, others)))
 
 
 def _within(found: dict[str, Any], tolerance: Tolerance) -> bool:

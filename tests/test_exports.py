@@ -111,8 +111,8 @@ def test_torch_export(yolo: YOLO) -> None:
 
 def test_boxes_are_compared(check_exports: Any) -> None:
     """What is missing, new, moved or of another class is counted; boxes of low scores may come and go."""
-    old = [[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.8, 1], [60, 60, 80, 80, 0.7, 2], [0, 50, 9, 59, 0.26, 0]]
-    new = [[0, 0, 10, 8, 0.8, 0], [20, 20, 40, 40, 0.8, 3], [90, 0, 99, 9, 0.5, 2], [0, 50, 9, 59, 0.24, 0]]
+    old = [[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.8, 1], [60, 60, 80, 80, 0.7, 2], [9, 50, 0, 59, 0.26, 0]]
+    new = [[0, 0, 10, 8, 0.8, 0], [20, 20, 40, 40, 0.8, 3], [90, 0, 99, 9, 0.5, 2], [9, 50, 0, 59, 0.24, 0]]
     same, moved = (check_exports.differences([(results(old), results(x))]) for x in (old, new))
     assert same == {"boxes": 4, "missing": 0, "new": 0, "iou": 1.0, "score": 0.0, "classes": 0}
     assert moved == {"boxes": 4, "missing": 1, "new": 1, "iou": 0.8, "score": 0.1, "classes": 1}
