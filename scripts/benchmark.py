@@ -139,6 +139,11 @@ class Bench:
         """Return a contender's ratios in all cases of a part."""
         return [row.ratio for row in self.rows if (row.part, row.what) == (part, what)]
 
+    def against(self, part: str, what: str, other: str) -> list[float]:
+        """Return a contender's median time over another's in all cases of a part, none if it was left out."""
+        a, b = ([row.value for row in self.rows if (row.part, row.what) == (part, x)] for x in (what, other))
+        return [x / y for x, y in zip(a, b)]
+
 
 def coordatt(bench: Bench) -> None:
     """CoordAtt against the paper's formula, timm and the floor."""
@@ -368,8 +373,7 @@ def summary(bench: Bench) -> Iterator[tuple[str, float, str, float]]:
                 yield f"{name}: geometric mean of {len(ours)} shapes / paper's formula", _mean(ours), "", best
                 yield f"{name}: slowest / paper's formula", max(ours), "", worst
                 for other, most in (("timm", 1.0), ("floor", math.nan)):
-                    if bench.ratios(part, other):
-                        against = [a / b for a, b in zip(ours, bench.ratios(part, other))]
+                    if against := bench.against(part, what, other):
                         yield f"{name}: geometric mean / {other}", _mean(against), "", most
     if bench.ratios("coordatt training contiguous", "ours"):
         for form in FORMATS:
@@ -385,7 +389,7 @@ def summary(bench: Bench) -> Iterator[tuple[str, float, str, float]]:
     if ours := bench.ratios("fusion eval", "ours"):
         yield "BiFPN_Concat, not fused, geometric mean / torch.cat", _mean(ours), "", 1.3
         yield "BiFPN_Concat, not fused, slowest / torch.cat", max(ours), "", math.nan
-        against = [a / b for a, b in zip(ours, bench.ratios("fusion eval", "floor"))]
+        against = bench.against("fusion eval", "ours", "floor")
         yield "BiFPN_Concat, not fused, geometric mean / the multiplications alone", _mean(against), "", math.nan
     for how, most in (("eager", 1.02), ("compiled", 1.03), ("onnxruntime", 1.03), ("openvino", 1.03)):
         for ratio in bench.ratios(f"models {how}", MODEL):
