@@ -4,7 +4,8 @@
     python scripts/check_modes.py checks=track,freeze jobs=1 out=scripts/modes.csv
 
 Each mode is tried in a process of its own, with yolo11n and with yolo11n-coordatt-bifpn (yolo26n for end2end), from
-scratch, on scenes drawn by code, on the CPU. Some need a package: `pip install lap onnx supervision tensorboard`.
+scratch, on scenes drawn by code, on the CPU. Some need a package: `pip install lap onnx supervision tensorboard
+nvidia-modelopt`.
 Prints one line a check and the README's table, and writes out=, a CSV, if it is given; rows of other checks in it stay.
 """
 
@@ -203,6 +204,22 @@ def profile_train(name: str, data: Path) -> str:
     return f"{len(told)} figures"
 
 
+def quantize(name: str, data: Path) -> str:
+    """`train quantize=8` (quantisation-aware): cut off and resumed, exported to ONNX with the same boxes."""
+    import onnx
+
+    cut_off_and_resume(name, data, plots=False, quantize=8)
+    model, picture = opened("cut/weights/best.pt"), data.parent / "images/val/0000.png"
+    options: Any = {"conf": 1e-6, "imgsz": SIZE, "device": "cpu"}
+    (expected,) = model.predict(picture, **options)
+    file = str(opened("cut/weights/best.pt").export(format="onnx", imgsz=SIZE, verbose=False))
+    (result,) = opened(file).predict(picture, **options)
+    torch.testing.assert_close(result.boxes.data, expected.boxes.data, rtol=1e-2, atol=1e-2)
+    nodes = [x.op_type for x in onnx.load(file).graph.node]
+    assert nodes.count("QuantizeLinear") > nodes.count("Conv") / 2, "little of it is quantised"
+    return f"{len(expected.boxes)} boxes, {nodes.count('QuantizeLinear')} quantisers"
+
+
 def classes(name: str, data: Path) -> str:
     """A checkpoint of 80 classes, trained on data of 5."""
     file, found = checkpoint(name), []
@@ -287,6 +304,7 @@ CHECKS: dict[str, Callable[[str, Path], str | None]] = {
         multi_scale,
         rect,
         bf16,
+        quantize,
         info,
         profile,
         profile_train,

@@ -268,6 +268,16 @@ def test_batch_normalisation_folds(block: nn.Module, x: tuple[int, ...]) -> None
         assert not [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
+@pytest.mark.parametrize(("block", "name"), [(CoordAtt(8), "conv1"), (SeparableConv(8), "conv_pw")])
+def test_a_replaced_convolution_keeps_its_batch_normalisation(block: nn.Module, name: str) -> None:
+    """A convolution of another class, as quantisation puts in, may know the range of its weight: nothing is folded."""
+    replaced = copy.deepcopy(block)
+    getattr(replaced, name).__class__ = type("QuantConv2d", (nn.Conv2d,), {})
+    before = copy.deepcopy(scrambled(replaced).state_dict())
+    replaced.fuse()
+    torch.testing.assert_close(replaced.state_dict(), before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_gradients_a_fusion_is_the_same(dtype: torch.dtype, layout: torch.memory_format) -> None:

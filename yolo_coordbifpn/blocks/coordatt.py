@@ -111,8 +111,11 @@ class CoordAtt(GainedBlock):
         return x * (w * self.gain) * h
 
     def fuse(self) -> None:
-        """Fold the batch normalisation into the shared convolution, in place, for inference."""
-        if isinstance(self.bn1, nn.BatchNorm2d):
+        """Fold the batch normalisation into the shared convolution, in place, for inference.
+
+        A convolution that is replaced, by one that quantises its weight to a fixed range, stays as it is.
+        """
+        if isinstance(self.bn1, nn.BatchNorm2d) and type(self.conv1) is nn.Conv2d:
             self.conv1 = fuse_conv_bn_eval(self.conv1.eval(), self.bn1.eval())
             self.bn1 = nn.Identity()
 

@@ -56,7 +56,10 @@ class SeparableConv(nn.Module):
         return self.bn(self.conv_pw(self.conv_dw(F.silu(x))))
 
     def fuse(self) -> None:
-        """Fold the batch normalisation into the pointwise convolution, in place, for inference."""
-        if isinstance(self.bn, nn.BatchNorm2d):
+        """Fold the batch normalisation into the pointwise convolution, in place, for inference.
+
+        A convolution that is replaced, by one that quantises its weight to a fixed range, stays as it is.
+        """
+        if isinstance(self.bn, nn.BatchNorm2d) and type(self.conv_pw) is nn.Conv2d:
             self.conv_pw = fuse_conv_bn_eval(self.conv_pw.eval(), self.bn.eval())
             self.bn = nn.Identity()
