@@ -80,7 +80,8 @@ def explain(case: Case, error: BaseException | None, limit: float) -> Verdict:
         if names_our_row(error, case.cfg):
             return Verdict(OURS, name)
         traceback.clear_frames(error.__traceback__)  # which hold the model, and its memory
-        alike = caught(lambda: build_and_run(without_ours(case.cfg), case.base.size), limit)
+        others = without_ours(case.cfg)
+        alike = error if others == case.cfg else caught(lambda: build_and_run(others, case.base.size), limit)
         if type(alike) is type(error) and not isinstance(error, errors.RowError):
             return Verdict(THEIRS, name)
     frames = traceback.extract_tb(error.__traceback__)

@@ -510,9 +510,10 @@ def test_a_host_too_old_for_a_family(python: Callable[..., str]) -> None:
         assert f"{name} needs ultralytics>=8.4.0, this is 8.3.0: pip install -U ultralytics" in out
 
 
-def test_a_missing_host(python: Callable[..., str]) -> None:
-    """Without Ultralytics, install says what to install."""
-    code = "import sys; sys.modules['ultralytics'] = None; import yolo_coordbifpn; yolo_coordbifpn.install()"
+@pytest.mark.parametrize("call", ["install()", "graft('yolo11n.yaml')"])
+def test_a_missing_host(call: str, python: Callable[..., str]) -> None:
+    """Without Ultralytics, the functions say what to install."""
+    code = f"import sys; sys.modules['ultralytics'] = None; import yolo_coordbifpn; yolo_coordbifpn.{call}"
     assert "Ultralytics is not installed: pip install ultralytics" in python(code, check=False)
 
 

@@ -20,8 +20,8 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn.tasks import yaml_model_load
 
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, model_yaml
+from yolo_coordbifpn.host.grafting import summarize
 from yolo_coordbifpn.host.names import scaled, shipped
-from yolo_coordbifpn.host.summary import summarize
 
 ALL = [x.removesuffix(".yaml") for x in shipped()]
 FILES = [x for x in ALL if re.fullmatch(r"yolo(11|v8|26)-(coordatt|bifpn|coordatt-bifpn)", x)]

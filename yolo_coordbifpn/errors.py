@@ -1,5 +1,10 @@
 """The package's own errors."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 
 class RowError(ValueError):
     """A row of a model YAML that holds one of the registered blocks cannot be built; the message names the row."""
@@ -23,3 +28,16 @@ class CompareError(ValueError):
 
 class InspectError(ValueError):
     """There is no such model or picture to look at; the message says what was expected."""
+
+
+@contextlib.contextmanager
+def host_needed() -> Iterator[None]:
+    """Raise a missing Ultralytics as a `HostError` that says how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "ultralytics":
+            raise
+        raise HostError(
+            "Ultralytics is not installed: pip install ultralytics (or ultralytics-opencv-headless)"
+        ) from error

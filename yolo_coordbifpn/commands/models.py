@@ -27,9 +27,9 @@ SCALES = "nsmlx"
 def run(options: dict[str, str]) -> int:
     """Print the table; return 1 if a model could not be built."""
     from ..errors import GraftError, HostError
+    from ..host.grafting import summarize
     from ..host.names import ARMS, scaled, shipped, split
     from ..host.patches import install
-    from ..host.summary import summarize
 
     if options["copy"]:
         return _copy(options["only"], Path(options["copy"]))

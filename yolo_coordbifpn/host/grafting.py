@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import GraftError
+from ..errors import GraftError, HostError, host_needed
 from ..graph.graft import Arm
 from ..graph.graft import graft as graft_rows
 from ..graph.layers import facts
@@ -61,9 +61,8 @@ def graft(
             built.
         HostError: If Ultralytics is missing or cannot be patched.
     """
-    from .patches import install
-
-    install()
+    with host_needed():
+        import ultralytics.nn.tasks  # noqa: F401 - patched as soon as it is imported
     arm = Arm(coordatt, bifpn, neck, attention, edge, repeats, width)
     given = cfg if isinstance(cfg, dict) else load(cfg)
     check_rows(given)
@@ -156,6 +155,15 @@ def model_class(cfg: dict[str, Any]) -> Any:
     return engine.task_map.fget(None)[guess_model_task(cfg) or "detect"]["model"]
 
 
+def summarize(name: str) -> Summary:
+    """Build a model from its YAML and count it.
+
+    Args:
+        name: Anything that `ultralytics.YOLO` takes, such as `yolo11n-coordatt.yaml`.
+    """
+    return count(build(load(name)))
+
+
 def verify(old: Any, cfg: dict[str, Any]) -> Any:
     """Build the model with blocks beside the one without, and return it.
 
@@ -173,6 +181,8 @@ def _told(what: str) -> Iterator[None]:
     """Raise whatever the host stumbles on in a user's YAML as a `GraftError`."""
     try:
         yield
+    except HostError:
+        raise
     except Exception as error:
         raise GraftError(f"this Ultralytics cannot {what} the model: {type(error).__name__}: {error}") from error
 

@@ -144,12 +144,15 @@ def suggestion(name: str, host: ModuleType | None = None) -> str:
     return f"Did you mean {' or '.join(near)}?"
 
 
-def patch_names(host: ModuleType, version: str) -> Callable[[], None]:
+def patch_names(
+    host: ModuleType, version: str, graft_text: Callable[[Path, Arm], tuple[str, Any]]
+) -> Callable[[], None]:
     """Make the host's look-up of model YAMLs find the shipped ones.
 
     Args:
         host: `ultralytics.nn.tasks`.
         version: Version of the host.
+        graft_text: Puts an arm into a model YAML file and returns the new text first.
 
     Returns:
         A function that undoes the patch.
@@ -162,8 +165,17 @@ def patch_names(host: ModuleType, version: str) -> Callable[[], None]:
     if not callable(original) or "check_yaml" not in getattr(getattr(loader, "__code__", None), "co_names", ()):
         raise HostError(f"{host.__name__}.yaml_model_load does not look model YAMLs up by check_yaml")
 
+    @functools.cache
+    def grafted(source: Path, arm: Arm) -> Path:
+        """Put an arm into a stock model YAML, in a file that lives as long as this process."""
+        folder = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        made_file = folder / f"{source.stem}-{arm.name}.yaml"
+        made_file.write_text(graft_text(source, arm)[0], encoding="utf-8")
+        return made_file
+
     def check_yaml(file: str | Path, *args: Any, **kwargs: Any) -> Any:
-        found = _find(file, host)
+        found = _find(file, host, grafted)
         if found is not None:
             _check_version(found, version)
             return str(found)
@@ -193,8 +205,14 @@ def names_hold(host: ModuleType) -> bool:
     return getattr(getattr(host, "check_yaml", None), "__module__", None) == __name__
 
 
-def _find(file: str | Path, host: ModuleType) -> Path | None:
-    """Return the file for a name of ours, the user's own of that name before it; None for all other names."""
+def _find(file: str | Path, host: ModuleType, grafted: Callable[[Path, Arm], Path]) -> Path | None:
+    """Return the file for a name of ours, the user's own of that name before it; None for all other names.
+
+    Args:
+        file: The name.
+        host: `ultralytics.nn.tasks`.
+        grafted: Makes the file of a stock model YAML with an arm.
+    """
     path = Path(str(file).strip())
     if path.suffix != ".yaml" or path.exists():
         return None
@@ -212,19 +230,7 @@ def _find(file: str | Path, host: ModuleType) -> Path | None:
         return None
     if ours is None:
         made.add(path.name)
-    return ours or _grafted(source, arm[1])  # type: ignore[index]
-
-
-@functools.cache
-def _grafted(source: Path, arm: Arm) -> Path:
-    """Put an arm into a stock model YAML, in a file that lives as long as this process."""
-    from .grafting import graft_text  # builds models, which needs the host and torch
-
-    folder = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    file = folder / f"{source.stem}-{arm.name}.yaml"
-    file.write_text(graft_text(source, arm)[0], encoding="utf-8")
-    return file
+    return ours or grafted(source, arm[1])  # type: ignore[arg-type, index]
 
 
 def _check_version(file: Path, version: str, name: str = "") -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import HostError
+from ..errors import HostError, host_needed
 from ..registry import TABLE, ChannelRule
 from . import declared, hook
 from .fusing import fuse_holds, patch_fuse
+from .grafting import graft_text
 from .names import names_hold, patch_names, shipped, split, unscaled
 from .parser import check_names, expose, parser_holds, patch_parser
 from .safe_load import allow, patch_safe_load, safe_load_holds
@@ -47,14 +48,8 @@ def install(parser: str | None = None) -> None:
         _install_parser(parser)
         return
     hook.arm()
-    try:
+    with host_needed():
         importlib.import_module(hook.HOST)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "ultralytics":
-            raise
-        raise HostError(
-            "Ultralytics is not installed: pip install ultralytics (or ultralytics-opencv-headless)"
-        ) from error
     install_quietly()
     if _failure is not None:
         raise _failure
@@ -68,7 +63,7 @@ def install_quietly() -> None:
     host, version = importlib.import_module(hook.HOST), host_version()
     try:
         for name, patch in (
-            ("model YAML names", lambda: patch_names(host, version)),
+            ("model YAML names", lambda: patch_names(host, version, graft_text)),
             ("model parser", lambda: patch_parser(host, TABLE)),
             ("pretrained weights", lambda: patch_weights(host, TABLE)),
             ("fusing", lambda: patch_fuse(host, TABLE)),

@@ -24,17 +24,6 @@ def count(model: Any) -> Summary:
     return Summary(layers, get_num_params(model), get_num_gradients(model), get_flops(model, 640))
 
 
-def summarize(name: str) -> Summary:
-    """Build a model from its YAML and count it.
-
-    Args:
-        name: Anything that `ultralytics.YOLO` takes, such as `yolo11n-coordatt.yaml`.
-    """
-    from .grafting import build, load
-
-    return count(build(load(name)))
-
-
 def annotate(text: str, summaries: Mapping[str, Summary]) -> str:
     """Write the size of each scale behind its line in a model YAML's text, as the host's own YAMLs have it."""
 
