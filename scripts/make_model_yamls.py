@@ -20,12 +20,24 @@ import ultralytics
 from ultralytics.nn import tasks
 
 from yolo_coordbifpn.host.grafting import graft_file, graft_text
-from yolo_coordbifpn.host.names import split, stock
+from yolo_coordbifpn.host.names import fingerprint, split, stock
 from yolo_coordbifpn.host.summary import Summary
 
 FOLDER = Path(__file__).resolve().parent.parent / "model_yamls"
 ARMS = ("coordatt", "bifpn", "coordatt-bifpn")
-SINCE = {"yolo12": "8.3.78", "yolo26": "8.4.0"}  # first version of Ultralytics that has the family
+SINCE = {  # first version of Ultralytics that has the stock model
+    "yolov5": "8.0.55",
+    "yolov8": "8.0.55",
+    "yolov8-pose": "8.0.66",
+    "yolov8-obb": "8.0.235",
+    "yolov9c": "8.1.23",
+    "yolov9e": "8.1.23",
+    "yolov9": "8.2.35",
+    "yolov10": "8.2.38",
+    "yolo11": "8.3.0",
+    "yolo12": "8.3.78",
+    "yolo26": "8.4.0",
+}
 REPOSITORY = FOLDER / "yolov5-repository"  # for github.com/ultralytics/yolov5, whose YAMLs have another form
 ANCHORS = """\
 anchors: # of COCO, in pixels; the repository's autoanchor checks them against your data
@@ -66,13 +78,14 @@ def source(name: str) -> Path:
 def header(name: str) -> str:
     """Write the comment at the head of a shipped file."""
     file, words = source(name), [x for x in SOURCES if f"-{x}" in name]
-    version = SINCE.get(NAME.match(name)["family"], "8.3.0")  # type: ignore[index]
+    version = SINCE[max((x for x in SINCE if name.startswith(x)), key=len)]
     lines = [
         "# yolo_coordbifpn, AGPL-3.0 License",
         "",
         f"# {file.stem} with {' and '.join(TITLES[x] for x in words)}",
         *(SOURCES[x] for x in words),
         f"# All other rows: {file.name} of Ultralytics {ultralytics.__version__}, AGPL-3.0",
+        f"# Fingerprint of {file.name}: {fingerprint(file)}",
         "# Made by scripts/make_model_yamls.py",
         f"# Requires ultralytics>={version}",
     ]
@@ -112,6 +125,7 @@ def repository_files() -> Iterator[tuple[str, str]]:
         scales = {m[1]: m for m in re.finditer(r"^  ([nslmx]): \[([\d.]+), ([\d.]+), 1024\].*\n", text, re.MULTILINE)}
         text = re.sub(r"^scales:.*\n(?:  .*\n)+", "{size}", text, flags=re.MULTILINE)
         text = text.replace("Detect, [nc]]", "Detect, [nc, anchors]]")
+        text = re.sub(r"(?m)^# Fingerprint .*\n", "", text)
         text = re.sub(
             r"(?m)^# Requires .*$", "# For train.py of github.com/ultralytics/yolov5, see README.md, In your fork", text
         )

@@ -6,18 +6,18 @@ import copy
 import importlib.util
 import inspect
 import io
-import sys
 import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import check_exports
 import numpy as np
 import onnx
 import pytest
 import torch
 import yaml
-from conftest import ROOT, tensors
+from conftest import tensors
 from test_fuse import trained
 from ultralytics import YOLO
 from ultralytics.engine.results import Results
@@ -109,7 +109,7 @@ def test_torch_export(yolo: YOLO) -> None:
     assert gap(program.module(), yolo.model) < 1e-5
 
 
-def test_boxes_are_compared(check_exports: Any) -> None:
+def test_boxes_are_compared() -> None:
     """What is missing, new, moved or of another class is counted; boxes of low scores may come and go."""
     old = [[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.8, 1], [60, 60, 80, 80, 0.7, 2], [9, 50, 0, 59, 0.26, 0]]
     new = [[0, 0, 10, 8, 0.8, 0], [20, 20, 40, 40, 0.8, 3], [90, 0, 99, 9, 0.5, 2], [9, 50, 0, 59, 0.24, 0]]
@@ -118,7 +118,7 @@ def test_boxes_are_compared(check_exports: Any) -> None:
     assert moved == {"boxes": 4, "missing": 1, "new": 1, "iou": 0.8, "score": 0.1, "classes": 1}
 
 
-def test_the_script_tells_what_is_missing(check_exports: Any, monkeypatch: Any, tmp_path: Path) -> None:
+def test_the_script_tells_what_is_missing(monkeypatch: Any, tmp_path: Path) -> None:
     """A format without its packages, one that fails and one that hangs each become a row with the reason."""
     kind = check_exports.Format({"format": "none"}, ("no-such-package",))
     monkeypatch.setitem(check_exports.FORMATS, "none", kind)
@@ -130,16 +130,6 @@ def test_the_script_tells_what_is_missing(check_exports: Any, monkeypatch: Any, 
     assert row["verdict"] == "fails"
     assert "FileNotFoundError" in row["reason"]
     assert "no end after 0.1 s" in check_exports.check("yolo11n", job, tmp_path, 0.1)["reason"]
-
-
-@pytest.fixture(scope="module")
-def check_exports() -> Any:
-    """Load the script that makes the table."""
-    spec = importlib.util.spec_from_file_location("check_exports", ROOT / "scripts" / "check_exports.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def results(boxes: list[list[float]]) -> Results:

@@ -145,6 +145,14 @@ def groups(model):
     return g
 '''
 
+FOUR = (
+    FIVE.replace("as in the yolov5 and yolov9 repositories", "as in the yolov5 of 2020")
+    .replace("c2 = sum(ch[x] for x in f)", "c2 = sum([ch[x if x < 0 else x + 1] for x in f])")
+    .replace("args.append([ch[x] for x in f])", "args.append([ch[x + 1] for x in f])")
+    .replace("        else:\n            c2 = ch[f]", "        else:\n            c2 = ch[f if f < 0 else f + 1]")
+    .replace("        if i == 0:\n            ch = []\n", "")
+)  # the image's channels stay in front, so the output of layer x is ch[x + 1]
+
 SEVEN = (
     FIVE.replace("Set of classes, modules by eval, as in the yolov5 and yolov9 repositories", "Lists, as in yolov7's")
     .replace("m in {Conv, Bottleneck, C3, SPPF}", "m in [nn.Conv2d, Conv, Bottleneck, C3, SPPF]")
@@ -175,7 +183,7 @@ TEN = (
     .replace("parse_model(deepcopy(cfg), ch=[3])", "parse_model(deepcopy(cfg), ch=3)")
 )  # forks of ultralytics itself
 
-STYLES = {"five": FIVE, "seven": SEVEN, "ten": TEN}
+STYLES = {"four": FOUR, "five": FIVE, "seven": SEVEN, "ten": TEN}
 
 YAML = """
 nc: 2

@@ -21,11 +21,10 @@ PACKAGE = ROOT / "yolo_coordbifpn"
 
 
 @pytest.fixture
-def fuzz(monkeypatch: pytest.MonkeyPatch, own_blocks: None) -> Iterator[Any]:
+def fuzz(own_blocks: None) -> Iterator[Any]:
     """Import the script, and keep the host from logging each model."""
     pytest.importorskip("hypothesis", reason="hypothesis is not installed, see the extra `test`")
     pytest.importorskip("resource", reason="the script limits the memory as Unix does")
-    monkeypatch.syspath_prepend(ROOT / "scripts")
     level = LOGGER.level
     LOGGER.setLevel(logging.CRITICAL)
     import fuzz

@@ -494,6 +494,9 @@ import ultralytics
 ultralytics.__version__ = "8.3.0"
 from ultralytics import YOLO
 from yolo_coordbifpn import HostError
+from yolo_coordbifpn.host import names
+every = names.stock
+names.stock = lambda host: [x for x in every(host) if not x.name.startswith("yolo26")]
 YOLO("yolo11n-coordatt.yaml")
 for name in "yolo26n-coordatt.yaml", "yolo26n-new-coordatt.yaml":
     try:
@@ -508,6 +511,20 @@ def test_a_host_too_old_for_a_family(python: Callable[..., str]) -> None:
     out = python(OLD)
     for name in ("yolo26-coordatt.yaml", "yolo26-new-coordatt.yaml"):
         assert f"{name} needs ultralytics>=8.4.0, this is 8.3.0: pip install -U ultralytics" in out
+
+
+def test_a_fork_with_a_stock_model_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a fork has changed a stock YAML, the blocks go into that, not into ours."""
+    (stock,) = [x for x in names.stock(tasks) if x.name == "yolov8.yaml"]
+    own = tmp_path / "yolov8.yaml"
+    monkeypatch.setattr(names, "stock", lambda host: [own])
+    own.write_text(f"# theirs\n{stock.read_text()}")
+    assert tasks.check_yaml("yolov8-coordatt.yaml") == str(model_yaml("yolov8-coordatt"))
+    own.write_text(stock.read_text().replace("[-1, 3, C2f, [1024, True]]", "[-1, 2, C3, [1024, True]]"))
+    names.fingerprint.cache_clear()
+    rows = [row[2] for row in tasks.yaml_model_load("yolov8n-coordatt.yaml")["backbone"]]
+    assert rows[8:] == ["C3", "CoordAtt", "SPPF"]
+    names.fingerprint.cache_clear()
 
 
 @pytest.mark.parametrize("call", ["install()", "graft('yolo11n.yaml')"])

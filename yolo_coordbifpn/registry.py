@@ -214,7 +214,7 @@ class BlockTable:
         Args:
             block: The class that the row names.
             cfg: The model YAML.
-            ch: Output channels of the layers so far; for the first row, of the image.
+            ch: Output channels of the layers so far; for the first row, of the image, which old parsers keep in front.
             index: Index of the row, counted through backbone and head.
             source: The row's `from`.
             args: The row's arguments.
@@ -228,7 +228,9 @@ class BlockTable:
         repeats = _rows(cfg)[index][1]
         if isinstance(source, list) and repeats != 1:
             raise RowError(f"a block with several inputs cannot be repeated; repeats must be 1, got {repeats}")
-        c1: Channels = [ch[x] for x in source] if isinstance(source, list) else ch[source]
+        front = 1 if len(ch) > index > 0 else 0  # in the YOLOv5 of 2020, and what was forked from it
+        read = [ch[x + front if x >= 0 else x] for x in (source if isinstance(source, list) else [source])]
+        c1: Channels = read if isinstance(source, list) else read[0]
         c2, full = self._rules[block](c1, args)
         signature = _signature(block)
         try:

@@ -26,6 +26,12 @@ _ENGINES = {  # heads whose models are not YOLO's own
     "YOLOESegment": "YOLOE",
     "YOLOESegment26": "YOLOE",
 }
+_CLASSES = {
+    "detect": "DetectionModel",
+    "segment": "SegmentationModel",
+    "pose": "PoseModel",
+    "classify": "ClassificationModel",
+}
 
 
 def graft(
@@ -149,10 +155,14 @@ def build(cfg: dict[str, Any]) -> Any:
 def model_class(cfg: dict[str, Any]) -> Any:
     """Return the host's class for the models of a YAML dict, which its head tells."""
     import ultralytics
+    from ultralytics.nn import tasks
     from ultralytics.nn.tasks import guess_model_task
 
     engine: Any = getattr(ultralytics, _ENGINES.get(cfg["head"][-1][2], "YOLO"))
-    return engine.task_map.fget(None)[guess_model_task(cfg) or "detect"]["model"]
+    task = guess_model_task(cfg) or "detect"
+    if not hasattr(engine, "task_map"):  # Ultralytics of the spring of 2023
+        return getattr(tasks, _CLASSES[task])
+    return engine.task_map.fget(None)[task]["model"]
 
 
 def summarize(name: str) -> Summary:

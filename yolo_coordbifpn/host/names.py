@@ -2,7 +2,8 @@
 
 The host looks a model YAML up by `check_yaml`, twice: under the name as given and without its scale letter. The patched
 look-up takes an existing local file first, then a shipped one, then the host's; a name that is a stock model's with an
-arm behind it, such as `yolo12-pose-coordatt-bifpn`, is made from the stock file.
+arm behind it, such as `yolo12-pose-coordatt-bifpn`, is made from the stock file. So is the name of a shipped file whose
+stock model is another one in the fork at hand.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import atexit
 import contextlib
 import difflib
 import functools
+import hashlib
+import json
 import re
 import shutil
 import tempfile
@@ -18,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import yaml
 
 from ..errors import GraftError, HostError
 from ..graph.graft import Arm
@@ -34,6 +39,7 @@ ARMS = [
 ]
 made: set[str] = set()  # names for which a model YAML was made in this process
 _REQUIRES = re.compile(r"^# Requires ultralytics>=([\d.]+)", re.MULTILINE)
+_MADE_FROM = re.compile(r"^# Fingerprint of \S+: (\w+)", re.MULTILINE)
 
 
 def folder() -> Path:
@@ -50,6 +56,13 @@ def shipped() -> list[str]:
 def stock(host: ModuleType) -> list[Path]:
     """Return the host's own model YAMLs, sorted by name."""
     return sorted((Path(str(host.__file__)).parent.parent / "cfg" / "models").rglob("*.yaml"), key=lambda x: x.name)
+
+
+@functools.cache
+def fingerprint(file: Path) -> str:
+    """Hash what a model YAML says, whatever its comments and its form."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8", errors="ignore"))
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def split(name: str) -> tuple[str, Arm] | None:
@@ -175,9 +188,8 @@ def patch_names(
         return made_file
 
     def check_yaml(file: str | Path, *args: Any, **kwargs: Any) -> Any:
-        found = _find(file, host, grafted)
+        found = _find(file, host, version, grafted)
         if found is not None:
-            _check_version(found, version)
             return str(found)
         try:
             return original(file, *args, **kwargs)
@@ -205,13 +217,17 @@ def names_hold(host: ModuleType) -> bool:
     return getattr(getattr(host, "check_yaml", None), "__module__", None) == __name__
 
 
-def _find(file: str | Path, host: ModuleType, grafted: Callable[[Path, Arm], Path]) -> Path | None:
+def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[Path, Arm], Path]) -> Path | None:
     """Return the file for a name of ours, the user's own of that name before it; None for all other names.
 
     Args:
         file: The name.
         host: `ultralytics.nn.tasks`.
+        version: Version of the host.
         grafted: Makes the file of a stock model YAML with an arm.
+
+    Raises:
+        HostError: If the host does not have the stock model yet.
     """
     path = Path(str(file).strip())
     if path.suffix != ".yaml" or path.exists():
@@ -219,7 +235,7 @@ def _find(file: str | Path, host: ModuleType, grafted: Callable[[Path, Arm], Pat
     names = [path.name, unscaled(path.name)]  # some families have a file for each scale
     ours = next((folder() / x for x in names if (folder() / x).is_file()), None)
     source, arm = None, split(path.name)
-    if ours is None and arm is not None:
+    if arm is not None:
         files = {x.name: x for x in stock(host)}
         source = files.get(arm[0]) or files.get(unscaled(arm[0]))
     if ours is None and source is None:
@@ -228,9 +244,18 @@ def _find(file: str | Path, host: ModuleType, grafted: Callable[[Path, Arm], Pat
         return path.with_name(names[1])
     if path.parent.name not in ("", "model_yamls"):
         return None
-    if ours is None:
-        made.add(path.name)
-    return ours or grafted(source, arm[1])  # type: ignore[arg-type, index]
+    if ours is not None and source is None:
+        _check_version(ours, version)
+    if ours is not None and (source is None or _is_made_from(ours, source)):
+        return ours
+    made.add(path.name)
+    return grafted(source, arm[1])  # type: ignore[arg-type, index]
+
+
+def _is_made_from(ours: Path, source: Path) -> bool:
+    """Tell whether a stock model YAML says what the one did that a shipped file was made from."""
+    found = _MADE_FROM.search(ours.read_text(encoding="utf-8"))
+    return found is not None and found[1] == fingerprint(source)
 
 
 def _check_version(file: Path, version: str, name: str = "") -> None:

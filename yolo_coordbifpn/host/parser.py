@@ -1,8 +1,8 @@
 """Patch: rows that name a registered block get their channels from the block table.
 
 The host's `parse_model` is a function of two hundred lines with one `if`/`elif` chain over the module classes. Its
-source file is parsed, one `elif` is put before the chain's last `else: c2 = ch[f]`, rows that name a stock block with a
-registered one inside (`C3k2_CoordAtt`) are built as the stock block and finished at the `return`, and the body is
+source file is parsed, one `elif` is put before the chain's last `else: c2 = ch[...]`, rows that name a stock block with
+a registered one inside (`C3k2_CoordAtt`) are built as the stock block and finished at the `return`, and the body is
 wrapped in a `try` that lets the table explain errors; what the file holds beside other functions and classes is
 compiled again, and the function's code object is replaced in place. So every name already bound to the function sees
 the change, and all else stays the host's own.
@@ -36,7 +36,6 @@ _STOCK = f"""
 d = {TABLE_NAME}.stock(d, globals())
 """
 _FINISH = f"{TABLE_NAME}.finish(x, {TABLE_NAME}_cfg, globals())"
-_LAST_ELSE = ast.dump(ast.parse("c2 = ch[f]").body[0])
 _LOOP_TARGET = ast.dump(ast.parse("for i, (f, n, m, args) in x: pass").body[0].target)  # type: ignore[attr-defined]
 
 
@@ -128,24 +127,33 @@ def _function_code(module: CodeType, name: str) -> CodeType | None:
 
 
 def _add_branch(function: ast.FunctionDef, host: ModuleType) -> None:
-    """Put our `elif` before the `else: c2 = ch[f]` that ends the chain over the module classes."""
+    """Put our `elif` before the `else: c2 = ch[...]` that ends the chain over the module classes."""
     loops = [x for x in ast.walk(function) if isinstance(x, ast.For) and ast.dump(x.target) == _LOOP_TARGET]
     ends = [
-        node
-        for loop in loops
-        for node in ast.walk(loop)
-        if isinstance(node, ast.If) and [ast.dump(x) for x in node.orelse] == [_LAST_ELSE]
+        node for loop in loops for node in ast.walk(loop) if isinstance(node, ast.If) and _is_last_else(node.orelse)
     ]
     if len(loops) != 1 or len(ends) != 1:
         raise HostError(
             f"{host.__name__}.parse_model has another shape than the parsers known "
-            f"({len(loops)} loops over rows, {len(ends)} chains that end in `else: c2 = ch[f]`; expected one of each)"
+            f"({len(loops)} loops over rows, {len(ends)} chains that end in `else: c2 = ch[...]`; expected one of each)"
         )
     (end,) = ends
     (branch,) = _located(_BRANCH, end.orelse[0])
     assert isinstance(branch, ast.If)
     branch.orelse = end.orelse
     end.orelse = [branch]
+
+
+def _is_last_else(body: list[ast.stmt]) -> bool:
+    """Tell whether a body gives the layer the channels of the layer that it reads, and does nothing else.
+
+    It is `c2 = ch[f]`, and where `ch` begins with the image's channels `c2 = ch[f if f < 0 else f + 1]` or the like.
+    """
+    if len(body) != 1 or not isinstance(body[0], ast.Assign) or not isinstance(body[0].value, ast.Subscript):
+        return False
+    target, value = body[0].targets, body[0].value
+    names = [x.id for x in ast.walk(value) if isinstance(x, ast.Name)]
+    return [ast.unparse(x) for x in target] == ["c2"] and ast.unparse(value.value) == "ch" and {*names} == {"ch", "f"}
 
 
 def _add_inside(function: ast.FunctionDef, host: ModuleType) -> None:
