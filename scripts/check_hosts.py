@@ -7,7 +7,8 @@
 Each host, a version of `ultralytics`, `newest`, or another distribution's name, is installed by `pip install --no-deps
 --target` into a folder of its own below folder= (a temporary one if not given; what is there is not installed again),
 with what it asks for and is missing here. torch stays as it is. Each check runs in a process of its own, with yolo11n
-and with yolo11n-coordatt-bifpn, on scenes drawn by code, on the CPU; the stock checkpoint is made on the host itself:
+and with yolo11n-coordatt-bifpn (before 8.3.0 yolov8n), on scenes drawn by code, on the CPU; the stock checkpoint is
+made on the host itself:
 
     build       every shipped YAML, and the stock YAMLs that they come from: layers and one forward pass
     train       `yolo train`, one epoch, from the stock checkpoint
@@ -39,7 +40,9 @@ from typing import Any
 
 import torch
 from packaging.requirements import Requirement
+from packaging.version import Version
 from side_by_side import (
+    ARM,
     MODELS,
     SIZE,
     Row,
@@ -62,7 +65,8 @@ from side_by_side import (
 from yolo_coordbifpn.commands import parse, whole_number
 from yolo_coordbifpn.commands.scenes import write_scenes
 
-HOSTS = ("8.3.0", "8.3.252", "8.4.0", "8.4.100", "newest", "ultralytics-opencv-headless")
+HOSTS = ("8.0.200", "8.1.0", "8.2.50", "8.3.0", "8.3.252", "8.4.0", "8.4.100", "newest", "ultralytics-opencv-headless")
+OLD_MODELS = {"stock": "yolov8n.yaml", "ours": f"yolov8n{ARM}.yaml"}  # for hosts before 8.3.0, which has YOLO11
 OLD_NUMPY = "numpy<2.4"  # the last with np.trapz, for hosts that declare numpy<2
 MODULES = {  # of distributions whose module has another name
     "opencv-python": "cv2",
@@ -85,7 +89,7 @@ def build(name: str, data: Path) -> str:
     from yolo_coordbifpn.host.names import scaled, shipped, split, stock
 
     sources = {x: (split(x) or ("", None))[0] for x in shipped()}
-    files = list(sources) if name == MODELS["ours"] else sorted(set(sources.values()))
+    files = list(sources) if ARM in name else sorted(set(sources.values()))
     there = {x.name for x in stock(tasks)}
     refused: dict[str, list[str]] = {}
     for file in files:
@@ -95,24 +99,38 @@ def build(name: str, data: Path) -> str:
             needs = re.search(r"needs ultralytics>=([\d.]+)", str(error))
             if sources.get(file, file) in there or (file in sources and not needs):
                 raise RuntimeError(f"{file}: {type(error).__name__}: {error}") from error
-            refused.setdefault(f"needs {needs[1]}" if needs else "not there", []).append(file.partition("-")[0])
+            stem = (split(file) or (file,))[0].removesuffix(".yaml")
+            refused.setdefault(f"needs {needs[1]}" if needs else "not there", []).append(stem)
             continue
         with torch.no_grad():
             model.eval()(torch.rand(1, 3, SIZE, SIZE))
     count = sum(map(len, refused.values()))
-    told = [f"{', '.join(sorted({x.removesuffix('.yaml') for x in names}))} {why}" for why, names in refused.items()]
+    told = [f"{_families(names)} {why}" for why, names in refused.items()]
     return "; ".join([f"{len(files) - count} of {len(files)}", *told])
+
+
+def _families(names: Sequence[str]) -> str:
+    """Put names of models in short: yolov10b/n for two files, yolo26 for it and its other tasks."""
+    scales: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        family, _, task = name.partition("-")
+        if task and family not in names:
+            scales[name] = []
+        elif not task:
+            base, scale = re.fullmatch(r"(\D+\d+)(\w?)", family).groups()  # type: ignore[union-attr]
+            scales.setdefault(base, []).append(scale)
+    return ", ".join(base + "/".join(found) for base, found in scales.items())
 
 
 def train(name: str, data: Path) -> None:
     """Train one epoch, from the stock checkpoint."""
     with host_log() as lines:
-        yolo("train", model=name, data=data, pretrained=checkpoint(), epochs=1, **small("run"))
-    kept = "pretrained items kept" if name == MODELS["ours"] else "Transferred"
+        yolo("train", model=name, data=data, pretrained=checkpoint(name.replace(ARM, "")), epochs=1, **small("run"))
+    kept = "pretrained items kept" if ARM in name else "Transferred"
     assert any(kept in x for x in lines), "the log does not say that the pretrained weights came along"
     assert _best().is_file(), "no best.pt"
     assert epochs("run") == ["1"], f"results.csv holds the epochs {epochs('run')}"
-    if name == MODELS["ours"]:
+    if ARM in name:
         for file in ("fusion_weights.csv", "fusion_weights.png"):
             assert Path("run", file).is_file(), f"no {file}"
 
@@ -150,8 +168,9 @@ def fuse(name: str, data: Path) -> str:
 
 def transfer(name: str, data: Path) -> str:
     """Load the stock checkpoint."""
-    stock = torch.load(checkpoint(), map_location="cpu", weights_only=False)["model"].float()
-    model = opened(name).load(str(checkpoint())).model.eval()
+    file = checkpoint(name.replace(ARM, ""))
+    stock = torch.load(file, map_location="cpu", weights_only=False)["model"].float()
+    model = opened(name).load(str(file)).model.eval()
     return same(model, stock)
 
 
@@ -238,16 +257,23 @@ def _is_here(distribution: str) -> bool:
 def environment(to: Path) -> dict[str, str]:
     """Return the environment variables by which a process finds the host in a folder before any other."""
     places = [str(to), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(filter(None, places))}
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, places))}
+    return {**path, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"} if _is_old(to.name) else path
+
+
+def _is_old(host: str) -> bool:
+    """Tell whether a host is older than 8.3.0; those open checkpoints as torch did before 2.6."""
+    return host[0].isdigit() and Version(host) < Version("8.3.0")
 
 
 def check_host(host: str, to: Path, checks: Sequence[str], work: Path) -> list[Row]:
     """Do the checks on one host, with both models on data of their own."""
-    data = {x: write_scenes(work / host / x / "scenes", train=8, val=4, size=SIZE, seed=0) for x in MODELS}
+    models = OLD_MODELS if _is_old(host) else MODELS
+    data = {x: write_scenes(work / host / x / "scenes", train=8, val=4, size=SIZE, seed=0) for x in models}
     rows = []
     for check in checks:
         outcomes = {}
-        for who, name in MODELS.items():
+        for who, name in models.items():
             words = [__file__, "one", check, name, str(data[who]), str(to)]
             outcomes[who], versions = ask(words, work / host / who, LIMIT, environment(to))
         rows.append(Row(check, outcomes["stock"], outcomes["ours"], versions))

@@ -28,7 +28,8 @@ import torch
 from yolo_coordbifpn.commands import UsageError
 
 QUIET = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": ""}
-MODELS = {"stock": "yolo11n.yaml", "ours": "yolo11n-coordatt-bifpn.yaml"}
+ARM = "-coordatt-bifpn"
+MODELS = {"stock": "yolo11n.yaml", "ours": f"yolo11n{ARM}.yaml"}
 SIZE = 64  # pixels
 _MARK = "side by side: "
 _LONGEST = 160  # characters of a reason
