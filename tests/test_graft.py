@@ -633,6 +633,13 @@ def test_names_that_are_not(name: str, error: type[Exception], message: str) -> 
         YOLO(name)
 
 
+def test_a_host_without_a_map_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forks of older hosts have the classes of models alone."""
+    monkeypatch.setattr(ultralytics, "YOLO", object)
+    for name, kind in {"yolov8": "DetectionModel", "yolov8-seg": "SegmentationModel"}.items():
+        assert type(build(stock_cfg(name))).__name__ == kind
+
+
 # Shipped files --------------------------------------------------------------------------------------------------------
 
 

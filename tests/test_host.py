@@ -521,10 +521,8 @@ def test_a_fork_with_a_stock_model_of_its_own(tmp_path: Path, monkeypatch: pytes
     own.write_text(f"# theirs\n{stock.read_text()}")
     assert tasks.check_yaml("yolov8-coordatt.yaml") == str(model_yaml("yolov8-coordatt"))
     own.write_text(stock.read_text().replace("[-1, 3, C2f, [1024, True]]", "[-1, 2, C3, [1024, True]]"))
-    names.fingerprint.cache_clear()
     rows = [row[2] for row in tasks.yaml_model_load("yolov8n-coordatt.yaml")["backbone"]]
     assert rows[8:] == ["C3", "CoordAtt", "SPPF"]
-    names.fingerprint.cache_clear()
 
 
 @pytest.mark.parametrize("call", ["install()", "graft('yolo11n.yaml')"])

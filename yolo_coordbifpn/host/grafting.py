@@ -26,7 +26,7 @@ _ENGINES = {  # heads whose models are not YOLO's own
     "YOLOESegment": "YOLOE",
     "YOLOESegment26": "YOLOE",
 }
-_CLASSES = {
+_CLASSES = {  # by task, for forks of the Ultralytics of spring 2023, which has no map of them
     "detect": "DetectionModel",
     "segment": "SegmentationModel",
     "pose": "PoseModel",
@@ -156,11 +156,10 @@ def model_class(cfg: dict[str, Any]) -> Any:
     """Return the host's class for the models of a YAML dict, which its head tells."""
     import ultralytics
     from ultralytics.nn import tasks
-    from ultralytics.nn.tasks import guess_model_task
 
     engine: Any = getattr(ultralytics, _ENGINES.get(cfg["head"][-1][2], "YOLO"))
-    task = guess_model_task(cfg) or "detect"
-    if not hasattr(engine, "task_map"):  # Ultralytics of the spring of 2023
+    task = tasks.guess_model_task(cfg) or "detect"
+    if not hasattr(engine, "task_map"):
         return getattr(tasks, _CLASSES[task])
     return engine.task_map.fget(None)[task]["model"]
 

@@ -13,7 +13,6 @@ import contextlib
 import difflib
 import functools
 import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -58,11 +57,10 @@ def stock(host: ModuleType) -> list[Path]:
     return sorted((Path(str(host.__file__)).parent.parent / "cfg" / "models").rglob("*.yaml"), key=lambda x: x.name)
 
 
-@functools.cache
 def fingerprint(file: Path) -> str:
     """Hash what a model YAML says, whatever its comments and its form."""
     content = yaml.safe_load(file.read_text(encoding="utf-8", errors="ignore"))
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 def split(name: str) -> tuple[str, Arm] | None:
