@@ -261,6 +261,11 @@ def environment(to: Path) -> dict[str, str]:
     return {**path, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"} if _is_old(to.name) else path
 
 
+def models_for(host: str) -> dict[str, str]:
+    """Return the names of the stock model and of ours that are tried on a host."""
+    return OLD_MODELS if _is_old(host) else MODELS
+
+
 def _is_old(host: str) -> bool:
     """Tell whether a host is older than 8.3.0; those open checkpoints as torch did before 2.6."""
     return host[0].isdigit() and Version(host) < Version("8.3.0")
@@ -268,7 +273,7 @@ def _is_old(host: str) -> bool:
 
 def check_host(host: str, to: Path, checks: Sequence[str], work: Path) -> list[Row]:
     """Do the checks on one host, with both models on data of their own."""
-    models = OLD_MODELS if _is_old(host) else MODELS
+    models = models_for(host)
     data = {x: write_scenes(work / host / x / "scenes", train=8, val=4, size=SIZE, seed=0) for x in models}
     rows = []
     for check in checks:

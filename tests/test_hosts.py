@@ -8,9 +8,9 @@ from pathlib import Path
 
 import check_hosts
 import pytest
-from side_by_side import MODELS, ask
+from side_by_side import ask
 
-VERSIONS = ("8.3.0", "8.4.0")  # the oldest of both lines
+VERSIONS = ("8.0.200", "8.3.0", "8.4.0")  # the oldest of three lines
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fuse_and_transfer(version: str, hosts: Path, tmp_path: Path) -> None:
     """On another host a model is built, fused to the same output, and takes a stock checkpoint with its output."""
     to = hosts / version
-    words = [check_hosts.__file__, "one", "fuse,transfer", MODELS["ours"], "", str(to)]
+    words = [check_hosts.__file__, "one", "fuse,transfer", check_hosts.models_for(version)["ours"], "", str(to)]
     outcome, versions = ask(words, tmp_path, 200, check_hosts.environment(to))
     assert outcome.startswith("works"), (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert f"ultralytics {version}" in versions
