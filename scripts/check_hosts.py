@@ -67,7 +67,7 @@ from yolo_coordbifpn.commands.scenes import write_scenes
 
 HOSTS = ("8.0.200", "8.1.0", "8.2.50", "8.3.0", "8.3.252", "8.4.0", "8.4.100", "newest", "ultralytics-opencv-headless")
 OLD_MODELS = {"stock": "yolov8n.yaml", "ours": f"yolov8n{ARM}.yaml"}  # for hosts before 8.3.0, which has YOLO11
-OLD_NUMPY = "numpy<2.4"  # the last with np.trapz, for hosts that declare numpy<2
+OLD_NUMPY = "numpy<2.4"  # the last with np.trapz, for hosts up to 8.3.0, which declare numpy<2 or nothing
 MODULES = {  # of distributions whose module has another name
     "opencv-python": "cv2",
     "opencv-python-headless": "cv2",
@@ -238,7 +238,7 @@ def _install_needs(to: Path) -> None:
     needs = [Requirement(x) for found in distributions(path=[str(to)]) for x in found.requires or ()]
     needs = [x for x in needs if x.marker is None or x.marker.evaluate({"extra": ""})]
     missing = [f"{x.name}{x.specifier}" for x in needs if not _is_here(x.name.lower())]
-    if any(x.name == "numpy" and not x.specifier.contains("2.3") for x in needs):
+    if _is_old(to.name) or any(x.name == "numpy" and not x.specifier.contains("2.3") for x in needs):
         missing.append(OLD_NUMPY)
     if missing:
         _pip(to, *missing)
