@@ -104,11 +104,11 @@ class CoordAtt(GainedBlock):
 
     def _graph(self, x: Tensor) -> Tensor:
         """Compute the same for compilers and exporters: two paths of plain layers, with nothing reshaped or split."""
-        h, w = (
-            conv(F.hardswish(self.bn1(self.conv1(x.mean(axis, keepdim=True))))).sigmoid()
-            for conv, axis in ((self.conv_h, 3), (self.conv_w, 2))
-        )  # (N, C, H, 1) and (N, C, 1, W)
-        return x * (w * self.gain) * h
+        return x * (self._path(x, 2, self.conv_w) * self.gain) * self._path(x, 3, self.conv_h)
+
+    def _path(self, x: Tensor, axis: int, conv: nn.Module) -> Tensor:
+        """Make the gate of one axis, shape (N, C, H, 1) or (N, C, 1, W), from the means over the other."""
+        return conv(F.hardswish(self.bn1(self.conv1(x.mean(axis, keepdim=True))))).sigmoid()
 
     def fuse(self) -> None:
         """Fold the batch normalisation into the shared convolution, in place, for inference.

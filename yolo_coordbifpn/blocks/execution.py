@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)  # torch 2.1
+_before: Callable[[], bool] = getattr(torch._utils, "is_compiling", lambda: False)  # torch 2.1, the first to have any
+_compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", _before)
 
 
 def recorded() -> bool:
