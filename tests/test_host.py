@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -523,6 +523,28 @@ def test_a_fork_with_a_stock_model_of_its_own(tmp_path: Path, monkeypatch: pytes
     own.write_text(stock.read_text().replace("[-1, 3, C2f, [1024, True]]", "[-1, 2, C3, [1024, True]]"))
     rows = [row[2] for row in tasks.yaml_model_load("yolov8n-coordatt.yaml")["backbone"]]
     assert rows[8:] == ["C3", "CoordAtt", "SPPF"]
+
+
+def test_a_fork_with_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a fork ships a YAML of one of our names, that name is the fork's."""
+    asked = []
+    host = SimpleNamespace(
+        __name__="fork", __file__=str(tmp_path / "nn/tasks.py"), check_yaml=asked.append, yaml_model_load=load_by_name
+    )
+    own = tmp_path / "cfg/models/v8/yolov8-bifpn.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("backbone: []")
+    undo = names.patch_names(host, "8.3.0", lambda file, arm: ("", None))
+    for name in ("yolov8-bifpn.yaml", "yolov8n-bifpn.yaml"):
+        host.check_yaml(name)
+    assert host.check_yaml("yolov8n-coordatt.yaml") == str(model_yaml("yolov8-coordatt"))
+    undo()
+    assert asked == ["yolov8-bifpn.yaml", "yolov8n-bifpn.yaml"]
+
+
+def load_by_name(name: str) -> object:
+    """Stand for a host's function that looks a name up."""
+    return check_yaml(name)  # noqa: F821
 
 
 @pytest.mark.parametrize("call", ["install()", "graft('yolo11n.yaml')"])

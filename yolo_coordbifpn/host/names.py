@@ -218,6 +218,8 @@ def names_hold(host: ModuleType) -> bool:
 def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[Path, Arm], Path]) -> Path | None:
     """Return the file for a name of ours, the user's own of that name before it; None for all other names.
 
+    A fork's own file of that name is left to the fork.
+
     Args:
         file: The name.
         host: `ultralytics.nn.tasks`.
@@ -232,11 +234,12 @@ def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[P
         return None
     names = [path.name, unscaled(path.name)]  # some families have a file for each scale
     ours = next((folder() / x for x in names if (folder() / x).is_file()), None)
-    source, arm = None, split(path.name)
-    if arm is not None:
-        files = {x.name: x for x in stock(host)}
-        source = files.get(arm[0]) or files.get(unscaled(arm[0]))
-    if ours is None and source is None:
+    arm = split(path.name)
+    if ours is None and arm is None:
+        return None
+    theirs = {x.name: x for x in stock(host)}
+    source = (theirs.get(arm[0]) or theirs.get(unscaled(arm[0]))) if arm else None
+    if not theirs.keys().isdisjoint(names) or (ours is None and source is None):
         return None
     if path.with_name(names[1]).exists():
         return path.with_name(names[1])
