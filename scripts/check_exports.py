@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 import ultralytics
+from csv_rows import read
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
@@ -397,7 +398,7 @@ def _within(found: dict[str, Any], tolerance: Tolerance) -> bool:
 
 def _write(out: Path, row: dict[str, Any]) -> None:
     """Put a row into the CSV, in the place of an older one."""
-    rows = {(x["model"], x["format"]): x for x in _rows(out)}
+    rows = {(x["model"], x["format"]): x for x in read(out)}
     key = (row["model"], row["format"])
     if row["verdict"] == "not installed" and key in rows:  # checked in another environment
         return
@@ -409,16 +410,9 @@ def _write(out: Path, row: dict[str, Any]) -> None:
         writer.writerows(rows.values())
 
 
-def _rows(out: Path) -> list[dict[str, Any]]:
-    if not out.exists():
-        return []
-    with out.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def table(out: Path, stock: str, ours: str) -> str:
     """Write the outcomes of two models side by side, in Markdown; formats of one kind and outcome share a line."""
-    rows = {(x["model"], x["format"]): x for x in _rows(out)}
+    rows = {(x["model"], x["format"]): x for x in read(out)}
     lines: dict[tuple[str, str, str], list[str]] = {}
     for name, kind in FORMATS.items():
         if (ours, name) not in rows or (stock, name) not in rows or rows[ours, name]["verdict"] == NOT_FOR_IT:

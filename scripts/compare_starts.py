@@ -16,7 +16,6 @@ printed: mean and 95 % interval over the seeds (Student's t).
 
 from __future__ import annotations
 
-import csv
 import os
 import platform
 import subprocess
@@ -26,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from csv_rows import append, read
 
 from yolo_coordbifpn.compare.statistics import interval
 
@@ -51,26 +52,14 @@ def main() -> None:
     if not options["weights"] or not options["data"]:
         sys.exit(__doc__)
     out = Path(options["out"])
-    done = {(row["start"], row["seed"]) for row in _rows(out)}
+    done = {(row["start"], row["seed"]) for row in read(out)}
     todo = [(start, seed) for seed in options["seeds"].split(",") for start in STARTS if (start, seed) not in done]
     with ThreadPoolExecutor(int(options["jobs"])) as pool:
         for run in as_completed([pool.submit(_subprocess, options, *x) for x in todo]):
             row = run.result()
-            new = not out.exists()
-            with out.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
+            append(out, FIELDS, row)
             print(row, flush=True)
     _table(out)
-
-
-def _rows(out: Path) -> list[dict[str, str]]:
-    if not out.exists():
-        return []
-    with out.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _subprocess(options: dict[str, str], start: str, seed: str) -> dict[str, str]:
@@ -83,7 +72,7 @@ def _subprocess(options: dict[str, str], start: str, seed: str) -> dict[str, str
             stdout=subprocess.DEVNULL,
             check=True,
         )
-        return _rows(Path(folder) / "row.csv")[0]
+        return read(Path(folder) / "row.csv")[0]
 
 
 def _run(options: dict[str, str]) -> None:
@@ -109,8 +98,7 @@ def _run(options: dict[str, str]) -> None:
         data=options["data"], epochs=int(options["epochs"]), imgsz=int(options["imgsz"]), seed=int(options["seed"]),
         project=str(folder), name="run", workers=0, plots=False, device="cpu", verbose=False,
     )  # fmt: skip
-    with (folder / "run" / "results.csv").open(encoding="utf-8") as file:
-        epochs = [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    epochs = [{k.strip(): float(v) for k, v in row.items()} for row in read(folder / "run" / "results.csv")]
     fusion, gates = _learned(model)
     row = {
         "start": options["run"],
@@ -124,10 +112,7 @@ def _run(options: dict[str, str]) -> None:
         "setting": f"{Path(options['data']).parent.name}, {options['epochs']} epochs, {options['imgsz']} px, "
         f"ultralytics {ultralytics.__version__}, torch {torch.__version__}, {platform.machine()} CPU",
     }
-    with (folder / "row.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerow(row)
+    append(folder / "row.csv", FIELDS, row)
 
 
 def _learned(model: Any) -> tuple[float, float]:
@@ -182,7 +167,7 @@ def _restart(model: Any, start: str) -> None:
 
 def _table(out: Path) -> None:
     """Print mean and 95 % interval of each way to start."""
-    rows = _rows(out)
+    rows = read(out)
     print(
         "| start | seeds | mAP50 | mAP50-95 | mAP50 after epoch 1 | largest shift of a fusion share | spread of gates |"
     )

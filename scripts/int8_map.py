@@ -11,7 +11,6 @@ from PyTorch to INT8 with its 95 % interval (Student's t), of the other models p
 
 from __future__ import annotations
 
-import csv
 import itertools
 import shutil
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 import ultralytics
+from csv_rows import append, read
 
 from yolo_coordbifpn.commands import UsageError, parse, whole_number
 from yolo_coordbifpn.compare.statistics import Interval, difference, interval
@@ -52,22 +52,17 @@ def main() -> None:
     if not listed.is_file() or not options["data"]:
         raise UsageError(f"runs= must be a folder of `yolo-coordbifpn compare`, data= its data set, got {options}.")
     out, imgsz, models = Path(options["out"]), whole_number(options, "imgsz", 32), options["models"].split(",")
-    done = {(row["format"], row["model"], row["seed"]) for row in _rows(out)}
-    runs = [run for run in _rows(listed) if run["model"] in models]
+    done = {(row["format"], row["model"], row["seed"]) for row in read(out)}
+    runs = [run for run in read(listed) if run["model"] in models]
     for form, run in itertools.product(options["formats"].split(","), runs):
         row = {"format": form, "model": run["model"], "seed": run["seed"]}
         if tuple(row.values()) in done:
             continue
         row |= measure(listed.parent / run["best"], form, options["data"], imgsz)
         row["setting"] = _setting(form, options["data"], imgsz)
-        new = not out.exists()
-        with out.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append(out, FIELDS, row)
         print(row, flush=True)
-    print(f"\n{table([row for row in _rows(out) if row['model'] in models], models)}")
+    print(f"\n{table([row for row in read(out) if row['model'] in models], models)}")
 
 
 def measure(checkpoint: Path, form: str, data: str, imgsz: int) -> dict[str, str]:
@@ -127,13 +122,6 @@ def _setting(form: str, data: str, imgsz: int) -> str:
     versions = {"ultralytics": ultralytics.__version__, "torch": torch.__version__.partition("+")[0]}
     versions |= {x: metadata.version(x) for x in PACKAGES.get(form, ())}
     return f"{Path(data).parent.name}, {imgsz} px, {', '.join(f'{k} {v}' for k, v in versions.items())}, CPU"
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
-    if not file.exists():
-        return []
-    with file.open(newline="", encoding="utf-8") as opened:
-        return list(csv.DictReader(opened))
 
 
 if __name__ == "__main__":

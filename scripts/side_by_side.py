@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import csv_rows
 import torch
 
 from yolo_coordbifpn.commands import UsageError
@@ -138,10 +139,7 @@ def write(out: Path, rows: Sequence[Row], **first: Sequence[str]) -> None:
 
 def read(out: Path) -> list[Row]:
     """Read the rows of a CSV that has no other columns; none if there is no such file."""
-    if not out.is_file():
-        return []
-    with out.open(newline="", encoding="utf-8") as file:
-        return [Row(**row) for row in csv.DictReader(file)]
+    return [Row(**row) for row in csv_rows.read(out)]
 
 
 def _reason(error: BaseException) -> str:

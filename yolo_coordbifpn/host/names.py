@@ -1,9 +1,9 @@
 """Patch: the bare name of a model YAML with our blocks is found from any folder, at any scale.
 
 The host looks a model YAML up by `check_yaml`, twice: under the name as given and without its scale letter. The patched
-look-up takes an existing local file first, then a shipped one, then the host's; a name that is a stock model's with an
-arm behind it, such as `yolo12-pose-coordatt-bifpn`, is made from the stock file. So is the name of a shipped file whose
-stock model is another one in the fork at hand.
+look-up takes an existing local file first, then the host's own of that name, then a shipped one; a name that is a stock
+model's with an arm behind it, such as `yolo12-pose-coordatt-bifpn`, is made from the stock file. So is the name of a
+shipped file whose stock model is another one in the fork at hand.
 """
 
 from __future__ import annotations
@@ -179,9 +179,9 @@ def patch_names(
     @functools.cache
     def grafted(source: Path, arm: Arm) -> Path:
         """Put an arm into a stock model YAML, in a file that lives as long as this process."""
-        folder = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        made_file = folder / f"{source.stem}-{arm.name}.yaml"
+        place = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        made_file = place / f"{source.stem}-{arm.name}.yaml"
         made_file.write_text(graft_text(source, arm)[0], encoding="utf-8")
         return made_file
 
