@@ -43,9 +43,9 @@ from ultralytics.models import YOLO
 
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt
 from yolo_coordbifpn.commands import UsageError, parse
-from yolo_coordbifpn.host.latency import in_turn
-from yolo_coordbifpn.host.validation import machine
-from yolo_coordbifpn.visual.palette import BLACK, BLUE, GREEN, GREY, ORANGE, SKY
+from yolo_coordbifpn.compare.latency import in_turn
+from yolo_coordbifpn.host.machine import machine
+from yolo_coordbifpn.inspection.palette import BLACK, BLUE, GREEN, GREY, ORANGE, SKY
 
 PARTS = ("coordatt", "fusion", "models", "training", "startup", "growth")
 OPTIONS = {"out": "benchmark", "parts": ",".join(PARTS), "device": "cpu", "dtype": "float32", "seconds": "1"}

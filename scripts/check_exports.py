@@ -2,7 +2,7 @@
 
     python scripts/check_exports.py weights=yolo11n.pt models=yolo11n formats=onnx,openvino source=coco8/images/val
 
-Each model of models= is taken twice: the stock one, and with the arm (arm=coordatt-bifpn), whose gates, fusion weights,
+Each model of models= is taken twice: the stock one, and with variant=coordatt-bifpn, whose gates, fusion weights,
 gains and new columns are first moved away from where they start, because at its start it equals the stock model. Both
 are exported by the host's `export`, opened by the host's `YOLO(file)`, and run on the pictures of source= (those that
 come with Ultralytics, if none are given). The boxes from a score of 0.25 up are matched with those of PyTorch, masks
@@ -115,7 +115,7 @@ FORMATS = {
 }
 OPTIONS = {
     "models": "yolo11n",
-    "arm": "coordatt-bifpn",
+    "variant": "coordatt-bifpn",
     "weights": "",
     "source": "",
     "imgsz": "640",
@@ -154,7 +154,7 @@ def main() -> None:
     if len(weights) != len(stock):
         raise UsageError(f"weights= has {len(weights)} files for {len(stock)} models: give one for each.")
     for name, file in zip(stock, weights):
-        both = (name, f"{name}-{options['arm']}")
+        both = (name, f"{name}-{options['variant']}")
         checkpoints = [build(model, file, project) for model in both]
         for format_name, (model, checkpoint) in itertools.product(names, zip(both, checkpoints)):
             row = check(model, {**job, "format": format_name, "model": str(checkpoint)}, project, limit)

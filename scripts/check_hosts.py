@@ -86,7 +86,7 @@ def build(name: str, data: Path) -> str:
     """Build all shipped YAMLs, or for the stock model the stock ones of theirs, and run each once."""
     from ultralytics.nn import tasks
 
-    from yolo_coordbifpn.host.names import scaled, shipped, split, stock
+    from yolo_coordbifpn.grafting.names import scaled, shipped, split, stock
 
     sources = {x: (split(x) or ("", None))[0] for x in shipped()}
     files = list(sources) if ARM in name else sorted(set(sources.values()))

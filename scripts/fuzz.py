@@ -41,7 +41,7 @@ from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
 from yolo_coordbifpn.commands import parse
-from yolo_coordbifpn.host.names import folder, stock
+from yolo_coordbifpn.grafting.names import folder, stock
 
 SHARES = {"rows": 0.45, "yamls": 0.35, "grafts": 0.12, "files": 0.08}
 MEMORY = 8 * 2**30  # bytes of addresses, so that a layer of a billion channels is an error at once

@@ -15,7 +15,7 @@ from yolo_coordbifpn.graph.rows import flow
 from yolo_coordbifpn.registry import TABLE
 
 install()
-TABLE.find(["SE", "CBAM"])  # registered when they are first named
+TABLE.discovery.find(["SE", "CBAM"])  # registered when they are first named
 NAMES = [block.__name__ for block in TABLE]
 RIGHT: dict[str, list[list[Any]]] = {  # arguments
     "CoordAtt": [[], [32], [16], [8, 4.0]],

@@ -25,7 +25,7 @@ from ultralytics.utils import LOGGER
 
 from yolo_coordbifpn import errors, graft
 from yolo_coordbifpn.commands import main as command
-from yolo_coordbifpn.host import grafting
+from yolo_coordbifpn.host import models
 from yolo_coordbifpn.registry import TABLE
 
 BUILT, OURS, THEIRS, FINDING = "built and ran", "our error", "the host's own error", "finding"
@@ -99,7 +99,7 @@ def build_and_run(cfg: dict[str, Any], size: int) -> None:
         Differs: If fusing changes the output.
     """
     try:
-        model_class = grafting.model_class(cfg)
+        model_class = models.model_class(cfg)
     except (KeyError, IndexError, TypeError):  # there is no head to tell
         model_class = tasks.DetectionModel
     torch.manual_seed(0)
@@ -155,7 +155,7 @@ def commanded(case: Case) -> None:
 
 def warm_up() -> None:
     """Name all blocks, build a model and read a checkpoint once: all may enter names into the parser's module."""
-    TABLE.find(set(NAMES), vars(tasks))
+    TABLE.discovery.find(set(NAMES), vars(tasks))
     build_and_run(SMALL.cfg, SMALL.size)
     with contextlib.suppress(Refused):
         commanded(Case("files", SMALL, SMALL.cfg, {"command": "upgrade"}))
@@ -255,7 +255,7 @@ def host_state() -> dict[str, Any]:
             state[f"tasks.{name}()"] = (value.__code__, value.__defaults__)
         elif isinstance(value, type):
             state |= {f"{name}.{k}": id(x) for k, x in vars(value).items() if k not in HOSTS_OWN and k[:2] != "__"}
-    state["blocks"] = ([*TABLE._by_name], [*map(id, TABLE._rules.values())], [*TABLE._later])
+    state["blocks"] = ([*TABLE._by_name], [*map(id, TABLE._rules.values())], [*TABLE.discovery._later])
     state["allowed"] = set(getattr(torch.serialization, "get_safe_globals", list)())
     state["torch"] = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled())
     state["process"] = (LOGGER.level, Path.cwd(), {k: x for k, x in os.environ.items() if k.startswith("YOLO")})

@@ -1,6 +1,6 @@
 """What does INT8 cost in mAP, with our blocks and without? Quantises the models of a comparison by the host's exports.
 
-    yolo-coordbifpn compare models=yolo11n arms=coordatt-bifpn data=bccd/data.yaml seeds=0,1,2 epochs=25 imgsz=256 ...
+    yolo-coordbifpn compare models=yolo11n variants=coordatt-bifpn data=bccd/data.yaml seeds=0,1,2 epochs=25 ...
     python scripts/int8_map.py runs=runs/compare/compare data=bccd/data.yaml imgsz=256 formats=openvino,onnx
 
 Each checkpoint is validated as it is, and exported in INT8, calibrated on the training pictures; formats= takes

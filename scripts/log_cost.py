@@ -22,7 +22,7 @@ from ultralytics.models import YOLO
 
 from yolo_coordbifpn.commands import parse
 from yolo_coordbifpn.commands.scenes import write_scenes
-from yolo_coordbifpn.host import training_log
+from yolo_coordbifpn.patches import training_log
 
 
 def measure(model: str, epochs: int, imgsz: int) -> None:

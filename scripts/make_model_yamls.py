@@ -5,7 +5,7 @@
     python scripts/make_model_yamls.py yolov5-   only those for the repository ultralytics/yolov5, in seconds
 
 Every scale of every model is built and counted: leaf layers, parameters, parameters with a gradient, GFLOPs at 640 px.
-Names that are not among the files are made when they are used, see `yolo_coordbifpn/host/names.py`.
+Names that are not among the files are made when they are used, see `yolo_coordbifpn/patches/names.py`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 import ultralytics
 from ultralytics.nn import tasks
 
-from yolo_coordbifpn.host.grafting import graft_file, graft_text
-from yolo_coordbifpn.host.names import fingerprint, split, stock
-from yolo_coordbifpn.host.summary import Summary
+from yolo_coordbifpn.grafting.graft import graft_file, graft_text
+from yolo_coordbifpn.grafting.names import fingerprint, split, stock
+from yolo_coordbifpn.host.cost import Summary
 
 FOLDER = Path(__file__).resolve().parent.parent / "model_yamls"
-ARMS = ("coordatt", "bifpn", "coordatt-bifpn")
+VARIANTS = ("coordatt", "bifpn", "coordatt-bifpn")
 SINCE = {  # first version of Ultralytics that has the stock model
     "yolov5": "8.0.55",
     "yolov8": "8.0.55",
@@ -64,9 +64,9 @@ def shipped_names() -> Iterator[str]:
         match = NAME.fullmatch(file.stem)
         if not match or match["family"] not in FAMILIES or (match["task"] and match["family"] not in TASKS):
             continue
-        for arm in ARMS:
-            if match["task"] != "-cls" or arm == "coordatt":  # a classifier has no neck
-                yield f"{file.stem}-{arm}.yaml"
+        for variant in VARIANTS:
+            if match["task"] != "-cls" or variant == "coordatt":  # a classifier has no neck
+                yield f"{file.stem}-{variant}.yaml"
 
 
 def source(name: str) -> Path:
@@ -102,17 +102,17 @@ def with_header(name: str, text: str) -> str:
 
 def make(name: str) -> tuple[str, dict[str, tuple[Summary, Summary]]]:
     """Make one file; return its text, and for each scale the size of the stock model and of ours."""
-    _, arm = split(name) or ("", None)
-    assert arm is not None
-    text, _, sizes = graft_file(source(name), arm)
+    _, variant = split(name) or ("", None)
+    assert variant is not None
+    text, _, sizes = graft_file(source(name), variant)
     return with_header(name, text), sizes
 
 
 def make_rows(name: str) -> str:
     """Make the text of one file without counting its scales, whose comments then are the stock model's."""
-    _, arm = split(name) or ("", None)
-    assert arm is not None
-    return with_header(name, graft_text(source(name), arm)[0])
+    _, variant = split(name) or ("", None)
+    assert variant is not None
+    return with_header(name, graft_text(source(name), variant)[0])
 
 
 def repository_files() -> Iterator[tuple[str, str]]:
@@ -120,8 +120,8 @@ def repository_files() -> Iterator[tuple[str, str]]:
 
     There the scale is one of the file, with no limit of channels, and the head has anchors; the rows are the same.
     """
-    for arm in ARMS:
-        text = (FOLDER / f"yolov5-{arm}.yaml").read_text(encoding="utf-8")
+    for variant in VARIANTS:
+        text = (FOLDER / f"yolov5-{variant}.yaml").read_text(encoding="utf-8")
         scales = {m[1]: m for m in re.finditer(r"^  ([nslmx]): \[([\d.]+), ([\d.]+), 1024\].*\n", text, re.MULTILINE)}
         text = re.sub(r"^scales:.*\n(?:  .*\n)+", "{size}", text, flags=re.MULTILINE)
         text = text.replace("Detect, [nc]]", "Detect, [nc, anchors]]")
@@ -133,7 +133,7 @@ def repository_files() -> Iterator[tuple[str, str]]:
         for scale, match in scales.items():
             depth = f"depth_multiple: {match[2]} # model depth multiple\n"
             size = f"{depth}width_multiple: {match[3]} # layer channel multiple\n{ANCHORS}"
-            yield f"yolov5{scale}-{arm}.yaml", text.replace("{scale}", scale).replace("{size}", size)
+            yield f"yolov5{scale}-{variant}.yaml", text.replace("{scale}", scale).replace("{size}", size)
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -144,7 +144,7 @@ def table(rows: list[dict[str, str]]) -> str:
         f"Made by `python scripts/make_model_yamls.py` from the stock YAMLs of Ultralytics {ultralytics.__version__}, "
         "numbers in `sizes.csv`.",
         "Leaf layers, parameters in millions, GFLOPs at 640 px, and what a model has more than the stock one above it.",
-        "Every other stock model needs no file: its name with an arm behind it is enough, such as",
+        "Every other stock model needs no file: its name with a variant behind it is enough, such as",
         "`yolo12n-pose-coordatt-bifpn.yaml` or `rtdetr-l-bifpn.yaml`.",
         "`yolov5-repository` holds the YOLOv5 models in the form that github.com/ultralytics/yolov5 reads.",
     ]
@@ -160,10 +160,12 @@ def table(rows: list[dict[str, str]]) -> str:
                 "|---|--:|--:|--:|--:|--:|",
             ]
         more = [
-            "" if row["arm"] == "" else f"{float(row[key]) / float(row[f'stock_{key}']) - 1:+.2%}".replace("%", " %")
+            ""
+            if row["variant"] == ""
+            else f"{float(row[key]) / float(row[f'stock_{key}']) - 1:+.2%}".replace("%", " %")
             for key in ("parameters", "gflops")
         ]
-        name = row["model"] if row["arm"] else f"**{row['model']}**"
+        name = row["model"] if row["variant"] else f"**{row['model']}**"
         lines.append(
             f"| {name} | {row['layers']} | {int(row['parameters']) / 1e6:.3f} | {more[0]} "
             f"| {float(row['gflops']):.2f} | {more[1]} |"
@@ -172,11 +174,11 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def order(row: dict[str, str]) -> tuple[int, int, int, int]:
-    """Sort models by family, task, scale and arm."""
+    """Sort models by family, task, scale and variant."""
     match = NAME.match(row["model"])
     assert match is not None
     tasks_ = (None, "-seg", "-pose", "-obb", "-cls")
-    place = ("", *ARMS).index(row["arm"])
+    place = ("", *VARIANTS).index(row["variant"])
     return FAMILIES.index(match["family"]), tasks_.index(match["task"]), "ntsmbclxe".index(match["size"]), place
 
 
@@ -194,14 +196,14 @@ def main(prefix: str) -> None:
         (FOLDER / name).write_text(text, encoding="utf-8")
         stem = source(name).stem
         for scale, (before, after) in sizes.items():
-            for model, arm, size in (
+            for model, variant, size in (
                 (stem, "", before),
                 (name.removesuffix(".yaml"), name[len(stem) + 1 : -5], after),
             ):
                 model = re.sub(r"^(yolov?\d+)(?=-|$)", rf"\g<1>{scale}", model)
                 known[model] = {
                     "model": model,
-                    "arm": arm,
+                    "variant": variant,
                     "layers": str(size.layers),
                     "parameters": str(size.parameters),
                     "gflops": f"{size.gflops:.4f}",

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from ultralytics.utils import LOGGER
 
 from yolo_coordbifpn import install, uninstall
+from yolo_coordbifpn.grafting.row_graph import Rows
 from yolo_coordbifpn.graph.layers import Facts
-from yolo_coordbifpn.graph.rows import Rows
-from yolo_coordbifpn.host.declared import VARIABLE
 from yolo_coordbifpn.registry import TABLE
+from yolo_coordbifpn.registry.environment import VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("YOLO_COORDBIFPN_SHARED", ROOT.parent / "shared"))  # real data sets and weights
@@ -104,10 +104,10 @@ def log(caplog: pytest.LogCaptureFixture) -> Any:
 def own_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Take back what a test registers."""
     monkeypatch.setenv(VARIABLE, "")
-    before = dict(TABLE._rules), dict(TABLE._by_name), dict(TABLE._later)
+    before = dict(TABLE._rules), dict(TABLE._by_name), dict(TABLE.discovery._later)
     yield
     uninstall()
-    TABLE._rules, TABLE._by_name, TABLE._later = before
+    TABLE._rules, TABLE._by_name, TABLE.discovery._later = before
     install()
 
 
@@ -132,7 +132,7 @@ def python(tmp_path: Path) -> Callable[..., str]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print how many of the host's model YAMLs took the blocks, and where an arm has no place."""
+    """Print how many of the host's model YAMLs took the blocks, and where an variant has no place."""
     reports = terminalreporter.getreports("passed")
     told = [(key, value) for report in reports for key, value in report.user_properties if report.when == "call"]
     models = [value.split(" ", 2) for key, value in told if key == "stock model"]
@@ -145,6 +145,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for reason in sorted({reason for *_, reason in models if reason}):
         names = [name for name, _, why in models if why == reason]
         terminalreporter.write_line(f"{reason} ({len(names)}): {', '.join(names)}")
-    for arm in sorted({key for key, _ in told if key.startswith("no ")}):
-        names = [value for key, value in told if key == arm]
-        terminalreporter.write_line(f"{arm} ({len(names)}): {', '.join(names)}")
+    for variant in sorted({key for key, _ in told if key.startswith("no ")}):
+        names = [value for key, value in told if key == variant]
+        terminalreporter.write_line(f"{variant} ({len(names)}): {', '.join(names)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import math
 from pathlib import Path
@@ -412,30 +411,3 @@ def test_inputs_that_do_not_fit_are_named() -> None:
         fuse([torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 8, 8)])
     with pytest.raises(ValueError, match="fuses 2 inputs"):
         fuse([torch.zeros(1, 2, 4, 4)] * 3)
-
-
-def imports(file: Path) -> set[str]:
-    """Top-level names of all modules that a file imports, relative ones left out."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {a.name.split(".")[0] for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add(str(node.module).split(".")[0])
-    return found
-
-
-def test_blocks_import_torch_alone() -> None:
-    """The blocks need nothing but torch and the standard library, so that they can be used anywhere."""
-    for file in (PACKAGE / "blocks").glob("*.py"):
-        assert imports(file) <= {"torch", "__future__", "collections", "typing"}, file
-        nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        assert not [x for x in nodes if isinstance(x, ast.ImportFrom) and x.level > 1], file
-
-
-def test_one_sub_package_touches_the_host() -> None:
-    """No file outside `host` imports Ultralytics."""
-    files = [x for x in PACKAGE.rglob("*.py") if "host" not in x.relative_to(PACKAGE).parts]
-    assert len(files) > 8
-    for file in files:
-        assert "ultralytics" not in imports(file), file

@@ -71,7 +71,7 @@ def test_bad_words(words: list[str], message: str, capsys: pytest.CaptureFixture
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
-    """The table has the stock models and our arms with what they cost on top."""
+    """The table has the stock models and our variants with what they cost on top."""
     assert main(["models", "only=yolo*1[0-2]*"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("yolo")}

@@ -24,11 +24,12 @@ from PIL import Image
 
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.commands.scenes import write_scenes
-from yolo_coordbifpn.compare.plan import Plan, write
+from yolo_coordbifpn.compare.object_sizes import average_precision
+from yolo_coordbifpn.compare.plan import Plan
 from yolo_coordbifpn.compare.report import write_report
-from yolo_coordbifpn.compare.sizes import average_precision
 from yolo_coordbifpn.compare.statistics import difference, interval, verdict
 from yolo_coordbifpn.errors import CompareError
+from yolo_coordbifpn.files import write
 
 # Statistics -----------------------------------------------------------------------------------------------------------
 
@@ -218,8 +219,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=a"], "seeds= must be different whole numbers", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "devices=7"], "devices= takes cpu", 2),
         (
-            ["models=yolo11n.yaml", "arms=bifpn", "data=coco8.yaml", "epochs=1"],
-            "arms= goes with a name without .yaml",
+            ["models=yolo11n.yaml", "variants=bifpn", "data=coco8.yaml", "epochs=1"],
+            "variants= goes with a name without .yaml",
             2,
         ),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seed=3"], "seed= is set by the comparison", 2),
@@ -304,7 +305,7 @@ def losses(folder: Path) -> dict[str, list[dict[str, str]]]:
 @pytest.mark.slow
 def test_nothing_is_lost_when_it_is_killed(data: Path, tmp_path: Path) -> None:
     """Killed twenty times at random moments with all its processes, it comes to the numbers of one left alone."""
-    words = ["models=yolo11n", "arms=coordatt-bifpn", "seeds=0,1", f"data={data}", *SMALL]
+    words = ["models=yolo11n", "variants=coordatt-bifpn", "seeds=0,1", f"data={data}", *SMALL]
     calm = start(tmp_path, *words, "name=calm")
     text = calm.communicate(timeout=400)[0]
     assert calm.returncode == 0, text[-3000:]

@@ -20,7 +20,7 @@ from torch import nn
 
 from yolo_coordbifpn import HostError, RowError, install, model_yaml, register, uninstall
 from yolo_coordbifpn.commands import main
-from yolo_coordbifpn.host import hook
+from yolo_coordbifpn.patches import hook
 
 LAYERS = """
 import torch
@@ -239,7 +239,7 @@ for style in sys.argv[1:]:
     back = torch.load(f"{style}.pt", weights_only=False)["model"].eval()
     x = torch.rand(1, 3, 96, 64)
     assert all(torch.equal(a, b) for a, b in zip(back(x), model.eval()(x)))
-    print(style, len(ours), "yolo_coordbifpn.host.patches" in sys.modules)
+    print(style, len(ours), "yolo_coordbifpn.patches.install" in sys.modules)
 """
 
 

@@ -19,8 +19,8 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt, register
 from yolo_coordbifpn.graph.layers import outputs, reads
-from yolo_coordbifpn.host import grafting
-from yolo_coordbifpn.host.patches import status
+from yolo_coordbifpn.host import models
+from yolo_coordbifpn.patches.install import status
 
 NAMES = sorted(x.stem for x in (ROOT / "model_yamls").glob("*.yaml") if "bifpn" in x.stem)
 
@@ -146,8 +146,8 @@ class Folding(nn.Module):
 
 def test_a_head_with_many_queries_is_fused() -> None:
     """RT-DETR, whose head takes 300 cells of the pixels that the scales are followed with."""
-    cfg = grafting.load("rtdetr-l-bifpn.yaml") | {"scale": "l", "scales": {"l": [0.33, 0.125, 256]}}
-    model = trained(grafting.build(cfg))
+    cfg = models.load("rtdetr-l-bifpn.yaml") | {"scale": "l", "scales": {"l": [0.33, 0.125, 256]}}
+    model = trained(models.build(cfg))
     fused = copy.deepcopy(model).fuse(verbose=False)
     assert "BiFPN_Concat" not in kinds(fused)
     image = torch.rand(1, 3, 160, 160)

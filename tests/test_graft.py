@@ -24,19 +24,19 @@ from ultralytics.nn.tasks import guess_model_task
 
 from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt, graft, register
 from yolo_coordbifpn.blocks import SeparableConv
-from yolo_coordbifpn.blocks.start import GainedBlock
+from yolo_coordbifpn.blocks.gain import GainedBlock
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.errors import GraftError, RowError
-from yolo_coordbifpn.graph.graft import Arm
-from yolo_coordbifpn.graph.graft import graft as graft_rows
+from yolo_coordbifpn.grafting.graft import graft_rows, verify
+from yolo_coordbifpn.grafting.names import VARIANTS, shipped, split, stock
+from yolo_coordbifpn.grafting.variant import Variant
 from yolo_coordbifpn.graph.layers import facts
 from yolo_coordbifpn.graph.rows import flow
-from yolo_coordbifpn.host.grafting import build, load, verify
-from yolo_coordbifpn.host.names import ARMS, shipped, split, stock
+from yolo_coordbifpn.host.models import build, load
 
 STOCK = {x.stem: x for x in stock(tasks)}
 NO_NECK = "there is no neck"
-REASONS = {  # why an arm has no place in some models
+REASONS = {  # why an variant has no place in some models
     "bifpn-add": f"{NO_NECK}|reads texts, which the paper's neck has no place for",
     "fpn": f"{NO_NECK}|no bottom-up path to take out",
     "bottleneck": "no block of the backbone has bottlenecks",
@@ -97,15 +97,15 @@ def test_every_stock_model_at_every_scale(name: str, record_property: Any) -> No
     """With CoordAtt and BiFPN it keeps task and strides, trains, and puts out what its stock weights did before."""
     torch.manual_seed(0)
     cfg = stock_cfg(name)
-    arm, reason = Arm("deepest", "concat"), ""
+    variant, reason = Variant("deepest", "concat"), ""
     for scale in scales(cfg):
         old = scrambled(build({**cfg, "scale": scale} if scale else cfg))
         if not reason:
             if not any(row[2] == "Concat" for row in cfg["head"]):
                 with pytest.raises(GraftError, match=NO_NECK):
-                    graft_rows(cfg, facts(old), arm)
-                arm, reason = Arm("deepest", "none"), "no neck: CoordAtt alone"
-            made = graft_rows(cfg, facts(old), arm).cfg()
+                    graft_rows(cfg, facts(old), variant)
+                variant, reason = Variant("deepest", "none"), "no neck: CoordAtt alone"
+            made = graft_rows(cfg, facts(old), variant).cfg()
             assert guess_model_task(made) == guess_model_task(cfg)
         new = verify(old, {**made, "scale": scale} if scale else made)
         kinds = [type(m) for m in new.modules()]
@@ -119,20 +119,20 @@ def test_every_stock_model_at_every_scale(name: str, record_property: Any) -> No
 
 
 @pytest.mark.parametrize("name", STOCK)
-def test_every_stock_model_in_the_other_arms(name: str, record_property: Any) -> None:
+def test_every_stock_model_in_the_other_variants(name: str, record_property: Any) -> None:
     """The paper's neck, the top-down neck and attention inside the bottlenecks: built and trained, or told why not."""
     torch.manual_seed(0)
     cfg = stock_cfg(name, scales(stock_cfg(name))[0])
     old = scrambled(build(cfg))
     known = facts(old)
     others = {
-        "bifpn-add": Arm("none", "add"),
-        "fpn": Arm("none", "none", neck="fpn"),
-        "bottleneck": Arm("bottleneck", "none"),
+        "bifpn-add": Variant("none", "add"),
+        "fpn": Variant("none", "none", neck="fpn"),
+        "bottleneck": Variant("bottleneck", "none"),
     }
-    for key, arm in others.items():
+    for key, variant in others.items():
         try:
-            new = verify(old, graft_rows(cfg, known, arm).cfg())
+            new = verify(old, graft_rows(cfg, known, variant).cfg())
         except GraftError as error:
             if not re.search(REASONS[key], str(error)):
                 raise
@@ -501,12 +501,12 @@ def test_a_file_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_stock_text_is_kept() -> None:
     """The rows in the written text of each stock model are those of the dict, and indices in comments are right."""
-    from yolo_coordbifpn.graph.text import rewrite
+    from yolo_coordbifpn.grafting.yaml_text import rewrite
 
     for name in ("yolo11", "yolov9e", "rtdetr-l", "yolov3-spp", "yolo26-pose", "yolov5-p6"):
         text = STOCK[name].read_text()
         cfg = yaml.safe_load(text)
-        rows = graft_rows(cfg, facts(build(cfg)), Arm("P4,deepest", "concat"))
+        rows = graft_rows(cfg, facts(build(cfg)), Variant("P4,deepest", "concat"))
         new = rewrite(text, rows)
         assert yaml.safe_load(new) == rows.cfg()
         lines = [x for x in new.splitlines() if re.match(r"\s*- \[", x)]
@@ -555,17 +555,17 @@ def test_the_command_refuses(
 
 
 def test_names_are_split() -> None:
-    """What stands behind a stock name is the arm; a name without one is none of ours."""
-    assert split("yolo12x-pose-coordatt-bifpn.yaml") == ("yolo12x-pose.yaml", Arm("deepest", "concat"))
-    assert split("yolov8s-p2-bifpn.yaml") == ("yolov8s-p2.yaml", Arm("none", "concat"))
-    assert split("yolo11n-se-bifpn-add.yaml") == ("yolo11n.yaml", Arm("deepest", "add", attention="SE"))
+    """What stands behind a stock name is the variant; a name without one is none of ours."""
+    assert split("yolo12x-pose-coordatt-bifpn.yaml") == ("yolo12x-pose.yaml", Variant("deepest", "concat"))
+    assert split("yolov8s-p2-bifpn.yaml") == ("yolov8s-p2.yaml", Variant("none", "concat"))
+    assert split("yolo11n-se-bifpn-add.yaml") == ("yolo11n.yaml", Variant("deepest", "add", attention="SE"))
     assert split("yolo11n-cbam-fpn.yaml") == (
         "yolo11n.yaml",
-        Arm("deepest", "none", neck="fpn", attention="CBAM"),
+        Variant("deepest", "none", neck="fpn", attention="CBAM"),
     )
     for name in ("yolo11n.yaml", "yolo26n-sem.yaml", "bifpn.yaml", "yolo11n-bifpn.pt", "yolov8s-world.yaml"):
         assert split(name) is None or name == "bifpn.yaml"
-    assert len(set(ARMS)) == len(ARMS) == 15
+    assert len(set(VARIANTS)) == len(VARIANTS) == 15
 
 
 @pytest.mark.parametrize(
@@ -582,7 +582,7 @@ def test_names_are_split() -> None:
     ],
 )
 def test_names_without_files(name: str, task: str, scale: str) -> None:
-    """A stock name with an arm behind it is a model, of the stock model's task and scale."""
+    """A stock name with an variant behind it is a model, of the stock model's task and scale."""
     model = (RTDETR if name.startswith("rtdetr") else YOLO)(name)
     assert name not in shipped()
     assert model.task == task
@@ -607,8 +607,8 @@ def test_a_users_file_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_family_of_tomorrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stock YAML that this package has never heard of has its arms on the day it is there."""
-    from yolo_coordbifpn.host import names
+    """A stock YAML that this package has never heard of has its variants on the day it is there."""
+    from yolo_coordbifpn.patches import names
 
     new = tmp_path / "yolo31-seg.yaml"
     new.write_text(STOCK["yolo11-seg"].read_text())

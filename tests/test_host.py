@@ -18,9 +18,10 @@ from ultralytics.nn import tasks
 
 import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, HostError, RowError, install, model_yaml, register, uninstall
-from yolo_coordbifpn.host import names
-from yolo_coordbifpn.host.parser import TABLE_NAME, patch_parser
-from yolo_coordbifpn.host.patches import status
+from yolo_coordbifpn.grafting import names
+from yolo_coordbifpn.patches import names as patch
+from yolo_coordbifpn.patches.install import status
+from yolo_coordbifpn.patches.parser import BUILDER_NAME, patch_parser
 from yolo_coordbifpn.registry import TABLE, BlockTable
 
 
@@ -112,7 +113,7 @@ def test_install_is_idempotent_and_undoable(installed: None) -> None:
     uninstall()
     uninstall()
     assert not any(status()[0].values())
-    assert TABLE_NAME not in tasks.__dict__
+    assert BUILDER_NAME not in tasks.__dict__
     assert not {"CoordAtt", "BiFPN_Add", "BiFPN_Concat"} & set(tasks.__dict__)
     assert tasks.check_yaml.__module__ == "ultralytics.utils.checks"
     source = Path(tasks.__file__).read_text(encoding="utf-8")
@@ -494,7 +495,7 @@ import ultralytics
 ultralytics.__version__ = "8.3.0"
 from ultralytics import YOLO
 from yolo_coordbifpn import HostError
-from yolo_coordbifpn.host import names
+from yolo_coordbifpn.patches import names
 every = names.stock
 names.stock = lambda host: [x for x in every(host) if not x.name.startswith("yolo26")]
 YOLO("yolo11n-coordatt.yaml")
@@ -517,7 +518,7 @@ def test_a_fork_with_a_stock_model_of_its_own(tmp_path: Path, monkeypatch: pytes
     """Where a fork has changed a stock YAML, the blocks go into that, not into ours."""
     (stock,) = [x for x in names.stock(tasks) if x.name == "yolov8.yaml"]
     own = tmp_path / "yolov8.yaml"
-    monkeypatch.setattr(names, "stock", lambda host: [own])
+    monkeypatch.setattr(patch, "stock", lambda host: [own])
     own.write_text(f"# theirs\n{stock.read_text()}")
     assert tasks.check_yaml("yolov8-coordatt.yaml") == str(model_yaml("yolov8-coordatt"))
     own.write_text(stock.read_text().replace("[-1, 3, C2f, [1024, True]]", "[-1, 2, C3, [1024, True]]"))
@@ -534,7 +535,7 @@ def test_a_fork_with_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.Mon
     own = tmp_path / "cfg/models/v8/yolov8-bifpn.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("backbone: []")
-    undo = names.patch_names(host, "8.3.0", lambda file, arm: ("", None))
+    undo = patch.patch_names(host, "8.3.0", lambda file, variant: ("", None))
     for name in ("yolov8-bifpn.yaml", "yolov8n-bifpn.yaml"):
         host.check_yaml(name)
     assert host.check_yaml("yolov8n-coordatt.yaml") == str(model_yaml("yolov8-coordatt"))

@@ -20,8 +20,8 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn.tasks import yaml_model_load
 
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, model_yaml
-from yolo_coordbifpn.host.grafting import summarize
-from yolo_coordbifpn.host.names import scaled, shipped
+from yolo_coordbifpn.grafting.graft import summarize
+from yolo_coordbifpn.grafting.names import scaled, shipped
 
 ALL = [x.removesuffix(".yaml") for x in shipped()]
 FILES = [x for x in ALL if re.fullmatch(r"yolo(11|v8|26)-(coordatt|bifpn|coordatt-bifpn)", x)]
@@ -31,17 +31,17 @@ SUMMARY = re.compile(
 )
 
 
-def test_the_arms_of_each_family() -> None:
-    """Each family has the three arms, and each arm the blocks that its name says, where the design puts them."""
+def test_the_variants_of_each_family() -> None:
+    """Each family has the three variants, and each the blocks that its name says, where the design puts them."""
     assert len(ALL) == 78
     for family in ("yolo11", "yolov8", "yolo26"):
         stock = YOLO(f"{family}n.yaml").model.model
-        for arm in ("coordatt", "bifpn", "coordatt-bifpn"):
-            layers = list(YOLO(f"{family}n-{arm}.yaml").model.model)
+        for variant in ("coordatt", "bifpn", "coordatt-bifpn"):
+            layers = list(YOLO(f"{family}n-{variant}.yaml").model.model)
             attention = [m for m in layers if isinstance(m, CoordAtt)]
             fusion = [m for m in layers if isinstance(m, BiFPN_Concat)]
-            assert len(attention) == (1 if "coordatt" in arm else 0)
-            assert [len(m.f) for m in fusion] == ([2, 2, 3, 2] if "bifpn" in arm else [])
+            assert len(attention) == (1 if "coordatt" in variant else 0)
+            assert [len(m.f) for m in fusion] == ([2, 2, 3, 2] if "bifpn" in variant else [])
             for m in attention:
                 assert type(layers[m.i + 1]).__name__ == "SPPF"
             # without our blocks the layers are the stock ones, in the same order

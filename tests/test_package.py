@@ -42,7 +42,7 @@ def test_contents(wheel: Path) -> None:
     top = {x.split("/")[0] for x in names if ".dist-info" not in x}
     assert top == {"yolo_coordbifpn", "yolo_coordbifpn.pth", "yolo_coordbifpn.start", "yolo_coordbifpn_startup.py"}
     assert "yolo_coordbifpn/py.typed" in names
-    assert "yolo_coordbifpn/visual/page.html.j2" in names
+    assert "yolo_coordbifpn/inspection/page.html.j2" in names
     yamls = {x for x in names if x.startswith("yolo_coordbifpn/model_yamls/") and x.endswith(".yaml")}
     ours = (ROOT / "model_yamls").rglob("*.yaml")
     assert yamls == {f"yolo_coordbifpn/{x.relative_to(ROOT).as_posix()}" for x in ours}

@@ -15,7 +15,7 @@ from torch import nn
 
 from yolo_coordbifpn import register
 from yolo_coordbifpn.commands.scenes import write_scenes
-from yolo_coordbifpn.host.declared import VARIABLE, entries
+from yolo_coordbifpn.registry.environment import VARIABLE, entries
 
 BLOCKS = """
 import torch

@@ -20,15 +20,15 @@ from ultralytics.data.augment import classify_transforms
 
 import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, InspectError, fusion_weights, inspect
-from yolo_coordbifpn.blocks.start import GainedBlock
+from yolo_coordbifpn.blocks.gain import GainedBlock
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.graph.layers import reads
 from yolo_coordbifpn.graph.paths import fusions
-from yolo_coordbifpn.host.grafting import build, load
-from yolo_coordbifpn.host.training_log import SETTING, patch_training_log
-from yolo_coordbifpn.visual.diagram import diagram, neck
-from yolo_coordbifpn.visual.fusion_plot import plot_fusion_weights
-from yolo_coordbifpn.visual.graph_plot import draw
+from yolo_coordbifpn.host.models import build, load
+from yolo_coordbifpn.inspection.diagram import diagram, neck
+from yolo_coordbifpn.inspection.fusion_plot import plot_fusion_weights
+from yolo_coordbifpn.inspection.graph_plot import draw
+from yolo_coordbifpn.patches.training_log import SETTING, patch_training_log
 
 NODES = {  # node and inputs, of some models
     "yolo11n-coordatt-bifpn": [
@@ -434,7 +434,7 @@ def test_command_errors(
 
 
 def test_graph_of_a_graft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """A model with an arm is drawn behind its stock model, the same each time; a file is not overwritten."""
+    """A model with an variant is drawn behind its stock model, the same each time; a file is not overwritten."""
     monkeypatch.chdir(tmp_path)
     words = ["graph", "model=yolov8n-coordatt.yaml"]
     assert main(words) == 0

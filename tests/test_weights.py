@@ -20,12 +20,13 @@ from ultralytics.nn import tasks
 from yolo_coordbifpn import CoordAtt, register
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.errors import WeightsError
+from yolo_coordbifpn.grafting.graft import graft_rows as graft
+from yolo_coordbifpn.grafting.variant import Variant
 from yolo_coordbifpn.graph.align import align
-from yolo_coordbifpn.graph.graft import Arm, graft
 from yolo_coordbifpn.graph.layers import facts, outputs, reads
 
 FAMILIES = ("yolo11n", "yolov8n", "yolo26n")
-ARMS = ("coordatt", "bifpn", "coordatt-bifpn")
+VARIANTS = ("coordatt", "bifpn", "coordatt-bifpn")
 
 
 def stock(name: str, seed: int = 0) -> nn.Module:
@@ -46,20 +47,20 @@ def trunk_gap(new: Any, old: Any) -> float:
 # The start is the stock model's ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_output_is_the_stock_models(family: str, arm: str, log: pytest.LogCaptureFixture) -> None:
-    """Every family in every arm gives, with any weights, the output of the stock model they came from."""
+def test_the_output_is_the_stock_models(family: str, variant: str, log: pytest.LogCaptureFixture) -> None:
+    """Every family in every variant gives, with any weights, the output of the stock model they came from."""
     old = stock(family)
-    new = YOLO(f"{family}-{arm}.yaml")
+    new = YOLO(f"{family}-{variant}.yaml")
     new.load(old)
     assert gap(new.model, old) < 1e-5
     total = len(old.model.state_dict())
     (line,) = (x for x in log.messages if x.startswith("yolo_coordbifpn"))
     assert line.startswith(f"yolo_coordbifpn: {total} of {total} pretrained items kept")
     assert "0 items left" in line
-    assert ("1 layers inserted (9 CoordAtt)" in line) == ("coordatt" in arm)
-    assert ("4 fusions weighted, 1 convolutions widened" in line) == ("bifpn" in arm)
+    assert ("1 layers inserted (9 CoordAtt)" in line) == ("coordatt" in variant)
+    assert ("4 fusions weighted, 1 convolutions widened" in line) == ("bifpn" in variant)
 
 
 @pytest.mark.parametrize("task", ["seg", "pose", "obb"])
@@ -67,7 +68,7 @@ def test_the_output_is_the_stock_models(family: str, arm: str, log: pytest.LogCa
 def test_other_tasks(family: str, task: str) -> None:
     """Segmentation, pose and boxes with angles start there too."""
     old = stock(f"{family}-{task}")
-    new = type(old)(graft(old.yaml, facts(old), Arm()).cfg(), verbose=False)
+    new = type(old)(graft(old.yaml, facts(old), Variant()).cfg(), verbose=False)
     new.load(old)
     assert gap(new, old) < 1e-5
 
@@ -131,7 +132,7 @@ def test_an_insertion_at_any_place(family: str) -> None:
 def test_several_blocks_and_repeats() -> None:
     """Several CoordAtt, repeated ones among them, before and behind a weighted neck, keep the output."""
     old = stock("yolo11n")
-    cfg = graft(old.yaml, facts(old), Arm()).cfg()
+    cfg = graft(old.yaml, facts(old), Variant()).cfg()
     cfg = inserted(inserted(cfg, 17, repeats=4), 4, 13, 21, 24)  # 4 * depth 0.5
     new = tasks.DetectionModel(cfg, verbose=False)
     new.load(old)

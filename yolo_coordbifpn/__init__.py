@@ -3,16 +3,16 @@
 Importing this package arms the start-up hook and nothing more; torch is loaded when one of the names below is used.
 """
 
-from .host import hook as _hook
+from .patches import hook as _hook
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
     from .errors import GraftError, HostError, InspectError, RowError, WeightsError
-    from .host.grafting import graft
-    from .host.inspection import fusion_weights, inspect
-    from .host.names import model_yaml
-    from .host.patches import install, register, uninstall
+    from .grafting.graft import graft
+    from .grafting.names import model_yaml
+    from .inspection.inspect import fusion_weights, inspect
+    from .patches.install import install, register, uninstall
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,13 +42,13 @@ _HOME = {  # where each public name lives; loaded on first use
     "InspectError": ".errors",
     "RowError": ".errors",
     "WeightsError": ".errors",
-    "fusion_weights": ".host.inspection",
-    "graft": ".host.grafting",
-    "inspect": ".host.inspection",
-    "install": ".host.patches",
-    "model_yaml": ".host.names",
-    "register": ".host.patches",
-    "uninstall": ".host.patches",
+    "fusion_weights": ".inspection.inspect",
+    "graft": ".grafting.graft",
+    "inspect": ".inspection.inspect",
+    "install": ".patches.install",
+    "model_yaml": ".grafting.names",
+    "register": ".patches.install",
+    "uninstall": ".patches.install",
 }
 
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_features, positive
-from .execution import channels_last, recorded
-from .start import GainedBlock
+from .gain import GainedBlock
+from .tracing import channels_last, recorded
 
 
 class _WeightedFusion(GainedBlock):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .execution import recorded
+from .tracing import recorded
 
 
 def one_input(block: str, channels: object) -> int:

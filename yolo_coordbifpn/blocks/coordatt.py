@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checks import check_features, one_input, squeeze
-from .execution import recorded
-from .start import GainedBlock
+from .gain import GainedBlock
 from .strips import gate, pool
+from .tracing import recorded
 
 
 class CoordAtt(GainedBlock):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .execution import channels_last, recorded
+from .tracing import channels_last, recorded
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

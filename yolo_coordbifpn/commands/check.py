@@ -24,8 +24,8 @@ def run(options: dict[str, str]) -> int:
     import yolo_coordbifpn
 
     from ..errors import HostError
-    from ..host import hook
-    from ..host.patches import host_version, install, status
+    from ..patches import hook
+    from ..patches.install import host_version, install, status
 
     print(f"{'Python':20}{platform.python_version()}  {sys.executable}")
     print(f"{'yolo_coordbifpn':20}{yolo_coordbifpn.__version__}  {Path(yolo_coordbifpn.__file__).parent}")

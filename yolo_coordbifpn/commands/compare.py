@@ -1,10 +1,10 @@
 """Train several models with several seeds, and say with intervals which is better on your data.
 
-    yolo-coordbifpn compare models=yolo11n arms=coordatt,bifpn data=my.yaml epochs=50 pretrained=yolo11n.pt
+    yolo-coordbifpn compare models=yolo11n variants=coordatt,bifpn data=my.yaml epochs=50 pretrained=yolo11n.pt
     yolo-coordbifpn compare models=yolo11n.yaml,yolo11n-bifpn.yaml,best.pt data=my.yaml seeds=0,1,2 epochs=50 imgsz=640
 
 models=     model YAMLs and checkpoints with commas between; the first is what the others are compared with
-arms=       for names without .yaml: the arms to train beside the stock model; default coordatt,bifpn,coordatt-bifpn
+variants=   for names without .yaml: what to train beside the stock model; default coordatt,bifpn,coordatt-bifpn
 seeds=      default 0,1,2; every model is trained with each
 devices=    cpu or GPUs such as 0,1,2,3, one run at a time on each (cpu,cpu for two side by side); default 0, else cpu
 engine=     local, or ray for a cluster (pip install 'yolo_coordbifpn[ray]')
@@ -24,7 +24,7 @@ from . import UsageError
 
 OPTIONS = {
     "models": "",
-    "arms": "",
+    "variants": "",
     "seeds": "0,1,2",
     "devices": "",
     "engine": "local",
@@ -33,7 +33,7 @@ OPTIONS = {
     "*": "",  # any other is the host's
 }
 OWN = {"model", "seed", "device", "resume", "exist_ok", "save", "mode", "task", "save_dir"}  # set by the plan
-ARMS = "coordatt,bifpn,coordatt-bifpn"
+VARIANTS = "coordatt,bifpn,coordatt-bifpn"
 
 
 def run(options: dict[str, str]) -> int:
@@ -47,10 +47,10 @@ def run(options: dict[str, str]) -> int:
     except ModuleNotFoundError as error:
         raise UsageError(f"compare needs {error.name}: pip install 'yolo_coordbifpn[compare]'.") from error
     del faster_coco_eval, filelock, jinja2, rich, scipy
+    from ..compare.arguments import train_arguments
     from ..compare.plan import Plan
     from ..errors import CompareError, HostError
-    from ..host.arguments import train_arguments
-    from ..host.patches import install
+    from ..patches.install import install
 
     try:
         install()
@@ -75,21 +75,23 @@ def run(options: dict[str, str]) -> int:
 
 
 def _models(options: dict[str, str]) -> tuple[str, ...]:
-    """Return the models, a bare name spread into its arms, and check that each of them is there."""
-    from ..host.arguments import model_exists
+    """Return the models, a bare name spread into its variants, and check that each of them is there."""
+    from ..compare.arguments import model_exists
 
     words = [x.strip() for x in options["models"].split(",") if x.strip()]
     if not words:
-        raise UsageError("models= must name models such as yolo11n.yaml,yolo11n-bifpn.yaml, or yolo11n for its arms.")
+        raise UsageError(
+            "models= must name models such as yolo11n.yaml,yolo11n-bifpn.yaml, or yolo11n for its variants."
+        )
     models: list[str] = []
     for word in words:
         if word.endswith((".yaml", ".yml", ".pt")):
             models.append(word)
             continue
-        arms = [x.strip() for x in (options["arms"] or ARMS).split(",") if x.strip()]
-        models += [f"{word}.yaml", *(f"{word}-{arm}.yaml" for arm in arms)]
-    if options["arms"] and all(x.endswith((".yaml", ".yml", ".pt")) for x in words):
-        raise UsageError("arms= goes with a name without .yaml, such as models=yolo11n.")
+        variants = [x.strip() for x in (options["variants"] or VARIANTS).split(",") if x.strip()]
+        models += [f"{word}.yaml", *(f"{word}-{variant}.yaml" for variant in variants)]
+    if options["variants"] and all(x.endswith((".yaml", ".yml", ".pt")) for x in words):
+        raise UsageError("variants= goes with a name without .yaml, such as models=yolo11n.")
     return tuple(model_exists(x) for x in models)
 
 

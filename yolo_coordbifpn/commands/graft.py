@@ -12,7 +12,7 @@ attention=  CoordAtt, or to compare with: CBAM, SE; default CoordAtt
 edge=       True or False: whether the middle levels get the same-level edge of BiFPN; default True
 repeats=    with bifpn=add: how many times the layer is repeated; default 3
 width=      with bifpn=add: channels of all levels, before the model's width multiple; default 256
-save=       file to write; default the model's name with the arm behind it, in this folder
+save=       file to write; default the model's name with the variant behind it, in this folder
 
 Each scale of the new model is built and counted before the file is written. An existing file is not overwritten.
 Models of the host need no file: yolo train model=yolo12n-coordatt-bifpn.yaml works as it is, see README.
@@ -48,12 +48,12 @@ def run(options: dict[str, str]) -> int:
         raise UsageError(f"edge= must be True or False, got {options['edge']!r}.")
     repeats, width = whole_number(options, "repeats", 1), whole_number(options, "width", 1)
     try:
-        from ..graph.graft import Arm
-        from ..host.grafting import graft_file
-        from ..host.names import find
-        from ..host.patches import install
+        from ..grafting.graft import graft_file
+        from ..grafting.names import find
+        from ..grafting.variant import Variant
+        from ..patches.install import install
 
-        arm = Arm(
+        variant = Variant(
             options["coordatt"],
             options["bifpn"],
             options["neck"],
@@ -64,12 +64,12 @@ def run(options: dict[str, str]) -> int:
         )
         install()
         source = find(options["model"])
-        save = Path(options["save"] or f"{source.stem}-{arm.name}.yaml").expanduser()
+        save = Path(options["save"] or f"{source.stem}-{variant.name}.yaml").expanduser()
         if save.exists():
             raise UsageError(f"save={save} exists already; give another name.")
         if not save.parent.is_dir():
             raise UsageError(f"save={save}: there is no folder {save.parent}.")
-        text, rows, costs = graft_file(source, arm)
+        text, rows, costs = graft_file(source, variant)
     except (GraftError, HostError, RowError) as error:
         print(f"{options['model']}: {error}", file=sys.stderr)
         return 1

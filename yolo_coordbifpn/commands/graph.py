@@ -4,7 +4,7 @@
     yolo-coordbifpn graph model=best.pt against=yolo11n.yaml save=graft.svg
 
 model=      a model YAML, a name such as yolo12n-bifpn.yaml, or a checkpoint
-against=    another model, drawn before it; default the stock model where the name is one with an arm, or none
+against=    another model, drawn before it; default the stock model where the name is one with an variant, or none
 save=       file to write, .svg, .pdf or .png; default the model's name with .svg, in this folder
 
 An existing file is not overwritten.
@@ -36,15 +36,15 @@ def run(options: dict[str, str]) -> int:
     if not save.parent.is_dir():
         raise UsageError(f"save={save}: there is no folder {save.parent}.")
     try:
-        from ..host.inspection import built
-        from ..host.names import split
-        from ..host.patches import install
-        from ..visual.diagram import diagram
-        from ..visual.graph_plot import draw
+        from ..grafting.names import split
+        from ..inspection.diagram import diagram
+        from ..inspection.graph_plot import draw
+        from ..inspection.inspect import built
+        from ..patches.install import install
 
         install()
-        arm = split(Path(model).name) if not Path(model).is_file() else None
-        against = options["against"] or (arm[0] if arm else "none")
+        variant = split(Path(model).name) if not Path(model).is_file() else None
+        against = options["against"] or (variant[0] if variant else "none")
         names = [x for x in (against, model) if x != "none"]
         content = draw([diagram(built(x), Path(x).stem) for x in names], save.suffix[1:])
     except (HostError, InspectError) as error:

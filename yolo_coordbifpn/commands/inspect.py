@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from . import UsageError
 
@@ -34,9 +35,8 @@ def run(options: dict[str, str]) -> int:
     if not options["model"]:
         raise UsageError("model= must be a checkpoint such as best.pt.")
     from ..errors import HostError, InspectError
-    from ..host.arguments import predict_arguments
-    from ..host.inspection import inspect, write_inspection
-    from ..host.patches import install
+    from ..inspection.inspect import inspect, write_inspection
+    from ..patches.install import install
 
     given = {k: v for k, v in options.items() if k not in OPTIONS}
     refused = sorted(OWN & given.keys())
@@ -46,7 +46,7 @@ def run(options: dict[str, str]) -> int:
     sources: list[str | Path] = [source] if source and Path(source).exists() else [*filter(None, source.split(","))]
     try:
         install()
-        found = inspect(options["model"], sources or None, **predict_arguments(given))
+        found = inspect(options["model"], sources or None, **_predict_arguments(given))
         if not found.fusions and not found.attention:
             print(f"{options['model']} holds no CoordAtt and no BiFPN block: there is nothing to show.")
             return 0
@@ -65,3 +65,14 @@ def run(options: dict[str, str]) -> int:
     )
     print(f"Page: {folder / 'index.html'}")
     return 0
+
+
+def _predict_arguments(given: dict[str, str]) -> dict[str, Any]:
+    """Read arguments of the host's `predict`."""
+    from ..errors import InspectError
+    from ..host.arguments import read_arguments
+
+    try:
+        return read_arguments(given)
+    except ValueError as error:
+        raise InspectError(f"the host's predict does not take these arguments: {error}") from error

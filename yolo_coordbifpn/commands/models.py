@@ -3,7 +3,7 @@
     yolo-coordbifpn models                scale n of each, about a minute
     yolo-coordbifpn models only=yolo11*   those whose names begin so, in seconds
     yolo-coordbifpn models scale=nsx      these scales
-    yolo-coordbifpn models of=yolo12n     every arm that one stock model takes by its name, with or without a file
+    yolo-coordbifpn models of=yolo12n     every variant that one stock model takes by its name, with or without a file
     yolo-coordbifpn models only=yolov5-repository/* copy=models
                                           copy files into a folder, here those for the repository ultralytics/yolov5
 
@@ -27,9 +27,9 @@ SCALES = "nsmlx"
 def run(options: dict[str, str]) -> int:
     """Print the table; return 1 if a model could not be built."""
     from ..errors import GraftError, HostError
-    from ..host.grafting import summarize
-    from ..host.names import ARMS, scaled, shipped, split
-    from ..host.patches import install
+    from ..grafting.graft import summarize
+    from ..grafting.names import VARIANTS, scaled, shipped, split
+    from ..patches.install import install
 
     if options["copy"]:
         return _copy(options["only"], Path(options["copy"]))
@@ -41,20 +41,20 @@ def run(options: dict[str, str]) -> int:
         raise UsageError(f"only= must match names such as yolo11-coordatt, got {options['only']!r}.")
     names.sort(key=lambda x: ((split(x) or x)[0], len(x)))
     if options["of"]:
-        names, scales = [f"{options['of'].removesuffix('.yaml')}-{arm}.yaml" for arm in ARMS], "-"
+        names, scales = [f"{options['of'].removesuffix('.yaml')}-{variant}.yaml" for variant in VARIANTS], "-"
     try:
         install()
     except HostError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{'model':34}{'arm':18}{'params (M)':>11}{'':9}{'GFLOPs':>8}")
-    stock_summary = functools.cache(summarize)  # one for all arms of a family
+    print(f"{'model':34}{'variant':18}{'params (M)':>11}{'':9}{'GFLOPs':>8}")
+    stock_summary = functools.cache(summarize)  # one for all variants of a family
     status = 0
     told: set[str] = set()
     for file in names:
         for name in dict.fromkeys(file if s == "-" else scaled(file, s) for s in scales):
-            base, arm = split(name) or ("", None)
-            assert arm is not None  # every shipped name has one
+            base, variant = split(name) or ("", None)
+            assert variant is not None  # every shipped name has one
             try:
                 stock = stock_summary(base)
                 if base not in told:
@@ -67,13 +67,13 @@ def run(options: dict[str, str]) -> int:
                 if not told:  # the stock model itself is not there
                     return status
                 continue
-            _row(name, arm.name, ours, stock)
+            _row(name, variant.name, ours, stock)
     return status
 
 
 def _copy(pattern: str, to: Path) -> int:
     """Copy the shipped files whose names, with their folder, match a pattern; none is written over."""
-    from ..host.names import folder
+    from ..grafting.names import folder
 
     names = {x: x.relative_to(folder()).with_suffix("").as_posix() for x in sorted(folder().rglob("*.yaml"))}
     files = [x for x, name in names.items() if fnmatch(name, pattern) and name.count("/") == pattern.count("/")]
@@ -88,6 +88,6 @@ def _copy(pattern: str, to: Path) -> int:
     return 0
 
 
-def _row(name, arm, ours, stock) -> None:  # type: ignore[no-untyped-def]
+def _row(name, variant, ours, stock) -> None:  # type: ignore[no-untyped-def]
     share = [f"{a / b - 1:+8.2%}" if a is not b else " " * 8 for a, b in zip(ours[1::2], stock[1::2])]
-    print(f"{name:34}{arm:18}{ours.parameters / 1e6:11.3f}{share[0]} {ours.gflops:8.2f}{share[1]}", flush=True)
+    print(f"{name:34}{variant:18}{ours.parameters / 1e6:11.3f}{share[0]} {ours.gflops:8.2f}{share[1]}", flush=True)

@@ -32,22 +32,22 @@ def run(options: dict[str, str]) -> int:
     if options["bifpn"] == "add":
         raise UsageError("bifpn=add is another neck, whose weights would be new; bifpn=concat keeps the output.")
     try:
-        from ..graph.graft import Arm
+        from ..grafting.variant import Variant
 
-        arm = Arm(options["coordatt"], options["bifpn"], attention=options["attention"])
+        variant = Variant(options["coordatt"], options["bifpn"], attention=options["attention"])
     except GraftError as error:
         raise UsageError(f"{error}.") from error
-    save = Path(options["save"] or model.with_name(f"{model.stem}-{arm.name}.pt")).expanduser()
+    save = Path(options["save"] or model.with_name(f"{model.stem}-{variant.name}.pt")).expanduser()
     if save.exists():
         raise UsageError(f"save={save} exists already; give another name.")
     if not save.parent.is_dir():
         raise UsageError(f"save={save}: there is no folder {save.parent}.")
     try:
-        from ..host.patches import install
-        from ..host.upgrade import upgrade
+        from ..grafting.upgrade import upgrade
+        from ..patches.install import install
 
         install()
-        report = upgrade(model, save, arm)
+        report = upgrade(model, save, variant)
     except (GraftError, HostError, WeightsError) as error:
         print(f"{model}: {error}", file=sys.stderr)
         return 1

@@ -9,5 +9,5 @@
     forms.py       Markdown, HTML and LaTeX
     plots.py       curves by epoch, accuracy against latency
 
-One run itself, which is the host's training, is `yolo_coordbifpn.host.trial`.
+One run itself, which is the host's training, is `yolo_coordbifpn.compare.run`.
 """

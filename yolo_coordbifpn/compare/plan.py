@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import CompareError
+from ..files import write
 
 
 @dataclass(frozen=True)
@@ -119,16 +119,6 @@ class Plan:
             f"{key}= has changed: {self.folder} was begun with {_shown(there)}, this is {_shown(here)}. "
             f"Give what it was begun with to go on with it, or another name= to begin anew"
         )
-
-
-def write(file: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, whatever happens meanwhile."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    with part.open("wb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(file)
 
 
 def _shown(value: Any) -> str:

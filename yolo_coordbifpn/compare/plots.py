@@ -10,8 +10,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ..visual.palette import COLOURS as _COLOURS
-from .plan import Plan, write
+from ..files import write
+from ..inspection.palette import COLOURS as _COLOURS
+from .plan import Plan
 from .statistics import interval
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

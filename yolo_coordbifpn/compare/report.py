@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .forms import Report, Table, html, latex, markdown
-from .plan import Plan, write
+from ..files import write
+from .formats import Report, Table, html, latex, markdown
+from .plan import Plan
 from .statistics import Interval, difference, interval, verdict
 
 _SCALES = "nsmlx"

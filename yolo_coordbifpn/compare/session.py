@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..errors import CompareError
-from . import schedule
+from . import executors as schedule
 from .plan import Plan, Run
 from .report import main_metric, write_report
 
@@ -120,7 +120,7 @@ def _time_models(plan: Plan, device: str, console: Console) -> None:
     if file.is_file() and {r["model"] for r in plan.results} <= set(json.loads(file.read_text())["models"]):
         return
     done = subprocess.run(
-        [sys.executable, "-m", "yolo_coordbifpn.host.latency", str(plan.folder), device],
+        [sys.executable, "-m", "yolo_coordbifpn.compare.latency", str(plan.folder), device],
         capture_output=True,
         text=True,
         cwd=Path(plan.folder),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks import BiFPN_Concat
-from .follow import EACH_CHANNEL, Follower
+from .label_propagation import EACH_CHANNEL, Follower
 from .layers import kind, reads, run, shapes
 
 _KEEPS_NEW = EACH_CHANNEL | {"pad", "silu", "silu_", "hardswish", "hardswish_", "sigmoid", "tanh", "gelu", "mean"}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks import BiFPN_Add, BiFPN_Concat
-from .follow import Follower
+from .label_propagation import Follower
 from .layers import pixels, quietly
 
 _CELLS = 5  # of the coarsest level; RT-DETR's head takes 300 of all cells, and in some hosts fails if there are fewer

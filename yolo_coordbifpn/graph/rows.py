@@ -1,139 +1,14 @@
-"""The rows of a model YAML as a graph: each layer knows the layers it reads, so that none is lost when rows move."""
+"""The rows of a model YAML, `[from, repeats, module, args]`: checked, and written in messages as a user finds them."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from ..errors import GraftError, RowError
-from .layers import Facts
 
 MOST_REPEATS = 1000  # more is a mistake, and would keep the host building for hours
-
-
-@dataclass(eq=False)
-class Node:
-    """One row of a model YAML: `[from, repeats, module, args]`."""
-
-    module: str
-    args: list[Any]
-    inputs: list[Node | None]  # the layers that it reads, None is the image
-    repeats: Any = 1
-    written: list[int] = field(default_factory=list)  # `from` as it was written, kept while it says the same
-    listed: bool = False  # `from` is a list
-    head: bool = True  # else of the backbone
-    origin: int | None = None  # index of the row in the YAML that was read, None for a new one
-    facts: Facts = field(default_factory=Facts)
-    note: str = ""  # what the row's comment should say more
-
-    @property
-    def stride(self) -> float | None:
-        """Return how many image pixels one cell of the output is wide, None where it is no feature map."""
-        return self.facts.stride
-
-    def read(self, place: int, node: Node) -> None:
-        """Read another layer at a place of `from`, which is written as an index then."""
-        self.inputs[place] = node
-        self.written[place] = 0
-
-
-class Rows:
-    """The rows of one model YAML, to be changed in place.
-
-    Attributes:
-        nodes: All rows, in the order of the layers.
-    """
-
-    def __init__(self, cfg: dict[str, Any], facts: Sequence[Facts]) -> None:
-        """Read the rows of a model YAML.
-
-        Args:
-            cfg: The model YAML as a dict, with `backbone` and `head`; stays as it is.
-            facts: What is known of each layer of the built model.
-        """
-        self._cfg = copy.deepcopy(cfg)
-        self.nodes: list[Node] = []
-        for index, (row, fact) in enumerate(zip(check_rows(cfg), facts)):
-            written = [*row[0]] if isinstance(row[0], (list, tuple)) else [row[0]]
-            absolute = [index + k if k < 0 else k for k in written]
-            self.nodes.append(
-                Node(
-                    module=row[2],
-                    args=copy.deepcopy(row[3]),
-                    inputs=[self.nodes[k] if k >= 0 else None for k in absolute],
-                    repeats=row[1],
-                    written=written,
-                    listed=isinstance(row[0], (list, tuple)),
-                    head=index >= len(cfg["backbone"]),
-                    origin=index,
-                    facts=fact,
-                )
-            )
-        self._read_before = {id(x) for node in self.nodes for x in node.inputs}
-
-    @property
-    def backbone(self) -> list[Node]:
-        """Return the rows of the backbone."""
-        return [node for node in self.nodes if not node.head]
-
-    @property
-    def neck(self) -> list[Node]:
-        """Return the rows of the head but for the last, which detects."""
-        return [node for node in self.nodes[:-1] if node.head]
-
-    @property
-    def last(self) -> Node:
-        """Return the row that detects, segments or classifies."""
-        return self.nodes[-1]
-
-    def insert_after(self, node: Node, module: str, args: Sequence[Any] = ()) -> Node:
-        """Put a row behind another; all that read that one read the new one then."""
-        new = Node(module, [*args], [node], head=node.head, facts=node.facts)
-        for reader in self.nodes:
-            reader.inputs = [new if x is node else x for x in reader.inputs]
-        self.nodes.insert(self.nodes.index(node) + 1, new)
-        return new
-
-    def append(self, module: str, args: Sequence[Any], *inputs: Node, stride: float | None = None) -> Node:
-        """Put a new row in front of the last one."""
-        new = Node(module, [*args], [*inputs], listed=len(inputs) > 1, facts=Facts(stride))
-        self.nodes.insert(-1, new)
-        return new
-
-    def prune(self) -> list[Node]:
-        """Take out the rows that nothing reads any more; return those that the YAML had."""
-        gone = []
-        for node in self.nodes[-2::-1]:
-            read = any(x is node for other in self.nodes for x in other.inputs)
-            if not read and (node.origin is None or id(node) in self._read_before):
-                self.nodes.remove(node)
-                gone.append(node)
-        return [node for node in gone if node.origin is not None]
-
-    def cfg(self) -> dict[str, Any]:
-        """Return the model YAML as a dict, with every `from` as it must be now."""
-        rows = [self._row(index, node) for index, node in enumerate(self.nodes)]
-        size = len(self.backbone)
-        return {**copy.deepcopy(self._cfg), "backbone": rows[:size], "head": rows[size:]}
-
-    def _row(self, index: int, node: Node) -> list[Any]:
-        places = {id(x): i for i, x in enumerate(self.nodes)}
-        sources = []
-        for k, x in enumerate(node.inputs):
-            absolute = places[id(x)] if x is not None else -1
-            written = node.written[k] if k < len(node.written) else -1
-            kept = written < 0 and index + written == absolute
-            sources.append(written if kept else absolute)
-        return [sources if node.listed else sources[0], node.repeats, node.module, copy.deepcopy(node.args)]
-
-    def where(self, node: Node) -> str:
-        """Name a row of the YAML that was read as a user finds it there."""
-        index = int(node.origin or 0)
-        return where(self._cfg, index, (self._cfg["backbone"] + self._cfg["head"])[index])
 
 
 def level(stride: float | None) -> str:

@@ -1,1 +1,1 @@
-"""Everything that touches Ultralytics: the start-up hook and the patches, one file each."""
+"""What is asked of Ultralytics: its models, its arguments, its versions. `patches` changes it, this room does not."""

@@ -1,53 +1,21 @@
-"""Arguments of the host's training and prediction, read and checked before anything is run."""
+"""Arguments of the host's modes, read and checked as its command line does."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from ..errors import CompareError, GraftError, InspectError
-from .names import find
 
-
-def train_arguments(given: dict[str, str]) -> dict[str, Any]:
-    """Read training arguments as the host's command line does.
+def read_arguments(given: dict[str, str]) -> dict[str, Any]:
+    """Read arguments of the host.
 
     Args:
         given: Values by key, as written.
 
     Returns:
-        The values, files with their whole paths, since runs are started from elsewhere.
+        The values.
 
     Raises:
-        CompareError: If the host has no such argument, or does not take the value.
-    """
-    from ultralytics.cfg import get_cfg, smart_value
-    from ultralytics.utils import DEFAULT_CFG_DICT
-    from ultralytics.utils.checks import check_file
-
-    values = {key: smart_value(value) for key, value in given.items()}
-    for key in values.keys() & {"data", "pretrained", "cfg"}:
-        if isinstance(values[key], str):
-            values[key] = _whole(values[key])
-    try:
-        get_cfg(DEFAULT_CFG_DICT, values)
-    except (SyntaxError, TypeError, ValueError, AssertionError) as error:
-        first = next(x for x in str(error).splitlines() if x.strip())
-        raise CompareError(f"the host's train does not take these arguments: {first}") from error
-    data = str(values.get("data", ""))
-    if data.endswith((".yaml", ".yml")) and "://" not in data and not check_file(data, download=False, hard=False):
-        raise CompareError(f"data={data}: there is no such file, neither here nor among the host's own data sets")
-    pretrained = values.get("pretrained")
-    if isinstance(pretrained, str) and _is_missing(pretrained):
-        raise CompareError(f"pretrained={pretrained}: there is no such file")
-    return values
-
-
-def predict_arguments(given: dict[str, str]) -> dict[str, Any]:
-    """Read prediction arguments as the host's command line does.
-
-    Raises:
-        InspectError: If the host has no such argument, or does not take the value.
+        ValueError: If the host has no such argument, or does not take the value; the message is the host's first line.
     """
     from ultralytics.cfg import get_cfg, smart_value
     from ultralytics.utils import DEFAULT_CFG_DICT
@@ -56,34 +24,5 @@ def predict_arguments(given: dict[str, str]) -> dict[str, Any]:
     try:
         get_cfg(DEFAULT_CFG_DICT, values)
     except (SyntaxError, TypeError, ValueError, AssertionError) as error:
-        first = next(x for x in str(error).splitlines() if x.strip())
-        raise InspectError(f"the host's predict does not take these arguments: {first}") from error
+        raise ValueError(next(x for x in str(error).splitlines() if x.strip())) from error
     return values
-
-
-def model_exists(name: str) -> str:
-    """Return a model's name as the runs are given it: a file by its whole path, a stock name as it is.
-
-    Raises:
-        CompareError: If there is no such model YAML or checkpoint.
-    """
-    if name.endswith(".pt"):
-        if _is_missing(name):
-            raise CompareError(f"models=: there is no checkpoint {name}")
-        return _whole(name)
-    try:
-        find(name)
-    except GraftError as error:
-        raise CompareError(f"models=: {name}: {error}") from error
-    return _whole(name)
-
-
-def _whole(name: str) -> str:
-    return str(Path(name).absolute()) if Path(name).exists() else name
-
-
-def _is_missing(name: str) -> bool:
-    """Tell whether a checkpoint is neither here nor one that the host would fetch."""
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
-    return not Path(name).is_file() and name not in GITHUB_ASSETS_NAMES

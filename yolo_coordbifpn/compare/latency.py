@@ -1,0 +1,90 @@
+"""How long the fused models take for one picture, all of them in turn in one session.
+
+python -m yolo_coordbifpn.compare.latency FOLDER DEVICE
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files import write
+from ..host.machine import machine
+from ..host.models import open_model
+from .plan import Plan
+
+ROUNDS = 60
+
+
+def measure(plan: Plan, device: str) -> dict[str, Any]:
+    """Time one picture through the fused models of the first seed that each has finished.
+
+    Args:
+        plan: The plan.
+        device: As the host takes it.
+
+    Returns:
+        For each model the median, the first and the third quartile in milliseconds at batch 1 in float32; the device,
+        the size of the picture and the number of rounds.
+    """
+    where = torch.device(f"cuda:{device}" if device.isdecimal() else device)
+    size = int(plan.train.get("imgsz", 640))
+    models = {}
+    for result in plan.results:
+        if result["model"] not in models:
+            model = open_model(plan.folder / result["best"], result["model"]).model
+            models[result["model"]] = model.float().eval().fuse(verbose=False).to(where)
+    image = torch.rand(1, 3, size, size, device=where)
+    with torch.inference_mode():
+        times = in_turn({name: functools.partial(x, image) for name, x in models.items()}, where, ROUNDS)
+    quartiles = {name: statistics.quantiles([1000 * s for s in x], n=4) for name, x in times.items()}
+    return {
+        "device": machine() if where.type == "cuda" else f"CPU, {machine()}",
+        "imgsz": size,
+        "rounds": ROUNDS,
+        "models": {name: {"low": q[0], "median": q[1], "high": q[2]} for name, q in quartiles.items()},
+    }
+
+
+def in_turn(
+    calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, repeats: int = 1
+) -> dict[str, list[float]]:
+    """Time calls in rounds of all of them, in which each comes first as often as the others.
+
+    Each is called once untimed before it is timed, so that it finds caches and free memory as it left them itself.
+
+    Args:
+        calls: What to time, by name.
+        device: Where they compute; an accelerator is waited for.
+        rounds: How often each is timed.
+        repeats: How often each is called for one time.
+
+    Returns:
+        For each call the seconds that one took, in the order of the rounds.
+    """
+    wait = getattr(torch, device.type).synchronize if device.type != "cpu" else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for k in range(rounds):
+        for name in names[k % len(names) :] + names[: k % len(names)]:
+            calls[name]()
+            wait()
+            start = time.perf_counter()
+            for _ in range(repeats):
+                calls[name]()
+            wait()
+            times[name].append((time.perf_counter() - start) / repeats)
+    return times
+
+
+if __name__ == "__main__":
+    given = Plan.read(Path(sys.argv[1]))
+    write(given.folder / "latency.json", json.dumps(measure(given, sys.argv[2]), indent=2))

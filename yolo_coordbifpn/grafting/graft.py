@@ -1,0 +1,162 @@
+"""Blocks put into any model YAML, of the host or a user's own: built, looked at, changed, and built again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import GraftError, host_needed
+from ..graph.layers import Facts, facts
+from ..graph.rows import check_rows
+from ..host.cost import Summary, annotate, count
+from ..host.models import build, host_errors, load
+from .attention import attend
+from .necks import keep_top_down, sum_neck, weigh
+from .row_graph import Rows
+from .variant import Variant
+from .yaml_text import rewrite
+
+
+def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) -> Rows:
+    """Put the blocks into the rows of a model YAML.
+
+    Args:
+        cfg: The model YAML as a dict, with `backbone` and `head`; stays as it is.
+        facts: What is known of each layer of the model built from it.
+        variant: What to put in.
+
+    Returns:
+        The new rows.
+
+    Raises:
+        GraftError: If there is no place for a block, or it is there already.
+    """
+    rows = Rows(cfg, facts)
+    if variant.neck == "fpn":
+        keep_top_down(rows)
+    if variant.bifpn == "concat":
+        weigh(rows, variant.edge)
+    elif variant.bifpn == "add":
+        sum_neck(rows, variant.width, variant.repeats, variant.edge)
+    if variant.coordatt != "none":
+        attend(rows, variant.coordatt, variant.attention)
+    return rows
+
+
+def graft(
+    cfg: dict[str, Any] | str | Path,
+    coordatt: str = "P5",
+    bifpn: str = "concat",
+    *,
+    neck: str = "pan",
+    attention: str = "CoordAtt",
+    edge: bool = True,
+    repeats: int = 3,
+    width: int = 256,
+) -> dict[str, Any]:
+    """Put the blocks into any model YAML; where they go is found from the model itself.
+
+    Args:
+        cfg: A model YAML: its name (`yolo12n.yaml`), its path, or its content as a dict.
+        coordatt: Where attention goes: `P2`...`P5` for the end of that stage of the backbone (the deepest one ends
+            before its pooling), `deepest`, `N3`...`N5` for the neck output of that level, `bottleneck` for the inside
+            of the backbone's bottlenecks, several with commas between; `none`.
+        bifpn: `concat` to weight every concatenation of the neck, `add` for the neck of the BiFPN paper, `none`.
+        neck: `pan` to keep the neck's paths, `fpn` for its top-down path alone.
+        attention: Class name of the attention block: `CoordAtt`, `CBAM`, `SE`, or one of your own that is registered.
+        edge: With bifpn, whether the middle levels get the same-level edge from the backbone.
+        repeats: With `bifpn="add"`, how many times the layer is repeated; 3 in EfficientDet-D0.
+        width: With `bifpn="add"`, channels of all levels before the model's width multiple.
+
+    Returns:
+        A new YAML dict, of which a model has been built; `cfg` stays as it is.
+
+    Raises:
+        GraftError: If an option is unknown, there is no place for a block, it is there already, or the model cannot be
+            built.
+        HostError: If Ultralytics is missing or cannot be patched.
+    """
+    with host_needed():
+        import ultralytics.nn.tasks  # noqa: F401 - patched as soon as it is imported
+    variant = Variant(coordatt, bifpn, neck, attention, edge, repeats, width)
+    given = cfg if isinstance(cfg, dict) else load(cfg)
+    check_rows(given)
+    before = build(given)
+    with host_errors("run"):
+        found = facts(before)
+    rows = graft_rows(given, found, variant)
+    verify(before, rows.cfg())
+    return rows.cfg()
+
+
+def graft_text(file: Path, variant: Variant) -> tuple[str, Rows]:
+    """Put an variant into a model YAML file, and keep its text and comments.
+
+    Args:
+        file: The model YAML.
+        variant: What to put in.
+
+    Returns:
+        The new text and its rows, of which no model has been built yet.
+
+    Raises:
+        GraftError: If there is no place for a block, or it is there already; the message names the file.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        cfg = yaml.safe_load(text)
+        check_rows(cfg)
+        model = build(cfg)
+        with host_errors("run"):
+            found = facts(model)
+        rows = graft_rows(cfg, found, variant)
+        return rewrite(text, rows), rows
+    except yaml.YAMLError as error:
+        raise GraftError(f"{file.name} is no YAML: {error}") from error
+    except GraftError as error:
+        raise GraftError(f"{variant.name} in {file.name}: {error}") from error
+
+
+def graft_file(file: Path, variant: Variant) -> tuple[str, Rows, dict[str, tuple[Summary, Summary]]]:
+    """Put an variant into a model YAML file as `graft_text` does, and build and count every scale.
+
+    Returns:
+        The new text with the sizes in its scale lines, its rows, and for each scale ("" if there are none) the size
+        before and after.
+
+    Raises:
+        GraftError: As from `graft`; the message names the file.
+    """
+    text, rows = graft_text(file, variant)
+    before, after = yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(text)
+    sizes = {}
+    for scale in before.get("scales") or [""]:
+        old = build({**before, "scale": scale})
+        new = verify(old, {**after, "scale": scale})
+        with host_errors("run"):
+            sizes[scale] = (count(old), count(new))
+    return annotate(text, {scale: size for scale, (_, size) in sizes.items()}), rows, sizes
+
+
+def summarize(name: str) -> Summary:
+    """Build a model from its YAML and count it.
+
+    Args:
+        name: Anything that `ultralytics.YOLO` takes, such as `yolo11n-coordatt.yaml`.
+    """
+    return count(build(load(name)))
+
+
+def verify(old: Any, cfg: dict[str, Any]) -> Any:
+    """Build the model with blocks beside the one without, and return it.
+
+    Raises:
+        GraftError: If it cannot be built, or its head reads other strides than before.
+    """
+    new = build(cfg)
+    if old.stride.tolist() != new.stride.tolist():
+        raise GraftError(f"the head would read strides {new.stride.tolist()} in place of {old.stride.tolist()}")
+    return new

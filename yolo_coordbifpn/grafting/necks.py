@@ -1,0 +1,167 @@
+"""Necks: the weighted concatenation, the top-down path alone, and the neck of the BiFPN paper.
+
+Source: Tan, Pang, Le, "EfficientDet: Scalable and Efficient Object Detection", CVPR 2020, arXiv 1911.09070, figure 2
+(FPN, PANet, BiFPN) and section 3. Where the levels are is found from the strides of the built model.
+"""
+
+from __future__ import annotations
+
+from ..errors import GraftError
+from ..graph.rows import level
+from .row_graph import Node, Rows
+
+JOINS = ("BiFPN_Concat", "BiFPN_Add")
+
+
+def weigh(rows: Rows, edge: bool) -> None:
+    """Turn the concatenations of the neck into weighted ones.
+
+    Args:
+        rows: Rows of the model, changed in place.
+        edge: Let the bottom-up node of each middle level also read what its top-down node reads from the backbone: the
+            same-level edge of the paper.
+
+    Raises:
+        GraftError: If there is no neck, or it is weighted already.
+    """
+    _refuse_weighted(rows)
+    joins = [node for node in rows.neck if node.module == "Concat"]
+    if not joins:
+        raise GraftError("there is no neck to weigh: no Concat in the head; bifpn=none leaves it as it is")
+    middle = sorted({x.stride for x in rows.last.inputs if x is not None and x.stride})[1:-1]
+    laterals: dict[float, Node] = {}  # stride -> what the first join of that level reads from the backbone
+    for node in joins:
+        node.module = "BiFPN_Concat"
+        lateral = next((x for x in reversed(node.inputs) if x is not None and _is_lateral(x)), None)
+        if lateral is not None and node.stride is not None:
+            laterals.setdefault(node.stride, lateral)
+        elif edge and node.stride in middle and node.stride in laterals:
+            node.inputs.append(laterals[node.stride])
+            node.note = f"backbone {level(node.stride)} (same-level edge)"
+
+
+def keep_top_down(rows: Rows) -> None:
+    """Take out the bottom-up path, so that the head reads the top-down nodes: the neck of FPN.
+
+    Args:
+        rows: Rows of the model, changed in place.
+
+    Raises:
+        GraftError: If there is no neck, or no bottom-up path in it.
+    """
+    _start(rows)
+    down = next((node for node in rows.neck if _turns(node, finer=False)), None)
+    if down is None:
+        raise GraftError("neck=fpn: the neck has no bottom-up path to take out; neck=pan leaves it as it is")
+    before = rows.nodes[: rows.nodes.index(down)]
+    for k, read in enumerate(rows.last.inputs):
+        if read is not None and read not in before:
+            node = next((node for node in reversed(before) if node.stride == read.stride), None)
+            if node is None:
+                raise GraftError(f"neck=fpn: the top-down path makes no {level(read.stride)}, which the head reads")
+            rows.last.read(k, node)
+    rows.prune()
+
+
+def sum_neck(rows: Rows, width: int, repeats: int, edge: bool) -> None:
+    """Put the paper's BiFPN in place of the neck: weighted sums at one width, a separable convolution after each.
+
+    A node's inputs are in the order of the authors' code: the level's own, the top-down node, the level below.
+
+    Args:
+        rows: Rows of the model, changed in place.
+        width: Channels of all levels, before the model's width multiple.
+        repeats: How many times the layer is repeated.
+        edge: The same-level edge at the middle levels.
+
+    Raises:
+        GraftError: If there is no neck, or its rows read texts, which have no place in this one.
+    """
+    _refuse_weighted(rows)
+    top = _start(rows)
+    strides = [x.stride for x in rows.last.inputs if x is not None and x.stride]
+    if not strides:
+        raise GraftError(f"bifpn=add: {rows.where(rows.last)} reads no feature map for the neck to end in")
+    levels = [min(strides)]
+    while levels[-1] < float(top.stride or 0):
+        levels.append(2 * levels[-1])
+    features = {s: top if s == levels[-1] else _backbone_feature(rows, s) for s in levels}
+
+    reduce = [width, 1, 1, "None", 1, 1, False]
+    maps = {s: rows.append("Conv", reduce, features[s], stride=s) for s in levels}
+    for s in levels:
+        maps[s].note = f"{level(s)} to one width"
+    for _ in range(repeats):
+        down = {levels[-1]: maps[levels[-1]]}  # top-down path
+        for s in reversed(levels[:-1]):
+            up = rows.append("nn.Upsample", ["None", 2, "nearest"], down[2 * s], stride=s)
+            down[s] = _fuse(rows, [maps[s], up], "top-down")
+        outputs = {levels[0]: down[levels[0]]}  # bottom-up path
+        for s in levels[1:]:
+            pooled = rows.append("nn.MaxPool2d", [3, 2, 1], outputs[s / 2], stride=s)
+            if s == levels[-1]:
+                inputs = [maps[s], pooled]
+            else:
+                inputs = [maps[s], down[s], pooled] if edge else [down[s], pooled]
+            outputs[s] = _fuse(rows, inputs, "bottom-up")
+        maps = outputs
+    for k, read in enumerate(rows.last.inputs):
+        if read is not None and read.stride in maps:
+            rows.last.read(k, maps[read.stride])
+    guided = next((node for node in rows.prune() if node.facts.guided), None)
+    if guided is not None:
+        raise GraftError(
+            f"{rows.where(guided)} reads texts, which the paper's neck has no place for; bifpn=concat keeps it"
+        )
+
+
+def _fuse(rows: Rows, inputs: list[Node], path: str) -> Node:
+    """Add a weighted sum and the separable convolution behind it."""
+    stride = inputs[0].stride
+    node = rows.append("BiFPN_Add", [], *inputs, stride=stride)
+    node.note = f"{level(node.stride)} {path}"
+    return rows.append("SeparableConv", [], node, stride=stride)
+
+
+def _refuse_weighted(rows: Rows) -> None:
+    weighted = next((node for node in rows.nodes if node.module in JOINS), None)
+    if weighted is not None:
+        raise GraftError(
+            f"the neck is weighted already: {rows.where(weighted)}; take a YAML without BiFPN, or bifpn=none"
+        )
+
+
+def _start(rows: Rows) -> Node:
+    """Return the layer that the neck's top-down path starts from."""
+    up = next((node for node in rows.neck if _turns(node, finer=True)), None)
+    if up is None or up.inputs[0] is None:
+        raise GraftError(
+            f"there is no neck: no row of the head makes a feature map larger before {rows.where(rows.last)}; "
+            "of the blocks only coordatt= at a stage of the backbone has a place here, with bifpn=none"
+        )
+    return up.inputs[0]
+
+
+def _turns(node: Node, finer: bool) -> bool:
+    """Tell whether a row makes the feature map that it reads larger (finer), or smaller."""
+    if len(node.inputs) != 1 or node.inputs[0] is None or not node.stride or not node.inputs[0].stride:
+        return False
+    return node.stride < node.inputs[0].stride if finer else node.stride > node.inputs[0].stride
+
+
+def _is_lateral(node: Node) -> bool:
+    """Tell whether a layer is a feature map of the backbone, or made from one alone at its own stride."""
+    while node.head:
+        if len(node.inputs) != 1 or node.inputs[0] is None or node.inputs[0].stride != node.stride:
+            return False
+        node = node.inputs[0]
+    return True
+
+
+def _backbone_feature(rows: Rows, stride: float) -> Node:
+    """Return the backbone's feature map of a stride: the one that the head reads, else the last."""
+    maps = [node for node in rows.backbone if node.stride == stride]
+    read = [node for node in maps if any(node is x for reader in rows.neck for x in reader.inputs)]
+    if not maps:
+        raise GraftError(f"the backbone has no feature map at stride {stride:g}, which the neck needs")
+    return (read or maps)[-1]

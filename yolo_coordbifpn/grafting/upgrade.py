@@ -1,0 +1,58 @@
+"""A trained checkpoint of the host becomes one with the blocks in it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import WeightsError
+from ..graph.gains import adopt_gains
+from ..graph.layers import facts, image_channels
+from ..graph.transplant import transplant
+from ..registry import TABLE
+from .graft import graft_rows
+from .variant import Variant
+
+
+def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
+    """Write a checkpoint with blocks that gives the output of the one without.
+
+    Args:
+        checkpoint: A `.pt` file of the host.
+        save: Where to write; float32, so that nothing is rounded.
+        variant: What to put in; no other neck, whose weights would be new.
+
+    Returns:
+        One line about what became of the weights.
+
+    Raises:
+        WeightsError: If the file is no checkpoint, or does not hold an unfused model built from a YAML.
+        GraftError: If there is no place for a block, or it is there already.
+    """
+    from ultralytics.models import YOLO
+
+    try:
+        yolo: Any = YOLO(checkpoint.absolute())  # by its bare name, the host may download another in its place
+    except (AttributeError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"this Ultralytics cannot read it as a checkpoint: {error}") from error
+    old = yolo.model
+    if not isinstance(getattr(old, "yaml", None), dict):
+        raise WeightsError("the checkpoint does not say from which model YAML it was built")
+    cfg = graft_rows(old.yaml, facts(old), variant).cfg()
+    new = type(old)(cfg, ch=image_channels(old), nc=old.yaml["nc"], verbose=False)
+    transfer = transplant(old, new, TABLE.is_block)
+    # the old layers themselves, not new ones with their weights: another version of the host may build them differently
+    for j in range(len(new.model)):
+        layer = copy.deepcopy(transfer.donor.model[j])  # type: ignore[index]
+        for name in ("i", "f", "type", "np"):
+            setattr(layer, name, getattr(new.model[j], name))
+        new.model[j] = layer
+    adopt_gains(transfer.donor, new)
+    new.names, new.args, new.task, new.stride = old.names, old.args, yolo.task, old.stride
+    state = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"ema", "optimizer", "updates", "scaler"}}
+    torch.save({**state, "epoch": -1, "model": new.eval(), "ema": None, "optimizer": None, "updates": None}, save)
+    return transfer.report(new, transfer.change(old, new))

@@ -1,0 +1,21 @@
+"""The gains by which blocks start as the identity, carried from one model to another of the same layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..blocks.gain import GainedBlock
+from .layers import parts
+
+
+def adopt_gains(source: Any, target: Any) -> None:
+    """Give the blocks of a model the gains of another of the same layers, in its YAML too, from which it is rebuilt."""
+    rows = target.yaml["backbone"] + target.yaml["head"]
+    for row, old_layer, new_layer in zip(rows, source.model, target.model):
+        before = dict(old_layer.named_modules(remove_duplicate=False))
+        for name, new in new_layer.named_modules(remove_duplicate=False):
+            old = before.get(name)
+            if isinstance(new, GainedBlock) and isinstance(old, GainedBlock) and new.gain != old.gain:
+                new.gain = old.gain
+                if new in parts(new_layer):  # inside a stock block the row has no place for it
+                    row[3] = new.row()

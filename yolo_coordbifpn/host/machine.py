@@ -1,0 +1,14 @@
+"""The machine that a measurement ran on."""
+
+from __future__ import annotations
+
+import torch
+
+
+def machine() -> str:
+    """Name the processor, and the GPU if there is one."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(0))
+    from ultralytics.utils.torch_utils import get_cpu_info
+
+    return f"{get_cpu_info()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,103 @@
+"""How each fusion weighs its inputs, epoch by epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+from ..files import write
+from .palette import GREY, path_style
+
+COLUMNS = ["epoch", "layer", "node", "input", "weight"]  # of fusion_weights.csv
+_Lines = dict[str, tuple[list[int], list[float]]]  # input -> epochs and weights
+
+
+def plot_fusion_weights(source: Path, save: Path) -> None:
+    """Draw `fusion_weights.csv`: a panel for each fusion, a line for each of its inputs.
+
+    Args:
+        source: The file that a training has written; columns epoch, layer, node, input and weight, which is the
+            normalised one, 0...1.
+        save: Picture to write, PNG.
+
+    Raises:
+        ValueError: If the file holds no row.
+    """
+    from matplotlib.figure import Figure
+
+    panels = _read(source)
+    if not panels:
+        raise ValueError(f"{source} holds no fusion weights")
+    columns = min(len(panels), 2 if len(panels) <= 4 else 4)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.9 * columns, 0.5 + 2.1 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    span = max(0.06, 1.25 * max(_range(lines) for lines in panels.values()))  # one for all, so that slopes compare
+    for axes, (title, lines) in zip(grid.flat, panels.items()):
+        _panel(axes, title, lines, span)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel("share of the input", fontsize=9)
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=150, format="png")
+    write(save, stream.getvalue())
+
+
+def _read(source: Path) -> dict[str, _Lines]:
+    panels: dict[str, _Lines] = {}
+    with source.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            lines = panels.setdefault(f"{row['node']} (layer {row['layer']})", {})
+            epochs, weights = lines.setdefault(row["input"], ([], []))
+            epochs.append(int(row["epoch"]))
+            weights.append(float(row["weight"]))
+    return panels
+
+
+def _range(lines: _Lines) -> float:
+    values = [x for _, weights in lines.values() for x in weights]
+    return max(values) - min(values)
+
+
+def _panel(axes: Any, title: str, lines: _Lines, span: float) -> None:
+    """Draw one fusion, its inputs named at the end of their lines."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = [x for _, weights in lines.values() for x in weights]
+    middle = (max(values) + min(values)) / 2
+    low = max(-0.02, middle - span / 2)  # a share is not below zero
+    axes.set_ylim(low, low + span)
+    last = max(epoch for epochs, _ in lines.values() for epoch in epochs)
+    first = min(epoch for epochs, _ in lines.values() for epoch in epochs)
+    axes.hlines(1 / len(lines), first, last, color=GREY, linewidth=0.8, zorder=0)  # all inputs alike
+    places = _spread([weights[-1] for _, weights in lines.values()], span * 0.11)
+    for (name, (epochs, weights)), place in zip(lines.items(), places):
+        style = path_style(name)
+        every = max(1, len(epochs) // 8)
+        axes.plot(epochs, weights, markersize=4, linewidth=1.4, markevery=every, **style)
+        text = f" {name} {weights[-1]:.3f}"
+        axes.annotate(
+            text, (last, place), color=style["color"], fontsize=8, va="center", annotation_clip=False
+        ).set_in_layout(False)
+    axes.set_xlim(first - 0.02 * (last - first + 1), last + 0.75 * (last - first + 1))  # room for the names
+    ticks = [x for x in MaxNLocator(integer=True, nbins=5).tick_values(first, last) if first < x < last]
+    axes.set_xticks([first, *(x for x in ticks if last - x > (last - first) / 10), last])
+    axes.spines["bottom"].set_bounds(first, last)
+    axes.tick_params(labelsize=8)
+    axes.set_title(title, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _spread(values: list[float], gap: float) -> list[float]:
+    """Move values apart by at least a gap, in their order, so that names do not overlap."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    places = list(values)
+    for lower, upper in itertools.pairwise(order):
+        places[upper] = max(places[upper], places[lower] + gap)
+    shift = sum(places) / len(places) - sum(values) / len(values)
+    return [x - shift for x in places]

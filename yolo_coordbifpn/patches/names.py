@@ -1,0 +1,152 @@
+"""Patch: the bare name of a model YAML with our blocks is found from any folder, at any scale.
+
+The host looks a model YAML up by `check_yaml`, twice: under the name as given and without its scale letter. The patched
+look-up takes an existing local file first, then the host's own of that name, then a shipped one; a name that is a stock
+model's with a variant behind it, such as `yolo12-pose-coordatt-bifpn`, is made from the stock file. So is the name of a
+shipped file whose stock model is another one in the fork at hand.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import HostError
+from ..grafting.names import fingerprint, folder, split, stock, suggestion, unscaled
+from ..grafting.variant import Variant
+
+made: set[str] = set()  # names for which a model YAML was made in this process
+_REQUIRES = re.compile(r"^# Requires ultralytics>=([\d.]+)", re.MULTILINE)
+_MADE_FROM = re.compile(r"^# Fingerprint of \S+: (\w+)", re.MULTILINE)
+
+
+def patch_names(
+    host: ModuleType, version: str, graft_text: Callable[[Path, Variant], tuple[str, Any]]
+) -> Callable[[], None]:
+    """Make the host's look-up of model YAMLs find the shipped ones.
+
+    Args:
+        host: `ultralytics.nn.tasks`.
+        version: Version of the host.
+        graft_text: Puts an variant into a model YAML file and returns the new text first.
+
+    Returns:
+        A function that undoes the patch.
+
+    Raises:
+        HostError: If the host looks its YAMLs up another way.
+    """
+    original = getattr(host, "check_yaml", None)
+    loader = getattr(host, "yaml_model_load", None)
+    if not callable(original) or "check_yaml" not in getattr(getattr(loader, "__code__", None), "co_names", ()):
+        raise HostError(f"{host.__name__}.yaml_model_load does not look model YAMLs up by check_yaml")
+
+    @functools.cache
+    def grafted(source: Path, variant: Variant) -> Path:
+        """Put an variant into a stock model YAML, in a file that lives as long as this process."""
+        place = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        made_file = place / f"{source.stem}-{variant.name}.yaml"
+        made_file.write_text(graft_text(source, variant)[0], encoding="utf-8")
+        return made_file
+
+    def check_yaml(file: str | Path, *args: Any, **kwargs: Any) -> Any:
+        found = _find(file, host, version, grafted)
+        if found is not None:
+            return str(found)
+        try:
+            return original(file, *args, **kwargs)
+        except FileNotFoundError as error:
+            variant = split(Path(str(file)).name)
+            if variant is not None:
+                _check_family(Path(str(file)).name, version)
+            hint = suggestion(str(file), host)
+            if variant is not None and hint:
+                hint = f"This Ultralytics ({version}) has no {variant[0]}. {hint}"
+            if not hint:
+                raise
+            raise FileNotFoundError(f"{error}. {hint}") from error
+
+    host.check_yaml = check_yaml  # type: ignore[attr-defined]
+
+    def undo() -> None:
+        host.check_yaml = original  # type: ignore[attr-defined]
+
+    return undo
+
+
+def names_hold(host: ModuleType) -> bool:
+    """Tell whether the host's look-up of model YAMLs, as it is now, is ours."""
+    return getattr(getattr(host, "check_yaml", None), "__module__", None) == __name__
+
+
+def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[Path, Variant], Path]) -> Path | None:
+    """Return the file for a name of ours, the user's own of that name before it; None for all other names.
+
+    A fork's own file of that name is left to the fork.
+
+    Args:
+        file: The name.
+        host: `ultralytics.nn.tasks`.
+        version: Version of the host.
+        grafted: Makes the file of a stock model YAML with an variant.
+
+    Raises:
+        HostError: If the host does not have the stock model yet.
+    """
+    path = Path(str(file).strip())
+    if path.suffix != ".yaml" or path.exists():
+        return None
+    names = [path.name, unscaled(path.name)]  # some families have a file for each scale
+    ours = next((folder() / x for x in names if (folder() / x).is_file()), None)
+    variant = split(path.name)
+    if ours is None and variant is None:
+        return None
+    theirs = {x.name: x for x in stock(host)}
+    source = (theirs.get(variant[0]) or theirs.get(unscaled(variant[0]))) if variant else None
+    if not theirs.keys().isdisjoint(names) or (ours is None and source is None):
+        return None
+    if path.with_name(names[1]).exists():
+        return path.with_name(names[1])
+    if path.parent.name not in ("", "model_yamls"):
+        return None
+    if ours is not None and source is None:
+        _check_version(ours, version)
+    if ours is not None and (source is None or _is_made_from(ours, source)):
+        return ours
+    made.add(path.name)
+    return grafted(source, variant[1])  # type: ignore[arg-type, index]
+
+
+def _is_made_from(ours: Path, source: Path) -> bool:
+    """Tell whether a stock model YAML says what the one did that a shipped file was made from."""
+    found = _MADE_FROM.search(ours.read_text(encoding="utf-8"))
+    return found is not None and found[1] == fingerprint(source)
+
+
+def _check_version(file: Path, version: str, name: str = "") -> None:
+    """Refuse a shipped YAML, or a name without a file beside it, whose stock blocks this host does not have yet."""
+    needs = _REQUIRES.search(file.read_text(encoding="utf-8"))
+    if needs and _numbers(version) < _numbers(needs[1]):
+        raise HostError(
+            f"{name or file.name} needs ultralytics>={needs[1]}, this is {version}: "
+            "pip install -U ultralytics, or take a model of an older family."
+        )
+
+
+def _check_family(name: str, version: str) -> None:
+    """Refuse a name that nothing stands for if the shipped files of its family need a newer host."""
+    family = re.match(r"[a-z]+\d+", name)
+    for file in folder().glob(f"{family[0]}*.yaml") if family else ():
+        _check_version(file, version, name)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(x) for x in re.findall(r"\d+", version)[:3])

@@ -1,0 +1,197 @@
+"""Patch: rows that name a registered block get their channels from the block table.
+
+The host's `parse_model` is a function of two hundred lines with one `if`/`elif` chain over the module classes. Its
+source file is parsed, one `elif` is put before the chain's last `else: c2 = ch[...]`, rows that name a stock block with
+a registered one inside (`C3k2_CoordAtt`) are built as the stock block and finished at the `return`, and the body is
+wrapped in a `try` that lets the table explain errors; what the file holds beside other functions and classes is
+compiled again, and the function's code object is replaced in place. So every name already bound to the function sees
+the change, and all else stays the host's own.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from types import CodeType, FunctionType, ModuleType
+
+from ..errors import HostError
+from ..registry import BlockTable
+from ..registry.row_builder import RowBuilder
+
+BUILDER_NAME = "_yolo_coordbifpn_rows"  # the global by which the patched code finds the builder of rows
+
+_BRANCH = f"""
+if m in {BUILDER_NAME}:
+    c2, args = {BUILDER_NAME}.resolve(m, d, ch, i, f, args)
+"""
+_GUARD = f"""
+try:
+    pass
+except Exception as {BUILDER_NAME}_error:
+    {BUILDER_NAME}.explain({BUILDER_NAME}_error, locals().get("{BUILDER_NAME}_cfg", d), locals(), globals())
+    raise
+"""
+_STOCK = f"""
+{BUILDER_NAME}_cfg = d
+d = {BUILDER_NAME}.stock(d, globals())
+"""
+_FINISH = f"{BUILDER_NAME}.finish(x, {BUILDER_NAME}_cfg, globals())"
+_LOOP_TARGET = ast.dump(ast.parse("for i, (f, n, m, args) in x: pass").body[0].target)  # type: ignore[attr-defined]
+
+
+def patch_parser(host: ModuleType, table: BlockTable) -> Callable[[], None]:
+    """Teach the host's `parse_model` the blocks of the table.
+
+    Args:
+        host: The module that defines `parse_model`, `ultralytics.nn.tasks`.
+        table: The registered blocks.
+
+    Returns:
+        A function that undoes the patch.
+
+    Raises:
+        HostError: If the function is not of the shape known, was changed by someone else, or a name is taken.
+    """
+    function = getattr(host, "parse_model", None)
+    if function is None:
+        raise HostError(f"{host.__name__} has no function parse_model")
+    if not isinstance(function, FunctionType) or function.__module__ != host.__name__:
+        raise HostError(f"{host.__name__}.parse_model is not the host's own function but {function!r}")
+    original = function.__code__
+    code = _extended(host, original)
+    check_names(host, table)
+
+    host.__dict__[BUILDER_NAME] = RowBuilder(table)
+    for block in table:
+        expose(host, block)
+    function.__code__ = code
+
+    def undo() -> None:
+        function.__code__ = original
+        del host.__dict__[BUILDER_NAME]
+        for block in table:
+            del host.__dict__[block.__name__]
+
+    return undo
+
+
+def expose(host: ModuleType, block: type) -> None:
+    """Let the host's parser find a block under its class name."""
+    setattr(host, block.__name__, block)
+
+
+def parser_holds(host: ModuleType | None) -> bool:
+    """Tell whether the host's `parse_model`, as it is now, asks the block table."""
+    code = getattr(getattr(host, "parse_model", None), "__code__", None)
+    return BUILDER_NAME in getattr(code, "co_names", ())
+
+
+def check_names(host: ModuleType, blocks: BlockTable | list[type]) -> None:
+    """Raise a `HostError` if the host has something else under the name of one of the blocks."""
+    for block in blocks:
+        other = host.__dict__.get(block.__name__, block)
+        if other is not block:
+            raise HostError(
+                f"{host.__name__} already has a {block.__name__} ({getattr(other, '__module__', type(other))}); "
+                f"this host keeps its own, and {block.__module__}.{block.__name__} cannot go by that name"
+            )
+
+
+def _extended(host: ModuleType, original: CodeType) -> CodeType:
+    """Return the code of `parse_model` with our branch and guard in it."""
+    try:
+        source = inspect.getsource(host)
+    except (OSError, TypeError) as error:
+        raise HostError(f"the source of {host.__name__} cannot be read ({error})") from error
+    filename = original.co_filename
+    tree = ast.parse(source, filename)
+    function = next((x for x in tree.body if isinstance(x, ast.FunctionDef) and x.name == original.co_name), None)
+    tree.body = [x for x in tree.body if x is function or not isinstance(x, (ast.FunctionDef, ast.ClassDef))]
+    if (
+        function is None
+        or _function_code(compile(tree, filename, "exec", dont_inherit=True), function.name) != original
+    ):
+        raise HostError(f"{host.__name__}.parse_model is not what its source file says: something else has patched it")
+    assert function is not None  # its code is the same
+    _add_branch(function, host)
+    _add_inside(function, host)
+    _add_guard(function)
+    code = _function_code(compile(tree, filename, "exec", dont_inherit=True), original.co_name)
+    assert code is not None  # the function was found in the same tree above
+    return code
+
+
+def _function_code(module: CodeType, name: str) -> CodeType | None:
+    """Find the code object of a top-level function in a compiled module."""
+    return next((x for x in module.co_consts if isinstance(x, CodeType) and x.co_name == name), None)
+
+
+def _add_branch(function: ast.FunctionDef, host: ModuleType) -> None:
+    """Put our `elif` before the `else: c2 = ch[...]` that ends the chain over the module classes."""
+    loops = [x for x in ast.walk(function) if isinstance(x, ast.For) and ast.dump(x.target) == _LOOP_TARGET]
+    ends = [
+        node for loop in loops for node in ast.walk(loop) if isinstance(node, ast.If) and _is_last_else(node.orelse)
+    ]
+    if len(loops) != 1 or len(ends) != 1:
+        raise HostError(
+            f"{host.__name__}.parse_model has another shape than the parsers known "
+            f"({len(loops)} loops over rows, {len(ends)} chains that end in `else: c2 = ch[...]`; expected one of each)"
+        )
+    (end,) = ends
+    (branch,) = _located(_BRANCH, end.orelse[0])
+    assert isinstance(branch, ast.If)
+    branch.orelse = end.orelse
+    end.orelse = [branch]
+
+
+def _is_last_else(body: list[ast.stmt]) -> bool:
+    """Tell whether a body gives the layer the channels of the layer that it reads, and does nothing else.
+
+    It is `c2 = ch[f]`, and where `ch` begins with the image's channels `c2 = ch[f if f < 0 else f + 1]` or the like.
+    """
+    if len(body) != 1 or not isinstance(body[0], ast.Assign) or not isinstance(body[0].value, ast.Subscript):
+        return False
+    target, value = body[0].targets, body[0].value
+    names = [x.id for x in ast.walk(value) if isinstance(x, ast.Name)]
+    return [ast.unparse(x) for x in target] == ["c2"] and ast.unparse(value.value) == "ch" and {*names} == {"ch", "f"}
+
+
+def _add_inside(function: ast.FunctionDef, host: ModuleType) -> None:
+    """Let the table see the YAML before the rows are read, and the layers before they are returned."""
+    end = function.body[-1]
+    if not isinstance(end, ast.Return) or end.value is None:
+        raise HostError(f"{host.__name__}.parse_model does not end in a `return` of its layers, as in those known")
+    (statement,) = _located(_FINISH, end)
+    assert isinstance(statement, ast.Expr)
+    assert isinstance(statement.value, ast.Call)
+    call = statement.value
+    if isinstance(end.value, ast.Tuple):  # layers, save
+        call.args[0], end.value.elts[0] = end.value.elts[0], call
+    else:
+        call.args[0], end.value = end.value, call
+    start = _start(function)
+    function.body[start:start] = _located(_STOCK, function.body[start])
+
+
+def _add_guard(function: ast.FunctionDef) -> None:
+    """Wrap the body, less its docstring, in a `try` that lets the table name the row of an error."""
+    start = _start(function)
+    (guard,) = _located(_GUARD, function.body[-1])
+    assert isinstance(guard, ast.Try)
+    guard.body = function.body[start:]
+    function.body[start:] = [guard]
+
+
+def _start(function: ast.FunctionDef) -> int:
+    """Return the index of a function's first statement behind its docstring."""
+    return 1 if ast.get_docstring(function) is not None else 0
+
+
+def _located(source: str, where: ast.AST) -> list[ast.stmt]:
+    """Parse a snippet and give all of it the line of a node of the host, for tracebacks."""
+    body = ast.parse(source).body
+    for statement in body:
+        for node in ast.walk(statement):
+            ast.copy_location(node, where)
+    return body

@@ -1,0 +1,33 @@
+"""Installed as a top-level module beside the package: what Python runs at every start, unless switched off.
+
+It loads the package no sooner than a module is imported that the package patches, so other Pythons pay for this file
+alone.
+"""
+
+import os
+import sys
+
+
+class _Starter:
+    """A finder that finds nothing itself; it loads the package when the first of some modules is asked for."""
+
+    def __init__(self, names):  # type: ignore[no-untyped-def]
+        self.names = names
+
+    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+        """Return the spec of a module that the package waits for, None for any other."""
+        if name not in self.names:
+            return None
+        self.names = ()
+        try:
+            from yolo_coordbifpn.patches.hook import waiter  # importing the package arms the hook
+        except Exception:
+            return None  # a broken package must not break Python
+        return waiter.find_spec(name, path, target)
+
+
+def run():  # type: ignore[no-untyped-def]
+    """Wait for Ultralytics, and for the parsers of forks; YOLO_COORDBIFPN_AUTOLOAD=0 switches it off."""
+    if os.environ.get("YOLO_COORDBIFPN_AUTOLOAD", "1") != "0":
+        forks = os.environ.get("YOLO_COORDBIFPN_PARSERS", "").replace(",", " ").split()
+        sys.meta_path.insert(0, _Starter({"ultralytics.nn.tasks", "ultralytics.engine.model", *forks}))

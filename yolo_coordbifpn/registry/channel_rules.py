@@ -1,0 +1,31 @@
+"""How many channels come out of a block, and what it is built with, given the channels that come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import RowError
+
+Channels = int | list[int]
+ChannelRule = Callable[[Channels, list[Any]], "tuple[int, list[Any]]"]
+
+
+def _same(c1: Channels, args: list[Any]) -> tuple[int, list[Any]]:
+    """Output channels are those of the input; of several inputs, which then must agree."""
+    if isinstance(c1, int):
+        return c1, [c1, *args]
+    if len(set(c1)) > 1:
+        raise RowError(
+            f"the inputs have {', '.join(map(str, c1))} channels and must have equal ones; bring them to one width "
+            "with a 1x1 Conv each, or use BiFPN_Concat"
+        )
+    return c1[0], [c1, *args]
+
+
+def _sum(c1: Channels, args: list[Any]) -> tuple[int, list[Any]]:
+    """Output channels are the sum over the inputs, as in a concatenation."""
+    return c1 if isinstance(c1, int) else sum(c1), [c1, *args]
+
+
+RULES: dict[str, ChannelRule] = {"same": _same, "sum": _sum}

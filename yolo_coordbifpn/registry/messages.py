@@ -1,0 +1,76 @@
+"""What a user is told of a row that cannot be built."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Container
+from typing import Any, NoReturn
+
+from torch import nn
+
+from ..errors import RowError
+from ..graph.rows import where
+from .table import BlockTable
+
+_OWN = (
+    "there is no module {0} here. A newer Ultralytics may have it. If it is a block of your own, this process does not "
+    "know it: yolo_coordbifpn.register() holds where it is called, and in processes started from there if the class "
+    "can be imported. Put it into a module on Python's path and name that: "
+    "YOLO_COORDBIFPN_BLOCKS=my_package.blocks:{0}."
+)
+
+
+def _note(error: BaseException, text: str) -> None:
+    """Add a text to an error of the host, which stays of its type."""
+    if hasattr(error, "add_note"):  # Python 3.11
+        error.add_note(text)
+    else:
+        error.args = (*error.args, text)
+
+
+def explain_unknown(
+    error: BaseException, cfg: dict[str, Any], index: int, row: Any, table: BlockTable, host: Container[str]
+) -> None:
+    """Explain a row whose module nobody knows.
+
+    Raises:
+        RowError: If a registered block has nearly this name; else `error` gets a note about what was looked for.
+    """
+    near = difflib.get_close_matches(str(row[2]).lower(), [x.lower() for x in table.names], 1, 0.8)
+    name = next((x for x in table.names if [x.lower()] == near), None)
+    if name:
+        raise RowError(f"{where(cfg, index, row)}: unknown module {row[2]}. Did you mean {name}?") from error
+    if isinstance(row[2], str) and row[2] not in host:
+        missed = "".join(f" {x}." for x in table.discovery.missed)
+        _note(error, f"{where(cfg, index, row)}: {_OWN.format(row[2])}{missed}")
+
+
+def fail(error: BaseException, cfg: dict[str, Any], index: int, row: Any, usage: str) -> NoReturn:
+    """Raise the error of a row, with what a row of this block looks like."""
+    if isinstance(error, ValueError):
+        reason = str(error).rstrip(".")
+    elif isinstance(error, SyntaxError):  # of the host, which reads texts among the arguments as Python's values
+        reason = f"an argument is a text that stands for no value ({error.msg})"
+    else:
+        reason = f"{type(error).__name__}: {error}"
+    raise RowError(f"{where(cfg, index, row)}: {reason}. {usage}".rstrip()) from error
+
+
+def signature(block: type[nn.Module]) -> inspect.Signature | None:
+    """Return what a block is built with, None if it does not say."""
+    try:
+        return inspect.signature(block)
+    except (TypeError, ValueError):
+        return None
+
+
+def usage(block: type[nn.Module], stock: str | None, host: Container[str]) -> str:
+    """Say which arguments a row takes: the stock block's, or those of the block's constructor less the channels."""
+    if stock is not None:
+        return f"Its arguments are those of {stock}." if stock in host else ""
+    takes = signature(block)
+    if takes is None:
+        return ""
+    texts = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in takes.parameters.values()]
+    return f"The arguments of {block.__name__} are [{', '.join(texts[1:])}]; the channels are filled in."

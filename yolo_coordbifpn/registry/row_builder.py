@@ -1,0 +1,176 @@
+"""What the patched parser asks for: rows of registered blocks checked, worked out and, where they fail, explained."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any
+
+from torch import nn
+
+from ..errors import RowError
+from ..graph.bottleneck import attend_inside
+from ..graph.rows import check_row, where
+from .channel_rules import Channels
+from .messages import explain_unknown, fail, signature, usage
+from .table import BlockTable
+
+
+class RowBuilder:
+    """The rows of registered blocks in the models that the host builds."""
+
+    def __init__(self, table: BlockTable) -> None:
+        """Build rows by a table of blocks."""
+        self._table = table
+
+    def __contains__(self, block: object) -> bool:
+        """Tell whether a class is a registered block."""
+        return block in self._table
+
+    def stock(self, cfg: dict[str, Any], host: Container[str]) -> dict[str, Any]:
+        """Check the rows of registered blocks, and give those such as `C3k2_CoordAtt` the stock block's name.
+
+        Blocks that are registered when they are first named are registered here.
+
+        Args:
+            cfg: The model YAML; stays as it is.
+            host: Names that the host's parser knows.
+
+        Returns:
+            A model YAML for the host to build, with copies of the rows of registered blocks; `cfg` if there are none.
+
+        Raises:
+            RowError: If a row of a registered block is not as a row must be.
+        """
+        rows = all_rows(cfg)
+        modules = [row[2] for row in rows if isinstance(row, (list, tuple)) and len(row) > 2]
+        self._table.discovery.find({x for x in modules if isinstance(x, str) and x not in host and "." not in x}, host)
+        found = self._mentions(cfg, host)
+        for index, (stock, block) in found.items():
+            row = rows[index]
+            try:
+                check_row(row, index)
+                if stock not in host and stock is not None:
+                    raise RowError(f"there is no stock block {stock} for {block.__name__} to go into")
+            except RowError as error:
+                fail(error, cfg, index, row, usage(block, stock, host))
+            source = [*row[0]] if isinstance(row[0], (list, tuple)) else row[0]
+            rows[index] = [source, row[1], stock or row[2], [*row[3]]]  # the host writes into the arguments
+        if not found:
+            return cfg
+        size = len(cfg["backbone"])
+        return {**cfg, "backbone": rows[:size], "head": rows[size:]}
+
+    def finish(self, layers: nn.Sequential, cfg: dict[str, Any], host: Container[str]) -> nn.Sequential:
+        """Put the registered block of rows such as `C3k2_CoordAtt` into the stock layers that the host has built.
+
+        Args:
+            layers: The model's layers, changed in place.
+            cfg: The model YAML as it was given.
+            host: Names that the host's parser knows.
+
+        Raises:
+            RowError: If a stock block has no bottleneck for it.
+        """
+        for index, (name, block) in self._mentions(cfg, host).items():
+            if name is None:
+                continue
+            layer: Any = layers[index]
+            try:
+                count = attend_inside(layer, lambda c1, block=block: self._inside(block, c1))  # type: ignore[misc]
+                if not count:
+                    raise RowError(f"{name} has no bottleneck with a k x k convolution for {block.__name__} to follow")
+            except ValueError as error:
+                raise RowError(f"{where(cfg, index, all_rows(cfg)[index])}: {error}") from error
+            layer.np = sum(x.numel() for x in layer.parameters())
+        return layers
+
+    def _mentions(self, cfg: dict[str, Any], host: Container[str]) -> dict[int, tuple[str | None, type[nn.Module]]]:
+        """Find the rows that name a registered block; return with it the stock block that it goes into, if it does."""
+        found = {index: self._mention(row, host) for index, row in enumerate(all_rows(cfg))}
+        return {index: mention for index, mention in found.items() if mention is not None}
+
+    def _mention(self, row: Any, host: Container[str]) -> tuple[str | None, type[nn.Module]] | None:
+        """Find the registered block that a row names, wherever it stands in the row."""
+        words = row if isinstance(row, (list, tuple, dict)) else [row]
+        for word in (x for x in words if isinstance(x, str)):
+            block = self._table.named(word)
+            if block is not None:
+                return None, block
+            for block in self._table:
+                if word.endswith(f"_{block.__name__}") and word not in host:
+                    return word.removesuffix(f"_{block.__name__}"), block
+        return None
+
+    def _inside(self, block: type[nn.Module], c1: int) -> nn.Module:
+        """Build a block that follows a convolution of `c1` channels."""
+        c2, args = self._table.rule(block)(c1, [])
+        if c2 != c1:
+            raise RowError(f"{block.__name__} makes {c2} channels of {c1}; inside a block they must stay")
+        return block(*args)
+
+    def resolve(
+        self, block: type[nn.Module], cfg: dict[str, Any], ch: Sequence[int], index: int, source: Any, args: list[Any]
+    ) -> tuple[int, list[Any]]:
+        """Work out one row of a registered block.
+
+        Args:
+            block: The class that the row names.
+            cfg: The model YAML.
+            ch: Output channels of the layers so far; for the first row, of the image, which old parsers keep in front.
+            index: Index of the row, counted through backbone and head.
+            source: The row's `from`.
+            args: The row's arguments.
+
+        Returns:
+            Output channels of the layer, and the full arguments of the block.
+
+        Raises:
+            RowError: If a block with several inputs is repeated, or the arguments are too many or too few.
+        """
+        repeats = all_rows(cfg)[index][1]
+        if isinstance(source, list) and repeats != 1:
+            raise RowError(f"a block with several inputs cannot be repeated; repeats must be 1, got {repeats}")
+        front = 1 if len(ch) > index > 0 else 0  # in the YOLOv5 of 2020, and what was forked from it
+        read = [ch[x + front if x >= 0 else x] for x in (source if isinstance(source, list) else [source])]
+        c1: Channels = read if isinstance(source, list) else read[0]
+        c2, full = self._table.rule(block)(c1, args)
+        takes = signature(block)
+        try:
+            if takes is not None:
+                takes.bind(*full)
+        except TypeError as error:
+            raise RowError(f"got {len(args)} arguments, which are too many or too few") from error
+        return c2, full
+
+    def explain(
+        self, error: BaseException, cfg: dict[str, Any], scope: dict[str, Any], host: Container[str] = ()
+    ) -> None:
+        """Raise `error` again as a `RowError` that names the row, if it came from a row of a registered block.
+
+        Args:
+            error: What the host's parser raised.
+            cfg: The model YAML.
+            scope: Local variables of the host's parser at that moment.
+            host: Names that the host's parser knows.
+
+        Raises:
+            RowError: For a row that names a registered block, alone or inside a stock one, or a misspelled one.
+        """
+        if "layers" not in scope:
+            return
+        index = len(scope["layers"])
+        try:
+            row = all_rows(cfg)[index]
+        except (KeyError, IndexError, TypeError):
+            return
+        mention = self._mention(row, host)
+        if mention is not None:
+            stock, block = mention
+            fail(error, cfg, index, row, usage(block, stock, host))
+        if isinstance(error, (KeyError, NameError)) and isinstance(row, (list, tuple)) and len(row) == 4:
+            explain_unknown(error, cfg, index, row, self._table, host)
+
+
+def all_rows(cfg: dict[str, Any]) -> list[Any]:
+    """Return all rows of a model YAML in the order of the layers."""
+    return [*(cfg.get("backbone") or ()), *(cfg.get("head") or ())]
