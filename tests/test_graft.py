@@ -24,7 +24,7 @@ from ultralytics.nn.tasks import guess_model_task
 
 from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt, graft, register
 from yolo_coordbifpn.blocks import SeparableConv
-from yolo_coordbifpn.blocks.gain import GainedBlock
+from yolo_coordbifpn.blocks.gain import BlockWithGain
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.errors import GraftError, RowError
 from yolo_coordbifpn.grafting.graft import graft_rows, verify
@@ -88,7 +88,7 @@ def train_once(model: Any) -> None:
     out = model(torch.rand(2, 3, side(model), side(model)))
     sum((t.float() ** 2).mean() for t in tensors(out) if t.requires_grad).backward()
     for name, m in model.named_modules():
-        if isinstance(m, (GainedBlock, SeparableConv)):
+        if isinstance(m, (BlockWithGain, SeparableConv)):
             assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters()), name
 
 
@@ -261,7 +261,7 @@ def test_comparators_start_level(name: str) -> None:
     old = scrambled(YOLO("yolov8n.yaml").model)
     for place in ("P5", "bottleneck"):
         new = build(graft("yolov8n.yaml", place, "none", attention=name))
-        blocks = [m for m in new.modules() if type(m).__name__ == name and isinstance(m, GainedBlock)]
+        blocks = [m for m in new.modules() if type(m).__name__ == name and isinstance(m, BlockWithGain)]
         assert len(blocks) == (1 if place == "P5" else 6)
         new.load(old)
         assert gap(new, old) < 1e-5

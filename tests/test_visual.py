@@ -20,7 +20,7 @@ from ultralytics.data.augment import classify_transforms
 
 import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, InspectError, fusion_weights, inspect
-from yolo_coordbifpn.blocks.gain import GainedBlock
+from yolo_coordbifpn.blocks.gain import BlockWithGain
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.graph.layers import reads
 from yolo_coordbifpn.graph.paths import fusions
@@ -354,7 +354,7 @@ def test_everything_is_drawn(name: str) -> None:
     assert len({(c.column, c.row) for c in drawing.cells}) == len(drawing.cells)
     marked = [line.index for cell in drawing.cells for line in cell.lines if line.mark]
     assert marked == [
-        x.i for x in built.model if any(isinstance(m, GainedBlock) for m in x.modules()) or "Separable" in x.type
+        x.i for x in built.model if any(isinstance(m, BlockWithGain) for m in x.modules()) or "Separable" in x.type
     ]
     texts = [x.text for x in ElementTree.fromstring(draw([drawing])).iter("{http://www.w3.org/2000/svg}text")]
     assert {str(k) for k in lines} <= set(texts)

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_features, positive
-from .gain import GainedBlock
-from .tracing import channels_last, recorded
+from .execution import channels_last, eager
+from .gain import BlockWithGain
 
 
-class _WeightedFusion(GainedBlock):
+class _WeightedFusion(BlockWithGain):
     """One learnable non-negative scalar per input, normalised to a sum of about 1."""
 
     def __init__(self, channels: Sequence[int], eps: float, gain: float) -> None:
@@ -49,9 +49,15 @@ class _WeightedFusion(GainedBlock):
         nn.init.ones_(self.weight)
         self.gain = len(self.weight) + self.eps
 
+    def _inputs(self, xs: Sequence[Tensor], alike: int) -> list[Tensor]:
+        """Check the inputs, whose shapes must agree from dimension `alike` on, and list them one by one."""
+        check_features(self, xs, len(self.channels), alike=alike)
+        return [xs[k] for k in range(len(self.channels))]  # a traced list can only be indexed
+
     def _weighted(self, xs: Sequence[Tensor]) -> list[Tensor]:
-        """Scale each input, each of shape (N, C_i, H, W), by its normalised weight."""
-        return [x * w for x, w in zip(xs, (self.normalized_weights() * self.gain).unbind())]
+        """Scale each input, each of shape (N, C_i, H, W), by its normalised weight and the gain."""
+        factors = self.normalized_weights() * self.gain
+        return [x * factors[k] for k, x in enumerate(xs)]
 
     def extra_repr(self) -> str:
         """Show the channels of the inputs in the printed module."""
@@ -98,13 +104,13 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
         Raises:
             ValueError: If the number of inputs is not the one built for, or heights or widths differ.
         """
-        check_features(self, xs, len(self.channels))
-        if torch.is_grad_enabled() or recorded() or len({x.dtype for x in xs}) > 1:
+        xs = self._inputs(xs, alike=2)
+        if torch.is_grad_enabled() or not all(map(eager, xs)) or len({x.dtype for x in xs}) > 1:
             return torch.cat(self._weighted(xs), 1)
         return self._written(xs)
 
     def _written(self, xs: Sequence[Tensor]) -> Tensor:
-        """Scale each input into its place: one pass over the features where scaling and joining take two."""
+        """Write each scaled input into its place: one pass over the features where scaling and joining take two."""
         first = xs[0]
         n, _, height, width = first.shape
         layout = torch.channels_last if channels_last(first) else torch.contiguous_format
@@ -167,8 +173,7 @@ class BiFPN_Add(_WeightedFusion):  # noqa: N801
         Raises:
             ValueError: If the number of inputs is not the one built for, or their shapes differ.
         """
-        check_features(self, xs, len(self.channels), alike=1)
-        first, *rest = self._weighted(xs)
+        first, *rest = self._weighted(self._inputs(xs, alike=1))
         for x in rest:
             first = first + x
         return first

@@ -13,10 +13,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from .checks import check_features, one_input
-from .gain import GainedBlock
+from .gain import BlockWithGain
 
 
-class CBAM(GainedBlock):
+class CBAM(BlockWithGain):
     """CBAM with a constant gain. Row of a model YAML: `[-1, 1, CBAM, []]` or `[kernel_size]`."""
 
     def __init__(self, channels: int, kernel_size: int = 7, gain: float = 1.0) -> None:

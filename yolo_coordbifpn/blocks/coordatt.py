@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checks import check_features, one_input, squeeze
-from .gain import GainedBlock
+from .execution import eager, recorded, watched
+from .gain import BlockWithGain
 from .strips import gate, pool
-from .tracing import recorded
 
 
-class CoordAtt(GainedBlock):
+class CoordAtt(BlockWithGain):
     """Gate every pixel by its row and its column: y[c, i, j] = x[c, i, j] * g_h[c, i] * g_w[c, j].
 
     Row of a model YAML: `[-1, 1, CoordAtt, []]` or `[-1, 1, CoordAtt, [reduction]]`. The channels come from the layer
@@ -69,12 +69,11 @@ class CoordAtt(GainedBlock):
         Returns:
             Height gate, shape (N, C, H, 1), and width gate, shape (N, C, 1, W).
         """
-        h, w, _ = pool(x)
-        h, w = self._gates(h, w)
+        h, w = self._gates(x.mean(3), x.mean(2))
         return h.unsqueeze(3), w.unsqueeze(2)
 
     def _gates(self, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Make the gates, shapes (N, C, H) and (N, C, W), from the strips of the same shapes, equations 6 to 8."""
+        """Compute the gates, shapes (N, C, H) and (N, C, W), from the strips of the same shapes, equations 6 to 8."""
         # batch statistics are taken over both strips together, as in the paper
         h, w = self._squeeze(torch.cat((h, w), 2)).split((h.shape[2], w.shape[2]), 2)
         return _pointwise(self.conv_h, h).sigmoid(), _pointwise(self.conv_w, w).sigmoid()
@@ -94,20 +93,25 @@ class CoordAtt(GainedBlock):
             Gated features, shape (N, C, H, W).
 
         Raises:
-            ValueError: If `x` is no such features.
+            ValueError: If `x` does not have this shape.
         """
-        if recorded() and not self.training:
-            return self._graph(x)
         check_features(self, [x], channels=getattr(self.conv1, "in_channels", None))
-        h, w, x = pool(x)
-        return gate(x, *self._gates(h, w), self.gain)
+        if eager(x):
+            h, w, x = pool(x)
+            return gate(x, *self._gates(h, w), self.gain)
+        if recorded() and self._strips_are_independent():
+            h, w = self._gate(x, 3, self.conv_h), self._gate(x, 2, self.conv_w)
+        else:
+            h, w = self.gates(x)
+        return x * (w * self.gain) * h
 
-    def _graph(self, x: Tensor) -> Tensor:
-        """Compute the same for compilers and exporters: two paths of plain layers, with nothing reshaped or split."""
-        return x * (self._path(x, 2, self.conv_w) * self.gain) * self._path(x, 3, self.conv_h)
+    def _strips_are_independent(self) -> bool:
+        """Return whether the normalisation takes no statistics, so that each strip can be mapped without the other."""
+        norm = self.bn1
+        return isinstance(norm, nn.Identity) or (not norm.training and getattr(norm, "running_mean", None) is not None)
 
-    def _path(self, x: Tensor, axis: int, conv: nn.Module) -> Tensor:
-        """Make the gate of one axis, shape (N, C, H, 1) or (N, C, 1, W), from the means over the other."""
+    def _gate(self, x: Tensor, axis: int, conv: nn.Module) -> Tensor:
+        """Compute one gate from the means over an axis, in plain layers: exported, nothing is reshaped or split."""
         return conv(F.hardswish(self.bn1(self.conv1(x.mean(axis, keepdim=True))))).sigmoid()
 
     def fuse(self) -> None:
@@ -134,10 +138,9 @@ class CoordAtt(GainedBlock):
 def _pointwise(conv: nn.Module, strip: Tensor) -> Tensor:
     """Run a 1x1 convolution on a strip, shape (N, C, L), as a matrix product: several times faster on so few pixels.
 
-    A convolution that is replaced, wrapped or watched by hooks, to count or to prune, is called as it is.
+    A convolution that is replaced by another class, wrapped or watched by hooks is called as it is.
     """
-    watched = conv._forward_hooks or conv._forward_pre_hooks
-    if watched or recorded() or type(conv) is not nn.Conv2d or conv.bias is None:
+    if not eager(strip) or watched(conv) or type(conv) is not nn.Conv2d or conv.bias is None:
         return conv(strip.unsqueeze(3)).squeeze(3)
     weight = conv.weight.flatten(1).expand(len(strip), -1, -1)
     return torch.baddbmm(conv.bias.unsqueeze(1), weight, strip)

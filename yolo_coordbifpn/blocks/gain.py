@@ -1,8 +1,9 @@
-"""How a block starts beside pretrained weights: as the identity, by a constant gain on its output.
+"""A constant gain on the output of a block, by which it starts as the identity beside pretrained weights.
 
 Source: the function-preserving initialisation of Chen, Goodfellow, Shlens, "Net2Net: Accelerating Learning via
-Knowledge Transfer", ICLR 2016, arXiv 1511.05641. By the papers' formulas a fresh CoordAtt puts out a quarter of its
-input, a fresh fusion of n inputs one n-th of each; the gain takes that back. It is 1, the papers' formula, unless set.
+Knowledge Transfer", ICLR 2016, arXiv 1511.05641. By the papers' formulas a newly initialised CoordAtt outputs a quarter
+of its input, and a newly initialised fusion of n inputs one n-th of each. The gain undoes that. Its default is 1, the
+papers' formula.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from torch import nn
 from .checks import positive
 
 
-class GainedBlock(nn.Module):
-    """A block with a constant gain, which is part of its state dict where it is not 1.
+class BlockWithGain(nn.Module):
+    """A block with a constant gain on its output.
+
+    The gain is a Python float, so casting the block to another dtype does not change it. A state dict holds it as
+    `gain`, a float64 tensor, unless it is 1: then the keys are those of the papers' own code. A state dict that holds
+    all parameters of the block and no gain sets it to 1; one that holds only some of them leaves it as it is.
 
     Attributes:
         gain: Constant factor on the output.
@@ -41,9 +46,9 @@ class GainedBlock(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.gain != 1:
-            destination[f"{prefix}gain"] = torch.tensor(self.gain)
+            destination[f"{prefix}gain"] = torch.tensor(self.gain, dtype=torch.float64, device="cpu")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if any(key.startswith(prefix) for key in state_dict):
-            self.gain = float(state_dict.pop(f"{prefix}gain", 1.0))
+        whole = all(f"{prefix}{name}" in state_dict for name, _ in self.named_parameters())
+        self.gain = float(state_dict.pop(f"{prefix}gain", 1.0 if whole else self.gain))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from .checks import check_features, one_input, squeeze
-from .gain import GainedBlock
+from .gain import BlockWithGain
 
 
-class SE(GainedBlock):
+class SE(BlockWithGain):
     """Squeeze-and-Excitation with a constant gain. Row of a model YAML: `[-1, 1, SE, []]` or `[reduction]`."""
 
     def __init__(self, channels: int, reduction: int = 16, gain: float = 1.0) -> None:

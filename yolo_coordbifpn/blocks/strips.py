@@ -1,13 +1,13 @@
-"""The two passes of Coordinate Attention over its features: pooling them to strips, gating them by strips.
+"""The two passes of Coordinate Attention over its features: averaging them to strips, gating them by strips.
 
 Source: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, arXiv 2103.02907,
-equations 4, 5 and 9. With s_h = mean_j x, s_w = mean_i x and y = gain * x * h * w, where the gates h and w come from
-the strips, the gradients are
+equations 4, 5 and 9. With s_h = mean_j x, s_w = mean_i x and y = gain * x * h * w, where the gates h and w are computed
+from the strips, the gradients are
 
     dh = gain * sum_j dy * x * w,    dw = gain * sum_i dy * x * h,    dx = gain * dy * h * w + ds_h / W + ds_w / H.
 
-Written out, the backward pass keeps x alone, where autograd keeps x and x * w, and adds up dx in one tensor, where
-autograd adds three. Under a compiler or an exporter both passes are the plain formula, which these fuse by themselves.
+With these gradients written out, training keeps only x, where autograd keeps x and x * w, and the backward pass sums dx
+in one tensor, where autograd adds three. Both passes are for eager execution, see `execution.eager`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .tracing import channels_last, recorded
+from .execution import channels_last
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,8 +30,6 @@ def pool(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         Means of the rows, shape (N, C, H); means of the columns, shape (N, C, W); the features, for `gate`.
     """
-    if recorded():
-        return x.mean(3), x.mean(2), x
     if torch.is_grad_enabled() and x.requires_grad:
         return _Pool.apply(x)
     return *_means(x), x
@@ -47,10 +45,10 @@ def gate(x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
         gain: Constant factor.
 
     Returns:
-        gain * x * h * w, shape (N, C, H, W).
+        gain * x * h * w, shape (N, C, H, W), in the dtype to which torch promotes those of features and gates.
     """
-    if recorded():
-        return x * (w * gain).unsqueeze(2) * h.unsqueeze(3)
+    dtype = torch.promote_types(x.dtype, h.dtype)  # under autocast the gates may be narrower than the features
+    h, w = h.to(dtype), w.to(dtype)
     if channels_last(x):
         h, w = (g.transpose(1, 2).contiguous().transpose(1, 2) for g in (h, w))
     if torch.is_grad_enabled() and (x.requires_grad or h.requires_grad or w.requires_grad):
@@ -59,7 +57,7 @@ def gate(x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
 
 
 class _Pool(Function):
-    """Rows and columns averaged; the gradient of the features passes through, so that it is added up in one place."""
+    """Means of rows and columns. The features pass through, so that their gradient is summed in one place."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,11 +66,11 @@ class _Pool(Function):
     @staticmethod
     def backward(ctx: Any, dh: Tensor, dw: Tensor, dx: Tensor) -> Tensor:
         height, width = dx.shape[2:]
-        return dx.add_((dh / width).unsqueeze(3)).add_((dw / height).unsqueeze(2))  # made by _Gate, seen by no other
+        return (dx + (dh / width).unsqueeze(3)).add_((dw / height).unsqueeze(2))
 
 
 class _Gate(Function):
-    """The product of features and gates, which keeps its three factors and nothing else."""
+    """The product of features and gates, which keeps only its three factors."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
@@ -87,15 +85,18 @@ class _Gate(Function):
         dw = _over_rows(product * h.unsqueeze(3)).mul_(ctx.gain)
         dh = _over_columns(product * w.unsqueeze(2)).mul_(ctx.gain)
         del product
-        return _product(dy, h, w, ctx.gain), dh, dw, None
+        # dy first: with a batch of gradients, as `is_grads_batched` gives, only dy has the batch
+        dx = (dy * (h * ctx.gain).unsqueeze(3)).mul_(w.unsqueeze(2))
+        return dx, dh, dw, None
 
 
 def _product(x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
-    """Multiply, the strips first: their product is written without reading the features, which then come in order."""
+    """Multiply the strips first: their product is written without reading the features, then these are read in order."""
     return ((h * gain).unsqueeze(3) * w.unsqueeze(2)).mul_(x)
 
 
 def _means(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Average (N, C, H, W) to (N, C, H) and (N, C, W)."""
     if channels_last(x):
         x = x.permute(0, 2, 3, 1)
         return x.mean(2).transpose(1, 2), x.mean(1).transpose(1, 2)

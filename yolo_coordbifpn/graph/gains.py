@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..blocks.gain import GainedBlock
+from ..blocks.gain import BlockWithGain
 from .layers import parts
 
 
@@ -15,7 +15,7 @@ def adopt_gains(source: Any, target: Any) -> None:
         before = dict(old_layer.named_modules(remove_duplicate=False))
         for name, new in new_layer.named_modules(remove_duplicate=False):
             old = before.get(name)
-            if isinstance(new, GainedBlock) and isinstance(old, GainedBlock) and new.gain != old.gain:
+            if isinstance(new, BlockWithGain) and isinstance(old, BlockWithGain) and new.gain != old.gain:
                 new.gain = old.gain
                 if new in parts(new_layer):  # inside a stock block the row has no place for it
                     row[3] = new.row()
