@@ -16,6 +16,7 @@ from torchvision.models import mobilenet_v2
 import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt
 from yolo_coordbifpn.blocks import SeparableConv
+from yolo_coordbifpn.blocks.strips import pool
 
 PACKAGE = Path(yolo_coordbifpn.__file__).parent
 
@@ -222,6 +223,42 @@ def test_coordatt_gradients_are_those_of_the_plain_formula(layout: torch.memory_
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a, b)
     assert torch.autograd.gradgradcheck(block.eval(), (x,), atol=1e-5)
+
+
+def test_gradients_of_pooling_are_summed_with_others() -> None:
+    """What pooling passes on has a gradient of its own, which the backward pass does not write into."""
+    x, z = (2 * torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    factors = torch.randn(2, 4, 3, 5, dtype=torch.float64)
+    h, w, same = pool(x)
+    loss = ((same + z) * factors).sum() + h.sum() + w.sum()
+    dx, dz = torch.autograd.grad(loss, (x, z))
+    torch.testing.assert_close(dx, factors + 1 / 3 + 1 / 5)
+    torch.testing.assert_close(dz, factors)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_coordatt_has_the_dtype_of_timm_under_autocast(dtype: torch.dtype, train: bool) -> None:
+    """Features of float32 stay float32, with gradients on and off, as in the plain formula."""
+    ours, theirs = CoordAtt(16).train(train), CoordAttn(16, rd_channels=8).train(train)
+    x = torch.randn(2, 16, 4, 3).to(dtype)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+            assert ours(x).dtype is theirs(x).dtype is dtype
+
+
+@pytest.mark.parametrize("norm", ["training", "no statistics", "group"])
+def test_an_exported_block_normalises_as_it_does_eagerly(norm: str) -> None:
+    """A normalisation that takes statistics in eval mode takes them over both strips together, traced too."""
+    block, x = scrambled(CoordAtt(8)).eval(), torch.randn(2, 8, 4, 3)
+    if norm == "training":
+        block.bn1.train()
+    elif norm == "group":
+        block.bn1 = nn.GroupNorm(2, 8)
+    else:
+        block.bn1 = nn.BatchNorm2d(8, track_running_stats=False).eval()
+    traced = torch.jit.trace(block, (x,))
+    torch.testing.assert_close(traced(x), block(x))
 
 
 def test_coordatt_keeps_its_input_alone_for_the_backward_pass() -> None:

@@ -91,7 +91,7 @@ class _Gate(Function):
 
 
 def _product(x: Tensor, h: Tensor, w: Tensor, gain: float) -> Tensor:
-    """Multiply the strips first: their product is written without reading the features, then these are read in order."""
+    """Multiply the strips first: their product is written without reading the features, which are then read once."""
     return ((h * gain).unsqueeze(3) * w.unsqueeze(2)).mul_(x)
 
 
