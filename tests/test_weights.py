@@ -20,9 +20,10 @@ from ultralytics.nn import tasks
 from yolo_coordbifpn import CoordAtt, register
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.errors import WeightsError
-from yolo_coordbifpn.grafting.graft import graft_rows as graft
+from yolo_coordbifpn.grafting.graft import graft_rows
 from yolo_coordbifpn.grafting.variant import Variant
 from yolo_coordbifpn.graph.align import align
+from yolo_coordbifpn.graph.label_propagation import Follower
 from yolo_coordbifpn.graph.layers import facts, outputs, reads
 
 FAMILIES = ("yolo11n", "yolov8n", "yolo26n")
@@ -68,7 +69,7 @@ def test_the_output_is_the_stock_models(family: str, variant: str, log: pytest.L
 def test_other_tasks(family: str, task: str) -> None:
     """Segmentation, pose and boxes with angles start there too."""
     old = stock(f"{family}-{task}")
-    new = type(old)(graft(old.yaml, facts(old), Variant()).cfg(), verbose=False)
+    new = type(old)(graft_rows(old.yaml, facts(old), Variant()).cfg(), verbose=False)
     new.load(old)
     assert gap(new, old) < 1e-5
 
@@ -132,7 +133,7 @@ def test_an_insertion_at_any_place(family: str) -> None:
 def test_several_blocks_and_repeats() -> None:
     """Several CoordAtt, repeated ones among them, before and behind a weighted neck, keep the output."""
     old = stock("yolo11n")
-    cfg = graft(old.yaml, facts(old), Variant()).cfg()
+    cfg = graft_rows(old.yaml, facts(old), Variant()).cfg()
     cfg = inserted(inserted(cfg, 17, repeats=4), 4, 13, 21, 24)  # 4 * depth 0.5
     new = tasks.DetectionModel(cfg, verbose=False)
     new.load(old)
@@ -194,6 +195,88 @@ def test_new_channels_that_nothing_can_take_back_are_told(log: pytest.LogCapture
     new.load(old)
     assert "the start is not the pretrained model's: layer 4 (Conv) reads new channels in groups" in log.text
     assert gap(new, old) > 1e-3
+
+
+class Forked(nn.Module):
+    """A layer of a fork, made from a stock layer."""
+
+    def __init__(self, layer: Any, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.function, self.i, self.f, self.type = layer, function, layer.i, layer.f, "fork.Forked"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer, x)
+
+
+FORKED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "an unknown function": lambda layer, x: layer(x) + x.new_zeros(1),
+    "arguments by name": lambda layer, x: layer(torch.cat(tensors=[x], dim=1)),
+}
+
+
+@pytest.mark.parametrize("function", FORKED)
+def test_a_forks_layer_that_keeps_the_output_is_not_warned_about(function: str, log: pytest.LogCaptureFixture) -> None:
+    """A layer that reads new channels in an unusual way is judged by the measured difference of the outputs."""
+    convolution = [-1, 1, "Conv", [32, 3, 1]]
+    old = small([[-1, 1], 1, "Concat", [1]], convolution, head=4)
+    new = small([[-1, 1, 2], 1, "BiFPN_Concat", [1]], convolution, head=4)
+    for model in (old, new):
+        model.model[4] = Forked(model.model[4], FORKED[function])
+    new.load(old)
+    assert gap(new, old) < 1e-5
+    assert "1 convolutions widened" in log.text
+    assert "WARNING" not in log.text
+
+
+def test_layers_that_need_more_than_features_are_warned_about(log: pytest.LogCaptureFixture) -> None:
+    """If nothing can be measured, the log says why, and all weights that fit are loaded."""
+
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("where is the text?")
+
+    old, new = stock("yolo11n"), YOLO("yolo11n-coordatt-bifpn.yaml").model
+    handle = new.model[5].register_forward_pre_hook(refuse)
+    new.load(old)
+    handle.remove()
+    assert "the layers cannot be run one by one (RuntimeError: where is the text?)" in log.text
+    assert "differs by" not in log.text
+    torch.testing.assert_close(new.model[5].state_dict(), old.model[5].state_dict())
+
+
+def test_a_defect_of_this_package_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only failures of the host's own layers are reported in the log; an error in the package's code is an error."""
+
+    def defect(*args: Any) -> None:
+        raise TypeError("a defect")
+
+    old, new = stock("yolo11n"), YOLO("yolo11n-bifpn.yaml").model
+    monkeypatch.setattr(Follower, "tag", defect)
+    with pytest.raises(TypeError, match="a defect"):
+        new.load(old)
+    with pytest.raises(TypeError, match="a defect"):
+        new.eval().fuse(verbose=False)
+
+
+def test_a_level_that_the_pretrained_model_does_not_have(log: pytest.LogCaptureFixture) -> None:
+    """Weighted concatenations of a new level are logged by their class, and no difference is claimed to be measured."""
+    YOLO("yolov8n-p2-bifpn.yaml").model.load(stock("yolov8n"))
+    found = re.search(r"layers inserted \((.*?)\)", log.text)
+    assert found
+    names = re.findall(r"[A-Za-z]\w*", found[1])
+    assert "BiFPN_Concat" in names
+    assert "Concat" not in names
+    assert "differs by" not in log.text
+    assert "the start is not the pretrained model's" in log.text
+
+
+def test_the_given_model_is_not_changed() -> None:
+    """A model given as weights keeps its precision, its tensors and its modes."""
+    old = stock("yolov8n").half().train()
+    before = {key: value.clone() for key, value in old.state_dict().items()}
+    YOLO("yolov8n-coordatt-bifpn.yaml").model.load(old)
+    assert {value.dtype for value in old.parameters()} == {torch.float16}
+    torch.testing.assert_close(old.state_dict(), before, rtol=0, atol=0)
+    assert all(m.training for m in old.modules())
 
 
 class Scale(nn.Module):
