@@ -529,7 +529,7 @@ def test_every_stock_text_is_kept() -> None:
         (["model=yolo11.yaml", "save=no/x.yaml"], "there is no folder no", 2),
         (["model=yolo11.yaml", "coordatt=P8"], "yolo11.yaml: the backbone has no stage P8", 1),
         (["model=yolo21.yaml"], "yolo21.yaml: there is no such model YAML", 1),
-        (["model=bad.yaml"], "bad.yaml is no YAML", 1),
+        (["model=bad.yaml"], "bad.yaml is not valid YAML", 1),
         (["model=text.yaml"], "a model YAML has a list of rows under `backbone`", 1),
     ],
 )
