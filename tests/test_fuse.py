@@ -44,14 +44,14 @@ def kinds(model: Any) -> list[str]:
     return [type(m).__name__ for m in model.model]
 
 
-def with_row(name: str, row: list[Any], behind: int) -> Any:
+def with_row(name: str, row: list[Any], after: int) -> Any:
     """Build a model with one more row in its head, and everything after it shifted."""
     cfg = copy.deepcopy(YOLO(f"{name}.yaml").model.yaml)
-    place = behind + 1 - len(cfg["backbone"])
+    place = after + 1 - len(cfg["backbone"])
     cfg["head"].insert(place, row)
     for later in cfg["head"][place + 1 :]:
         if isinstance(later[0], list):
-            later[0] = [k + (k > behind) for k in later[0]]
+            later[0] = [k + (k > after) for k in later[0]]
     return trained(DetectionModel(cfg, verbose=False))
 
 
@@ -80,7 +80,7 @@ def test_a_dead_weight_folds() -> None:
 @pytest.mark.parametrize(("module", "function"), [("nn.SiLU", "silu"), ("nn.Sigmoid", "sigmoid")])
 def test_what_cannot_be_folded_stays_and_says_so(module: str, function: str, log: pytest.LogCaptureFixture) -> None:
     """A fusion that is not only read by convolutions keeps its weights; the others are folded."""
-    model = with_row("yolo11n-bifpn", [-1, 1, module, []], behind=12)
+    model = with_row("yolo11n-bifpn", [-1, 1, module, []], after=12)
     fused = copy.deepcopy(model).fuse(verbose=False)
     assert gap(fused, model) < 1e-5
     assert kinds(fused).count("BiFPN_Concat") == 1
@@ -102,8 +102,8 @@ def test_what_cannot_be_folded_stays_and_says_so(module: str, function: str, log
 )
 def test_scales_go_through_what_passes_channels_on(row: list[Any]) -> None:
     """A scale passes through layers that treat channels independently, split or join them."""
-    behind = 12 if row[2] != "ADown" else 21
-    model = with_row("yolo11n-bifpn", row, behind)
+    after = 12 if row[2] != "ADown" else 21
+    model = with_row("yolo11n-bifpn", row, after)
     fused = copy.deepcopy(model).fuse(verbose=False)
     assert gap(fused, model, (192, 128)) < 1e-5
     assert "BiFPN_Concat" not in kinds(fused)
@@ -174,7 +174,7 @@ def test_a_model_that_needs_more_than_pixels_stays_as_it_is(log: pytest.LogCaptu
 def test_a_users_block_is_fused_too(own_blocks: None) -> None:
     """The method `fuse()` of a registered block is called when the model is fused."""
     register(Folding)
-    model = with_row("yolo11n", [-1, 1, "Folding", []], behind=10)
+    model = with_row("yolo11n", [-1, 1, "Folding", []], after=10)
     assert isinstance(model.fuse(verbose=False).model[11].bn, nn.Identity)
 
 

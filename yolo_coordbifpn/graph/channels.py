@@ -1,8 +1,8 @@
 """Which convolutions read the channels that an added edge inserts, found layer by layer.
 
 New blocks start as the identity, so the new model computes the pretrained model's output, except for the new channels
-behind a concatenation with more inputs than before. One forward pass follows these channels through the functions that
-only pass channels on, up to the convolutions that read them. Zero columns in these convolutions keep the output.
+of a concatenation with more inputs than before. One forward pass follows these channels through the functions that only
+pass channels on, up to the convolutions that read them. Zero columns in these convolutions keep the output.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _has_new(channels: Channels | None) -> bool:
 
 
 def _shifted(channels: Channels, offset: int) -> Tensor:
-    """Return the origins of channels that lie behind others in a concatenation."""
+    """Return the origins of channels that follow `offset` others in a concatenation."""
     return torch.where(channels.origin < 0, channels.origin, channels.origin + offset)
 
 

@@ -84,14 +84,16 @@ def fold(model: Any, concat: Callable[[], nn.Module]) -> Folded:
     blocks = {name: m for name, m in model.named_modules() if isinstance(m, BiFPN_Concat)}
     sums = [name for name, m in model.named_modules() if isinstance(m, BiFPN_Add)]
     kept: dict[str, str] = {}
-    if blocks:
-        try:
-            with running():
-                quietly(model, lambda: model(_image(model)))
-        except CannotRun as error:  # a model that needs more than an image works without folding too
-            return Folded([], dict.fromkeys(blocks, str(error)), sums)
+    if not blocks:
+        return Folded([], {}, sums)
+    image = pixels(model, _CELLS).to(next(model.parameters()).dtype)
+    try:
+        with running():
+            quietly(model, lambda: model(image))
+    except CannotRun as error:  # a model that needs more than an image works without folding too
+        return Folded([], dict.fromkeys(blocks, str(error)), sums)
     while blocks:  # again without those that cannot be folded, which may change the scales of others
-        scales = _follow(model, blocks)
+        scales = _follow(model, blocks, image)
         refused = _refused(scales)
         if not refused:
             _multiply(model, scales.readers)
@@ -103,15 +105,10 @@ def fold(model: Any, concat: Callable[[], nn.Module]) -> Folded:
     return Folded([*blocks], kept, sums)
 
 
-def _image(model: Any) -> Tensor:
-    return pixels(model, _CELLS).to(next(model.parameters()).dtype)
-
-
-def _follow(model: Any, blocks: dict[str, BiFPN_Concat]) -> _Scales:
+def _follow(model: Any, blocks: dict[str, BiFPN_Concat], image: Tensor) -> _Scales:
     """Run a model once with the outputs of some of its fusions labelled."""
     scales = _Scales(model)
     hooks = [h for name, block in blocks.items() for h in _label_output(scales, name, block)]
-    image = _image(model)
 
     def run() -> None:
         with scales:
