@@ -1,4 +1,4 @@
-"""What the host fuses for inference, the blocks fuse with it: the same output from a smaller model."""
+"""When the host fuses a model for inference, the blocks are fused too: the same output from a smaller model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = sorted(x.stem for x in (ROOT / "model_yamls").glob("*.yaml") if "bifpn" 
 
 
 def trained(model: Any, dead: bool = False) -> Any:
-    """Give a model weights, fusion weights and gains as after a training that began beside pretrained weights."""
+    """Give a model weights, fusion weights and gains as after a training from pretrained weights."""
     scrambled(model)
     generator = torch.Generator().manual_seed(1)
     for m in model.modules():
@@ -44,24 +44,24 @@ def kinds(model: Any) -> list[str]:
     return [type(m).__name__ for m in model.model]
 
 
-def with_row(name: str, row: list[Any], behind: int) -> Any:
-    """Build a model with one row more in its head, and everything behind it shifted."""
+def with_row(name: str, row: list[Any], after: int) -> Any:
+    """Build a model with one more row in its head, and everything after it shifted."""
     cfg = copy.deepcopy(YOLO(f"{name}.yaml").model.yaml)
-    place = behind + 1 - len(cfg["backbone"])
+    place = after + 1 - len(cfg["backbone"])
     cfg["head"].insert(place, row)
     for later in cfg["head"][place + 1 :]:
         if isinstance(later[0], list):
-            later[0] = [k + (k > behind) for k in later[0]]
+            later[0] = [k + (k > after) for k in later[0]]
     return trained(DetectionModel(cfg, verbose=False))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fused_models_put_out_the_same(name: str) -> None:
-    """Each shipped model, fused, is as it was, holds no batch norm, and its weighted concatenations are plain ones."""
+def test_fused_models_have_the_same_output(name: str) -> None:
+    """Each shipped model, fused, has its output, no batch norm, and plain instead of weighted concatenations."""
     try:
         model = trained(YOLO(f"{name}.yaml").model)
     except (KeyError, AttributeError) as error:
-        pytest.skip(f"this Ultralytics has not got {error}")
+        pytest.skip(f"this Ultralytics does not have {error}")
     fused = copy.deepcopy(model).fuse(verbose=False)
     assert gap(fused, model) < 1e-5
     assert fused.is_fused()
@@ -79,8 +79,8 @@ def test_a_dead_weight_folds() -> None:
 
 @pytest.mark.parametrize(("module", "function"), [("nn.SiLU", "silu"), ("nn.Sigmoid", "sigmoid")])
 def test_what_cannot_be_folded_stays_and_says_so(module: str, function: str, log: pytest.LogCaptureFixture) -> None:
-    """A fusion that something else than a convolution reads keeps its weights; the others are folded."""
-    model = with_row("yolo11n-bifpn", [-1, 1, module, []], behind=12)
+    """A fusion that is not only read by convolutions keeps its weights; the others are folded."""
+    model = with_row("yolo11n-bifpn", [-1, 1, module, []], after=12)
     fused = copy.deepcopy(model).fuse(verbose=False)
     assert gap(fused, model) < 1e-5
     assert kinds(fused).count("BiFPN_Concat") == 1
@@ -101,16 +101,16 @@ def test_what_cannot_be_folded_stays_and_says_so(module: str, function: str, log
     ],
 )
 def test_scales_go_through_what_passes_channels_on(row: list[Any]) -> None:
-    """Between a fusion and its convolutions may stand what treats each channel alone, divides or joins channels."""
-    behind = 12 if row[2] != "ADown" else 21
-    model = with_row("yolo11n-bifpn", row, behind)
+    """A scale passes through layers that treat channels independently, split or join them."""
+    after = 12 if row[2] != "ADown" else 21
+    model = with_row("yolo11n-bifpn", row, after)
     fused = copy.deepcopy(model).fuse(verbose=False)
     assert gap(fused, model, (192, 128)) < 1e-5
     assert "BiFPN_Concat" not in kinds(fused)
 
 
 class Twice(nn.Module):
-    """Runs a layer twice, on something else and on its input."""
+    """Runs a layer twice, on ones and on its input."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Twice(nn.Module):
 
 
 def test_a_convolution_that_is_run_twice_takes_no_fold(log: pytest.LogCaptureFixture) -> None:
-    """Where a convolution also reads something else, the fusion stays."""
+    """If a convolution also reads another tensor, the fusion is kept."""
     model = trained(YOLO("yolo11n-bifpn.yaml").model)
     model.model[13] = Twice(model.model[13])
     fused = copy.deepcopy(model).fuse(verbose=False)
@@ -145,19 +145,19 @@ class Folding(nn.Module):
 
 
 def test_a_head_with_many_queries_is_fused() -> None:
-    """RT-DETR, whose head takes 300 cells of the pixels that the scales are followed with."""
+    """RT-DETR is fused, although its head needs an image of 300 cells."""
     cfg = models.load("rtdetr-l-bifpn.yaml") | {"scale": "l", "scales": {"l": [0.33, 0.125, 256]}}
     model = trained(models.build(cfg))
     fused = copy.deepcopy(model).fuse(verbose=False)
     assert "BiFPN_Concat" not in kinds(fused)
     image = torch.rand(1, 3, 160, 160)
-    with torch.no_grad():  # what the head reads, as which cells it takes hangs on the last digit
+    with torch.no_grad():  # what the head reads, as a rounding error can change which cells it selects
         for a, b in zip(*([outputs(m.model[:-1], image)[k] for k in reads(m.model[-1])] for m in (fused, model))):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
 def test_a_model_that_needs_more_than_pixels_stays_as_it_is(log: pytest.LogCaptureFixture) -> None:
-    """Where the scales cannot be followed, the model is fused by the host, and the log says why not by us."""
+    """If the scales cannot be followed, the host fuses the model alone, and the log says why."""
     model = YOLO("yolo11n-bifpn.yaml").model.eval()
 
     def refuse(*args: Any) -> None:
@@ -172,14 +172,14 @@ def test_a_model_that_needs_more_than_pixels_stays_as_it_is(log: pytest.LogCaptu
 
 
 def test_a_users_block_is_fused_too(own_blocks: None) -> None:
-    """A registered block with a method `fuse()` is told when the model is fused."""
+    """The method `fuse()` of a registered block is called when the model is fused."""
     register(Folding)
-    model = with_row("yolo11n", [-1, 1, "Folding", []], behind=10)
+    model = with_row("yolo11n", [-1, 1, "Folding", []], after=10)
     assert isinstance(model.fuse(verbose=False).model[11].bn, nn.Identity)
 
 
 def test_stock_models_are_fused_by_the_host_alone() -> None:
-    """A model without our blocks is not even run."""
+    """A model without our blocks is not run."""
     model = YOLO("yolo11n.yaml").model.eval()
     model.forward = None
     assert model.fuse(verbose=False).is_fused()
@@ -198,7 +198,7 @@ def test_the_exported_graph_has_no_weights_of_fusions(tmp_path: Path) -> None:
 
 
 def test_the_benchmark_runs(tmp_path: Path) -> None:
-    """`scripts/benchmark.py` writes its rows and prints the summary; an unknown part is told."""
+    """`scripts/benchmark.py` writes its rows and prints the summary; an unknown part is an error."""
     words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), f"out={tmp_path / 'table'}", "seconds=0.01"]
     done = subprocess.run([*words, "parts=fusion"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Grafts: every model YAML of the host in hand takes the blocks, at every scale, or says why not."""
+"""Grafts: every model YAML of the installed host takes the blocks, at every scale, or the error says why not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from yolo_coordbifpn.host.models import build, load
 
 STOCK = {x.stem: x for x in stock(tasks)}
 NO_NECK = "there is no neck"
-REASONS = {  # why an variant has no place in some models
+REASONS = {  # why a variant has no place in some models
     "bifpn-add": f"{NO_NECK}|reads texts, which the paper's neck has no place for",
     "fpn": f"{NO_NECK}|no bottom-up path to take out",
     "bottleneck": "no block of the backbone has bottlenecks",
@@ -44,7 +44,7 @@ REASONS = {  # why an variant has no place in some models
 
 
 def stock_cfg(name: str, scale: str | None = None) -> dict[str, Any]:
-    """Read a stock YAML; a backbone that comes with weights to download is built without them."""
+    """Read a stock YAML; a backbone with weights to download is built without them."""
     cfg = yaml.safe_load(STOCK[name].read_text())
     for row in cfg["backbone"]:
         if row[2] == "TorchVision":
@@ -53,17 +53,17 @@ def stock_cfg(name: str, scale: str | None = None) -> dict[str, Any]:
 
 
 def scales(cfg: dict[str, Any]) -> list[Any]:
-    """List the scales of a model YAML, one None if it has none."""
+    """List the scales of a model YAML, a single None if it has none."""
     return list(cfg.get("scales") or [None])
 
 
 def side(model: Any) -> int:
-    """Say how large pictures must be for a model: two cells of the coarsest level, more for a choice of 300 queries."""
+    """Return the side of the images for a model: two cells of the coarsest level, more for a choice of 300 queries."""
     return 160 if is_rtdetr(model) else 2 * max(32, int(max(model.stride)))
 
 
 def is_rtdetr(model: Any) -> bool:
-    """Tell whether a model's head chooses queries, which a last digit can change."""
+    """Return whether a model's head chooses queries, a choice that a rounding error can change."""
     return type(model.model[-1]).__name__ == "RTDETRDecoder"
 
 
@@ -83,44 +83,61 @@ def change(new: Any, old: Any) -> float:
 
 
 def train_once(model: Any) -> None:
-    """Run a model forward and backward: each parameter of our blocks gets a gradient."""
-    model.train(not is_rtdetr(model))  # which wants boxes in training
+    """Run a model forward and backward: each parameter of our blocks, trained alone, gets a gradient."""
+    blocks = {name: m for name, m in model.named_modules() if isinstance(m, (BlockWithGain, SeparableConv))}
+    model.requires_grad_(not blocks).train(not is_rtdetr(model))  # which needs boxes in training
+    for m in blocks.values():
+        m.requires_grad_()
     out = model(torch.rand(2, 3, side(model), side(model)))
     sum((t.float() ** 2).mean() for t in tensors(out) if t.requires_grad).backward()
-    for name, m in model.named_modules():
-        if isinstance(m, (BlockWithGain, SeparableConv)):
-            assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters()), name
+    for name, m in blocks.items():
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters()), name
+
+
+@pytest.fixture
+def cheap_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the weights of convolutions from a small store: drawing the numbers of scale x takes as long as a test."""
+    store = torch.rand(2**20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def draw(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        rolled = store.roll(int(torch.randint(len(store), ())))  # no two convolutions have the same weights
+        with torch.no_grad():
+            numbers = rolled.expand(-(-tensor.numel() // len(store)), -1).reshape(-1)[: tensor.numel()]
+            return tensor.copy_(numbers.view_as(tensor) / tensor[0].numel() ** 0.5)
+
+    monkeypatch.setattr(nn.init, "kaiming_uniform_", draw)
 
 
 @pytest.mark.parametrize("name", STOCK)
-def test_every_stock_model_at_every_scale(name: str, record_property: Any) -> None:
-    """With CoordAtt and BiFPN it keeps task and strides, trains, and puts out what its stock weights did before."""
+def test_every_stock_model_at_every_scale(name: str, record_property: Any, cheap_weights: None) -> None:
+    """With CoordAtt and BiFPN it keeps task and strides, trains, and outputs the same as its stock weights did."""
     torch.manual_seed(0)
     cfg = stock_cfg(name)
-    variant, reason = Variant("deepest", "concat"), ""
+    variant, reason, made = Variant("deepest", "concat"), "", None
     for scale in scales(cfg):
         old = scrambled(build({**cfg, "scale": scale} if scale else cfg))
-        if not reason:
+        if made is None:
+            known = facts(old)
             if not any(row[2] == "Concat" for row in cfg["head"]):
                 with pytest.raises(GraftError, match=NO_NECK):
-                    graft_rows(cfg, facts(old), variant)
+                    graft_rows(cfg, known, variant)
                 variant, reason = Variant("deepest", "none"), "no neck: CoordAtt alone"
-            made = graft_rows(cfg, facts(old), variant).cfg()
+            made = graft_rows(cfg, known, variant).cfg()
             assert guess_model_task(made) == guess_model_task(cfg)
         new = verify(old, {**made, "scale": scale} if scale else made)
         kinds = [type(m) for m in new.modules()]
         assert kinds.count(CoordAtt) == 1
         assert (kinds.count(BiFPN_Concat) > 0) == (not reason)
         assert not any(type(m).__name__ == "Concat" for m in new.model)
-        new.load(old)
+        new.load(old, verbose=False)
         assert change(new, old) < 1e-5
         train_once(new)
     record_property("stock model", f"{name} {len(scales(cfg))} {reason}")
 
 
 @pytest.mark.parametrize("name", STOCK)
-def test_every_stock_model_in_the_other_variants(name: str, record_property: Any) -> None:
-    """The paper's neck, the top-down neck and attention inside the bottlenecks: built and trained, or told why not."""
+def test_every_stock_model_in_the_other_variants(name: str, record_property: Any, cheap_weights: None) -> None:
+    """The paper's neck, the top-down neck and attention inside the bottlenecks are built and trained, or refused."""
     torch.manual_seed(0)
     cfg = stock_cfg(name, scales(stock_cfg(name))[0])
     old = scrambled(build(cfg))
@@ -196,7 +213,7 @@ def test_the_sum_neck_is_effdets(repeats: int) -> None:
 
 
 def test_options_of_the_sum_neck() -> None:
-    """The edge, the repeats and the width do what they say; single-input nodes are none."""
+    """The edge, the repeats and the width have their effect; there are no nodes with a single input."""
     for edge, inputs in ((True, [2, 2, 3, 2]), (False, [2, 2, 2, 2])):
         for repeats in (1, 3):
             model = build(graft("yolov8n.yaml", "none", "add", edge=edge, repeats=repeats, width=512))
@@ -211,7 +228,7 @@ def test_options_of_the_sum_neck() -> None:
 
 
 def test_places_of_attention() -> None:
-    """Stages, neck outputs and several at once: behind the layers that stand there, and read by what read those."""
+    """Attention comes after the layer of each place, and is read by the layers that read it, also at several places."""
     rows = graft("yolo11n.yaml", "P2,P4,N3", "none")
     layers = rows["backbone"] + rows["head"]
     found = [i for i, row in enumerate(layers) if row[2] == "CoordAtt"]
@@ -225,7 +242,7 @@ def test_places_of_attention() -> None:
 
 
 def test_attention_inside_the_bottlenecks(tmp_path: Path) -> None:
-    """Behind the last k x k convolution of each bottleneck, part of the stock block, also in a checkpoint and fused."""
+    """Attention inside stock blocks follows the last k x k convolution, and survives a checkpoint and fusing."""
     torch.manual_seed(0)
     old = scrambled(YOLO("yolo11n.yaml").model)
     cfg = graft("yolo11n.yaml", "bottleneck", "none")
@@ -256,7 +273,7 @@ def test_attention_inside_the_bottlenecks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SE", "CBAM"])
 def test_comparators_start_level(name: str) -> None:
-    """The papers' other attention blocks stand at the same places and start as the identity too."""
+    """The other papers' attention blocks go to the same places and start as the identity too."""
     torch.manual_seed(0)
     old = scrambled(YOLO("yolov8n.yaml").model)
     for place in ("P5", "bottleneck"):
@@ -289,7 +306,7 @@ def test_a_users_own_attention(own_blocks: None) -> None:
 
 
 def test_the_top_down_neck() -> None:
-    """The head reads the top-down nodes; nothing else of the neck is left; weighing it adds no edge."""
+    """The head reads the top-down nodes, the rest of the neck is removed, and weighting adds no edge."""
     fpn = graft("yolo11n.yaml", "none", "none", neck="fpn")
     assert [row[2] for row in fpn["head"]] == ["nn.Upsample", "Concat", "C3k2"] * 2 + ["Detect"]
     assert fpn["head"][-1][0] == [16, 13, 10]
@@ -298,7 +315,7 @@ def test_the_top_down_neck() -> None:
 
 
 def test_weights_of_a_top_down_model() -> None:
-    """A model that was made by taking layers out gets the weights of its own layers, which indices would mix up."""
+    """A model with layers removed gets the weights of the right layers, although their indices differ."""
     torch.manual_seed(0)
     old = scrambled(YOLO("yolo11n.yaml").model)
     new = YOLO("yolo11n-fpn.yaml").model
@@ -329,7 +346,7 @@ def changed(**rows: Any) -> dict[str, Any]:
 
 
 def necks(*rows: list[Any], first: str = "Conv") -> dict[str, Any]:
-    """Make a small model YAML with an upsampling and a downsampling in its head, and some rows behind them."""
+    """Make a small model YAML with an upsampling and a downsampling in its head, followed by some rows."""
     backbone = [[-1, 1, "Conv", [8, 3, 2]] for _ in range(4)]
     up = [[-1, 1, "nn.Upsample", ["None", 2, "nearest"]], [[-1, 2], 1, "Concat", [1]]]
     head = [*up, [-1, 1, "Conv", [8, 3, 2]], [[-1, 3], 1, "Concat", [1]], *rows]
@@ -383,7 +400,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("cfg", "options", "message"), BAD, ids=[x[2][:40] for x in BAD])
 def test_bad_input(cfg: Any, options: dict[str, Any], message: str) -> None:
-    """What cannot be grafted says which row it is, and what is possible; the YAML stays as it was."""
+    """The error names the row and what is possible; the YAML is not changed."""
     before = copy.deepcopy(cfg)
     with pytest.raises(GraftError, match=re.escape(message)):
         graft(cfg, **options)
@@ -403,7 +420,7 @@ def test_bad_input(cfg: Any, options: dict[str, Any], message: str) -> None:
     ],
 )
 def test_blocks_that_cannot_go_inside(row: list[Any], message: str) -> None:
-    """A row that puts a block into a layer where it has no place names itself and says why."""
+    """If a block cannot go inside a layer, the error names the row and says why."""
     cfg = changed(i9=row)
     with pytest.raises(RowError, match=r"layer 9 \(backbone row 9\).*" + re.escape(message)):
         tasks.DetectionModel(cfg, verbose=False)
@@ -451,7 +468,7 @@ def rows_of(cfg: dict[str, Any]) -> list[Any]:
 
 
 def test_a_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command keeps comments and all that is not a row, shifts every index, and what it wrote trains."""
+    """The command keeps comments and everything but the rows, shifts every index, and the new model trains."""
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(USERS)
     assert main(["graft", "model=mine.yaml", "coordatt=P3", "save=new.yaml"]) == 0
@@ -478,7 +495,7 @@ def test_a_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert rows_of(yaml.safe_load(text)) == rows_of(graft("mine.yaml", "P3"))
     train_once(YOLO("new.yaml").model)
 
-    # taking the blocks out again leaves what was given
+    # without the blocks the rows are those of the user
     again = yaml.safe_load(text)
     assert main(["graft", "model=new.yaml", "coordatt=P3"]) == 1
     assert "the neck is weighted already" in capsys.readouterr().err
@@ -490,7 +507,7 @@ def test_a_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_a_file_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A YAML whose rows are not on lines of their own is read and written too."""
+    """A YAML with several rows on a line is read and written too."""
     monkeypatch.chdir(tmp_path)
     Path("flow.yaml").write_text(FLOW)
     assert main(["graft", "model=flow.yaml", "coordatt=none"]) == 0
@@ -500,7 +517,7 @@ def test_a_file_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_stock_text_is_kept() -> None:
-    """The rows in the written text of each stock model are those of the dict, and indices in comments are right."""
+    """The rows in the new text of each stock model are those of the dict, and the indices in comments are right."""
     from yolo_coordbifpn.grafting.yaml_text import rewrite
 
     for name in ("yolo11", "yolov9e", "rtdetr-l", "yolov3-spp", "yolo26-pose", "yolov5-p6"):
@@ -529,7 +546,7 @@ def test_every_stock_text_is_kept() -> None:
         (["model=yolo11.yaml", "save=no/x.yaml"], "there is no folder no", 2),
         (["model=yolo11.yaml", "coordatt=P8"], "yolo11.yaml: the backbone has no stage P8", 1),
         (["model=yolo21.yaml"], "yolo21.yaml: there is no such model YAML", 1),
-        (["model=bad.yaml"], "bad.yaml is no YAML", 1),
+        (["model=bad.yaml"], "bad.yaml is not valid YAML", 1),
         (["model=text.yaml"], "a model YAML has a list of rows under `backbone`", 1),
     ],
 )
@@ -541,7 +558,7 @@ def test_the_command_refuses(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Bad options and bad files are told, nothing is written."""
+    """Bad options and bad files are errors, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     for name, text in (("there.yaml", "mine"), ("bad.yaml", "a: [1"), ("text.yaml", "hello")):
         Path(name).write_text(text)
@@ -555,7 +572,7 @@ def test_the_command_refuses(
 
 
 def test_names_are_split() -> None:
-    """What stands behind a stock name is the variant; a name without one is none of ours."""
+    """A stock name is followed by the variant; a name without a variant is not ours."""
     assert split("yolo12x-pose-coordatt-bifpn.yaml") == ("yolo12x-pose.yaml", Variant("deepest", "concat"))
     assert split("yolov8s-p2-bifpn.yaml") == ("yolov8s-p2.yaml", Variant("none", "concat"))
     assert split("yolo11n-se-bifpn-add.yaml") == ("yolo11n.yaml", Variant("deepest", "add", attention="SE"))
@@ -582,7 +599,7 @@ def test_names_are_split() -> None:
     ],
 )
 def test_names_without_files(name: str, task: str, scale: str) -> None:
-    """A stock name with an variant behind it is a model, of the stock model's task and scale."""
+    """A stock name followed by a variant is a model with the stock model's task and scale."""
     model = (RTDETR if name.startswith("rtdetr") else YOLO)(name)
     assert name not in shipped()
     assert model.task == task
@@ -595,8 +612,8 @@ def test_names_without_files(name: str, task: str, scale: str) -> None:
     }
 
 
-def test_a_users_file_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A local file of such a name, or of its name without the scale, is taken before anything is made."""
+def test_a_users_file_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local file with such a name, or with the name without its scale, takes precedence."""
     monkeypatch.chdir(tmp_path)
     cfg = stock_cfg("yolo12")
     cfg["nc"] = 5
@@ -606,8 +623,8 @@ def test_a_users_file_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load("yolo12n-obb-bifpn.yaml")["nc"] == 80
 
 
-def test_a_family_of_tomorrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stock YAML that this package has never heard of has its variants on the day it is there."""
+def test_a_future_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stock YAML that is unknown to this package has its variants too."""
     from yolo_coordbifpn.patches import names
 
     new = tmp_path / "yolo31-seg.yaml"
@@ -627,14 +644,14 @@ def test_a_family_of_tomorrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("yolo31n-bifpn.yaml", FileNotFoundError, "Did you mean"),
     ],
 )
-def test_names_that_are_not(name: str, error: type[Exception], message: str) -> None:
-    """A name that cannot be made says why, or what is near."""
+def test_names_of_no_model(name: str, error: type[Exception], message: str) -> None:
+    """The error for a name without a model says why, or which names are similar."""
     with pytest.raises(error, match=message):
         YOLO(name)
 
 
 def test_a_host_without_a_map_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forks of older hosts have the classes of models alone."""
+    """In forks of older hosts the class of the model is found without a map of tasks."""
     monkeypatch.setattr(ultralytics, "YOLO", object)
     for name, kind in {"yolov8": "DetectionModel", "yolov8-seg": "SegmentationModel"}.items():
         assert type(build(stock_cfg(name))).__name__ == kind
@@ -656,7 +673,7 @@ def maker() -> ModuleType:
 
 
 def test_shipped_files_are_those_of_the_script(maker: ModuleType) -> None:
-    """Made again from this Ultralytics, each shipped file is the same, but for the sizes of its scales."""
+    """Made again with the installed Ultralytics, each shipped file is the same except for the sizes of its scales."""
 
     def plain(text: str) -> str:
         text = re.sub(r"(?m)^( +[a-z]: \[[^\]]*\]).*$", r"\1", text)
@@ -673,7 +690,7 @@ def test_shipped_files_are_those_of_the_script(maker: ModuleType) -> None:
 
 
 def test_the_stock_command_knows_the_names(tmp_path: Path) -> None:
-    """A model that no file stands for trains, resumes from its checkpoint and predicts by the stock command line."""
+    """The stock command line trains a model that has no file, and validates and predicts with its checkpoint."""
     from yolo_coordbifpn.commands.scenes import write_scenes
 
     data = write_scenes(tmp_path / "scenes", train=8, val=4, size=64, seed=0)

@@ -1,4 +1,4 @@
-"""The shipped model YAMLs on the host in hand: every file at every scale, and the stock models beside them."""
+"""The shipped model YAMLs on the installed host: every file at every scale, and the stock models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SUMMARY = re.compile(
 
 
 def test_the_variants_of_each_family() -> None:
-    """Each family has the three variants, and each the blocks that its name says, where the design puts them."""
+    """Each family has three variants, each with the blocks in its name at their places."""
     assert len(ALL) == 78
     for family in ("yolo11", "yolov8", "yolo26"):
         stock = YOLO(f"{family}n.yaml").model.model
@@ -67,7 +67,7 @@ def test_forward_backward_and_size(file: str, scale: str) -> None:
 
 @pytest.mark.parametrize("file", ALL)
 def test_sizes_in_the_comments_and_in_the_table(file: str) -> None:
-    """The comment of a file, the list and the page of sizes say what the host counts."""
+    """The sizes in a file's comments, in the list and on the page are those that the host counts."""
     annotated = {
         m[1]: (int(m[2].replace(",", "")), float(m[3])) for m in SUMMARY.finditer(model_yaml(file).read_text())
     }
@@ -90,7 +90,7 @@ def test_sizes_in_the_comments_and_in_the_table(file: str) -> None:
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD"])
 @pytest.mark.parametrize("file", FILES)
 def test_each_parameter_is_in_one_optimizer_group(file: str, optimizer: str) -> None:
-    """The stock optimizer takes every parameter exactly once, and a step moves the fusion weights."""
+    """The stock optimizer has every parameter exactly once, and a step changes the fusion weights."""
     if optimizer == "MuSGD" and "MuSGD" not in (BaseTrainer.build_optimizer.__doc__ or "") + str(
         BaseTrainer.build_optimizer.__code__.co_consts
     ):
@@ -109,7 +109,7 @@ def test_each_parameter_is_in_one_optimizer_group(file: str, optimizer: str) -> 
 
 
 def test_inputs_of_any_size_and_dtype() -> None:
-    """Heights and widths may differ, and bfloat16 runs through."""
+    """Height and width may differ, and bfloat16 works."""
     model = YOLO("yolo11n-coordatt-bifpn.yaml").model.eval()
     with torch.no_grad():
         for size in ((64, 96), (160, 32)):
@@ -142,7 +142,7 @@ for file in files:
 
 
 def test_stock_models_are_bit_identical_with_and_without_us(tmp_path: Path) -> None:
-    """Every stock YAML gives the same layers, keys and weights, to the bit, whether or not the hook is on."""
+    """Every stock YAML gives bit-identical layers, keys and weights with the hook on and off."""
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", BUILD_ALL_STOCK],
@@ -160,8 +160,8 @@ def test_stock_models_are_bit_identical_with_and_without_us(tmp_path: Path) -> N
     assert found[1] == found[0]
 
 
-def test_shipped_files_say_where_they_come_from() -> None:
-    """Each file names its papers and its source, and loads as safe YAML with nothing but known keys."""
+def test_shipped_files_name_their_sources() -> None:
+    """Each file names its papers and its license, and loads as safe YAML with known keys only."""
     for file in ALL:
         text = model_yaml(file).read_text(encoding="utf-8")
         assert "AGPL-3.0" in text

@@ -1,4 +1,4 @@
-"""Pretrained stock weights in models with blocks: nothing is lost, and the start is where the stock model stands."""
+"""Pretrained stock weights in models with blocks: nothing is lost, and the output is that of the stock model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from ultralytics.nn import tasks
 from yolo_coordbifpn import CoordAtt, register
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.errors import WeightsError
-from yolo_coordbifpn.grafting.graft import graft_rows as graft
+from yolo_coordbifpn.grafting.graft import graft_rows
 from yolo_coordbifpn.grafting.variant import Variant
 from yolo_coordbifpn.graph.align import align
+from yolo_coordbifpn.graph.label_propagation import Follower
 from yolo_coordbifpn.graph.layers import facts, outputs, reads
 
 FAMILIES = ("yolo11n", "yolov8n", "yolo26n")
@@ -30,7 +31,7 @@ VARIANTS = ("coordatt", "bifpn", "coordatt-bifpn")
 
 
 def stock(name: str, seed: int = 0) -> nn.Module:
-    """Build a stock model with such weights."""
+    """Build a stock model with weights as after a training."""
     torch.manual_seed(seed)
     return scrambled(YOLO(f"{name}.yaml").model, seed)
 
@@ -50,7 +51,7 @@ def trunk_gap(new: Any, old: Any) -> float:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_output_is_the_stock_models(family: str, variant: str, log: pytest.LogCaptureFixture) -> None:
-    """Every family in every variant gives, with any weights, the output of the stock model they came from."""
+    """Every family in every variant has, with any weights, the output of the stock model that they are from."""
     old = stock(family)
     new = YOLO(f"{family}-{variant}.yaml")
     new.load(old)
@@ -66,16 +67,16 @@ def test_the_output_is_the_stock_models(family: str, variant: str, log: pytest.L
 @pytest.mark.parametrize("task", ["seg", "pose", "obb"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_tasks(family: str, task: str) -> None:
-    """Segmentation, pose and boxes with angles start there too."""
+    """Models for segmentation, pose and oriented boxes have the stock model's output too."""
     old = stock(f"{family}-{task}")
-    new = type(old)(graft(old.yaml, facts(old), Variant()).cfg(), verbose=False)
+    new = type(old)(graft_rows(old.yaml, facts(old), Variant()).cfg(), verbose=False)
     new.load(old)
     assert gap(new, old) < 1e-5
 
 
 @pytest.mark.parametrize("name", sorted(x.stem for x in (SHARED / "weights").glob("*.pt")) or ["none here"])
 def test_real_weights(name: str, tmp_path: Path) -> None:
-    """COCO weights give the same output after `upgrade`, with names, task and arguments."""
+    """COCO weights give the same output after `upgrade`, with the same names and task."""
     file = SHARED / "weights" / f"{name}.pt"
     if not file.exists():
         pytest.skip(f"{SHARED} has no weights")
@@ -88,7 +89,7 @@ def test_real_weights(name: str, tmp_path: Path) -> None:
 
 
 def test_map_is_the_stock_models(tmp_path: Path) -> None:
-    """Before any training, the mAP on real pictures is that of the stock weights."""
+    """Before any training, the mAP on real images is that of the stock weights."""
     weights, data = SHARED / "weights" / "yolo11n-coco-int8dq.pt", SHARED / "data" / "coco8" / "data.yaml"
     if not weights.exists() or not data.exists():
         pytest.skip(f"{SHARED} has no weights or no coco8")
@@ -101,7 +102,7 @@ def test_map_is_the_stock_models(tmp_path: Path) -> None:
 
 
 def test_another_number_of_classes() -> None:
-    """For fine-tuning, everything up to the head is the stock model's; the head's boxes are kept, its classes new."""
+    """For fine-tuning, everything before the head is the stock model's; the head's boxes are kept, its classes new."""
     old = stock("yolo11n")
     new = tasks.DetectionModel("yolo11n-coordatt-bifpn.yaml", nc=3, verbose=False)
     new.load(old)
@@ -111,7 +112,7 @@ def test_another_number_of_classes() -> None:
 
 
 def test_half_precision_weights() -> None:
-    """Weights as the host saves them, in float16, are taken as the host takes them."""
+    """Weights in float16, as the host saves them, are loaded in float32, as the host loads them."""
     old = stock("yolov8n").half()
     new = YOLO("yolov8n-coordatt-bifpn.yaml").model
     new.load({"model": old, "ema": None})
@@ -120,19 +121,19 @@ def test_half_precision_weights() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_insertion_at_any_place(family: str) -> None:
-    """A CoordAtt behind any layer of the model keeps the output, whatever reads that layer."""
+    """A CoordAtt after any layer of the model keeps the output, whatever reads that layer."""
     old = stock(family)
     rows = old.yaml["backbone"] + old.yaml["head"]
     for place in range(len(rows) - 1):
         new = tasks.DetectionModel(inserted(old.yaml, place, args=[16]), verbose=False)
-        new.load(old)
-        assert gap(new, old) < 1e-5, f"behind layer {place} {rows[place]}"
+        new.load(old, verbose=False)
+        assert gap(new, old) < 1e-5, f"after layer {place} {rows[place]}"
 
 
 def test_several_blocks_and_repeats() -> None:
-    """Several CoordAtt, repeated ones among them, before and behind a weighted neck, keep the output."""
+    """Several CoordAtt, some repeated, before and after a weighted neck, keep the output."""
     old = stock("yolo11n")
-    cfg = graft(old.yaml, facts(old), Variant()).cfg()
+    cfg = graft_rows(old.yaml, facts(old), Variant()).cfg()
     cfg = inserted(inserted(cfg, 17, repeats=4), 4, 13, 21, 24)  # 4 * depth 0.5
     new = tasks.DetectionModel(cfg, verbose=False)
     new.load(old)
@@ -142,7 +143,7 @@ def test_several_blocks_and_repeats() -> None:
 
 @pytest.mark.parametrize("name", ["yoloe-11n", "yolov8n-world", "yolov8n-worldv2"])
 def test_models_that_read_texts_too(name: str, log: pytest.LogCaptureFixture) -> None:
-    """Where a layer needs more than features to run, it is given the same in both models."""
+    """A layer that needs more than features to run gets the same in both models."""
     old = stock(name)
     new = type(old)(inserted(old.yaml, 8, 12), verbose=False)
     new.load(old)
@@ -152,7 +153,7 @@ def test_models_that_read_texts_too(name: str, log: pytest.LogCaptureFixture) ->
     assert "WARNING" not in log.text
 
 
-# A small model with whatever reads the blocks ------------------------------------------------------------------------
+# A small model with layers that read the blocks ----------------------------------------------------------------------
 
 
 def small(*rows: list, head: int) -> nn.Module:
@@ -164,7 +165,7 @@ def small(*rows: list, head: int) -> nn.Module:
 
 
 def test_through_layers_that_pass_channels_on() -> None:
-    """Pooling, upsampling, a plain concatenation and a depthwise convolution on the way keep the output."""
+    """Pooling, upsampling, a plain concatenation and a depthwise convolution in between keep the output."""
 
     def rows(fuse: str, extra: list[int]) -> list[list]:
         return [
@@ -186,8 +187,8 @@ def test_through_layers_that_pass_channels_on() -> None:
     assert gap(new, old) < 1e-5
 
 
-def test_new_channels_that_nothing_can_take_back_are_told(log: pytest.LogCaptureFixture) -> None:
-    """An added edge in front of a convolution in groups cannot be neutral; the log says where and by how much."""
+def test_new_channels_that_change_the_output_are_logged(log: pytest.LogCaptureFixture) -> None:
+    """An added edge before a convolution in groups cannot be neutral, and the log says where."""
     grouped = [-1, 1, "Conv", [32, 3, 1, "None", 2]]
     old = small([[-1, 1], 1, "Concat", [1]], grouped, head=4)
     new = small([[-1, 1, 2], 1, "BiFPN_Concat", [1]], grouped, head=4)
@@ -196,8 +197,90 @@ def test_new_channels_that_nothing_can_take_back_are_told(log: pytest.LogCapture
     assert gap(new, old) > 1e-3
 
 
+class Forked(nn.Module):
+    """A layer of a fork, made from a stock layer."""
+
+    def __init__(self, layer: Any, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.function, self.i, self.f, self.type = layer, function, layer.i, layer.f, "fork.Forked"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer, x)
+
+
+FORKED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "an unknown function": lambda layer, x: layer(x) + x.new_zeros(1),
+    "arguments by name": lambda layer, x: layer(torch.cat(tensors=[x], dim=1)),
+}
+
+
+@pytest.mark.parametrize("function", FORKED)
+def test_a_forks_layer_that_keeps_the_output_is_not_warned_about(function: str, log: pytest.LogCaptureFixture) -> None:
+    """A layer that reads new channels in an unusual way is judged by the measured difference of the outputs."""
+    convolution = [-1, 1, "Conv", [32, 3, 1]]
+    old = small([[-1, 1], 1, "Concat", [1]], convolution, head=4)
+    new = small([[-1, 1, 2], 1, "BiFPN_Concat", [1]], convolution, head=4)
+    for model in (old, new):
+        model.model[4] = Forked(model.model[4], FORKED[function])
+    new.load(old)
+    assert gap(new, old) < 1e-5
+    assert "1 convolutions widened" in log.text
+    assert "WARNING" not in log.text
+
+
+def test_layers_that_need_more_than_features_are_warned_about(log: pytest.LogCaptureFixture) -> None:
+    """If nothing can be measured, the log says why, and all weights that fit are loaded."""
+
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("where is the text?")
+
+    old, new = stock("yolo11n"), YOLO("yolo11n-coordatt-bifpn.yaml").model
+    handle = new.model[5].register_forward_pre_hook(refuse)
+    new.load(old)
+    handle.remove()
+    assert "the layers cannot be run one by one (RuntimeError: where is the text?)" in log.text
+    assert "differs by" not in log.text
+    torch.testing.assert_close(new.model[5].state_dict(), old.model[5].state_dict())
+
+
+def test_a_defect_of_this_package_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only failures of the host's own layers are reported in the log; an error in the package's code is an error."""
+
+    def defect(*args: Any) -> None:
+        raise TypeError("a defect")
+
+    old, new = stock("yolo11n"), YOLO("yolo11n-bifpn.yaml").model
+    monkeypatch.setattr(Follower, "tag", defect)
+    with pytest.raises(TypeError, match="a defect"):
+        new.load(old)
+    with pytest.raises(TypeError, match="a defect"):
+        new.eval().fuse(verbose=False)
+
+
+def test_a_level_that_the_pretrained_model_does_not_have(log: pytest.LogCaptureFixture) -> None:
+    """Weighted concatenations of a new level are logged by their class, and no difference is claimed to be measured."""
+    YOLO("yolov8n-p2-bifpn.yaml").model.load(stock("yolov8n"))
+    found = re.search(r"layers inserted \((.*?)\)", log.text)
+    assert found
+    names = re.findall(r"[A-Za-z]\w*", found[1])
+    assert "BiFPN_Concat" in names
+    assert "Concat" not in names
+    assert "differs by" not in log.text
+    assert "the start is not the pretrained model's" in log.text
+
+
+def test_the_given_model_is_not_changed() -> None:
+    """A model given as weights keeps its precision, its tensors and its modes."""
+    old = stock("yolov8n").half().train()
+    before = {key: value.clone() for key, value in old.state_dict().items()}
+    YOLO("yolov8n-coordatt-bifpn.yaml").model.load(old)
+    assert {value.dtype for value in old.parameters()} == {torch.float16}
+    torch.testing.assert_close(old.state_dict(), before, rtol=0, atol=0)
+    assert all(m.training for m in old.modules())
+
+
 class Scale(nn.Module):
-    """A user's block that can start as the identity."""
+    """A user's block that can be set to the identity."""
 
     def __init__(self, c1: int) -> None:
         super().__init__()
@@ -222,7 +305,7 @@ class Mix(nn.Module):
 
 
 def test_a_users_own_blocks(own_blocks: None, log: pytest.LogCaptureFixture) -> None:
-    """One that can be neutral keeps the output; with one that cannot, all weights are kept, and the log says so."""
+    """A block with a neutral state keeps the output; with any other all weights are kept, and the log says so."""
     register(Scale)
     register(Mix)
     old = stock("yolo11n")
@@ -235,8 +318,8 @@ def test_a_users_own_blocks(own_blocks: None, log: pytest.LogCaptureFixture) -> 
         assert ("layer 9 (Mix) does not start as the identity" in log.text) != kept
 
 
-def test_stock_layers_without_a_partner_are_told(log: pytest.LogCaptureFixture) -> None:
-    """A stock layer that the pretrained model has not got starts afresh, with a warning that names it."""
+def test_stock_layers_without_a_partner_are_logged(log: pytest.LogCaptureFixture) -> None:
+    """A stock layer that the pretrained model does not have is newly initialised, with a warning that names it."""
     old = stock("yolov8n")
     cfg = inserted(inserted(old.yaml, 8), 9, module="Conv", args=[1024, 1])
     new = tasks.DetectionModel(cfg, verbose=False)
@@ -279,7 +362,7 @@ entrypoint()
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_every_stock_route(route: str, tmp_path: Path) -> None:
-    """However the weights are given, the model that starts to train gives what the pretrained one gives."""
+    """However the weights are given, training starts from the pretrained model's output."""
     from yolo_coordbifpn.commands.scenes import write_scenes
 
     data = write_scenes(tmp_path / "scenes", train=4, val=2, size=64, seed=0)
@@ -298,11 +381,11 @@ def test_every_stock_route(route: str, tmp_path: Path) -> None:
     assert float(found[0].split()[1]) < 1e-5
     kept = re.search(r"yolo_coordbifpn: (\d+) of 499 pretrained items kept", done.stdout + done.stderr)
     assert kept
-    assert int(kept[1]) >= 400  # all but the branches of the classes, of which there are others now
+    assert int(kept[1]) >= 400  # all but the branches of the classes, which differ
 
 
 def test_models_without_blocks_and_checkpoints_of_the_same_layers_are_the_hosts(own_blocks: None) -> None:
-    """There, loading is the host's own to the bit, also where tensors do not fit."""
+    """Loading is bit-identical to the host's own there, also if tensors do not fit."""
     cases = [
         ("yolo11n.yaml", "yolo11n.yaml"),
         ("yolo11n.yaml", "yolov8n.yaml"),
@@ -321,7 +404,7 @@ def test_models_without_blocks_and_checkpoints_of_the_same_layers_are_the_hosts(
 
 
 def test_a_trained_block_keeps_its_weights() -> None:
-    """Weights of a model with one block go into one with more: the trained block stays, the new ones are neutral."""
+    """In a model with more blocks than the pretrained one, trained blocks are kept and new ones are neutral."""
     for gain in (1.0, 4.0):
         old = scrambled(YOLO("yolo11n-coordatt.yaml").model)
         old.model[9].gain = gain
@@ -333,7 +416,7 @@ def test_a_trained_block_keeps_its_weights() -> None:
 
 
 def test_the_gain_survives_every_rebuild() -> None:
-    """A block's gain is in the model's YAML and in its state dict, and weights bring it along."""
+    """A block's gain is in the model's YAML and in its state dict, and is loaded with the weights."""
     old = stock("yolo11n")
     new = YOLO("yolo11n-coordatt-bifpn.yaml").model
     new.load(old)
@@ -346,7 +429,7 @@ def test_the_gain_survives_every_rebuild() -> None:
     from_own_yaml = tasks.DetectionModel(new.yaml, verbose=False)  # as the host's trainer does
     from_own_yaml.load(new)
     assert gap(from_own_yaml, new) == 0
-    from_file = YOLO("yolo11n-coordatt-bifpn.yaml").model  # as a user does who gives the YAML and own weights
+    from_file = YOLO("yolo11n-coordatt-bifpn.yaml").model  # as a user does with the YAML and own weights
     from_file.load(new)
     assert gap(from_file, new) == 0
     assert from_file.yaml["backbone"][9] == [-1, 1, "CoordAtt", [32, 4.0]]
@@ -368,7 +451,7 @@ def fused(name: str) -> nn.Module:
 
 
 def with_block(place: int) -> nn.Module:
-    """Build a yolo11n with a CoordAtt behind another layer."""
+    """Build a yolo11n with a CoordAtt after a layer."""
     return tasks.DetectionModel(inserted(YOLO("yolo11n.yaml").model.yaml, place), verbose=False)
 
 
@@ -393,7 +476,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_weights_that_do_not_belong(case: str) -> None:
-    """Each is an error that says what it is and what to give, and the model is left as it was."""
+    """The error says what was given and what to give instead, and the model is not changed."""
     make, message = BAD[case]
     new = YOLO("yolo11n-coordatt-bifpn.yaml").model
     before, yaml = {k: v.clone() for k, v in new.state_dict().items()}, copy.deepcopy(new.yaml)
@@ -405,7 +488,7 @@ def test_weights_that_do_not_belong(case: str) -> None:
 
 
 def test_a_truncated_file(tmp_path: Path) -> None:
-    """A damaged file is the host's error, and the model is left as it was."""
+    """A damaged file is an error of the host, and the model is not changed."""
     YOLO("yolo11n.yaml").save(tmp_path / "stock.pt")
     data = (tmp_path / "stock.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(data[: len(data) // 2])
@@ -420,7 +503,7 @@ def test_a_truncated_file(tmp_path: Path) -> None:
 
 
 def test_alignment_finds_every_layer() -> None:
-    """Rows taken out at random from a grafted model leave the others with their own partners."""
+    """Layers around inserted and removed ones are paired with their own partners."""
     old = list(YOLO("yolo11n.yaml").model.model)
     new = list(YOLO("yolo11n-coordatt-bifpn.yaml").model.model)
     assert align(old, new) == [*range(9), None, *range(9, 24)]
@@ -436,7 +519,7 @@ def test_alignment_finds_every_layer() -> None:
 
 
 def test_upgrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A checkpoint gets the blocks, with the same output and names, and is read by the host in a fresh process."""
+    """An upgraded checkpoint has the blocks, the same output and the same names, and the host reads it."""
     model = YOLO("yolo26n.yaml")
     scrambled(model.model)
     model.model.names = {i: f"thing {i}" for i in range(80)}
@@ -467,7 +550,7 @@ def test_upgrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(("place", "count"), [("P5", 1), ("bottleneck", 6)])
 def test_an_upgraded_checkpoint_trains(place: str, count: int, tmp_path: Path) -> None:
-    """`yolo train model=best-coordatt-bifpn.pt` starts from it, with the classes of the new data."""
+    """`yolo train model=best-coordatt-bifpn.pt` starts from its weights, with the classes of the new data."""
     from test_train import yolo
 
     from yolo_coordbifpn.commands.scenes import write_scenes
@@ -506,7 +589,7 @@ def test_an_upgraded_checkpoint_trains(place: str, count: int, tmp_path: Path) -
 def test_upgrade_refuses(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoints: dict[str, Path]
 ) -> None:
-    """What cannot be done is said, with a status that is not 0, and nothing is written."""
+    """Impossible requests are errors with a status other than 0, and nothing is written."""
     before = set(checkpoints["pt"].parent.iterdir())
     assert main(["upgrade", *(x.format(**checkpoints) for x in words)]) != 0
     assert message in capsys.readouterr().err
@@ -516,7 +599,7 @@ def test_upgrade_refuses(
 def test_upgrade_leaves_a_damaged_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that cannot be read stays, also under a name for which the host would download another in its place."""
+    """A file that cannot be read is kept, also if the host would download another file of this name."""
     monkeypatch.chdir(tmp_path)
     Path("yolo11n.pt").write_bytes(b"PK")
     assert main(["upgrade", "model=yolo11n.pt"]) == 1
@@ -526,7 +609,7 @@ def test_upgrade_leaves_a_damaged_checkpoint(
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Write a stock checkpoint, one with all blocks, and a file that is none."""
+    """Write a stock checkpoint, one with all blocks, and a file that is not a checkpoint."""
     folder = tmp_path_factory.mktemp("checkpoints")
     files = {"pt": folder / "stock.pt", "done": folder / "done.pt", "text": folder / "text.pt"}
     YOLO("yolo11n.yaml").save(files["pt"])

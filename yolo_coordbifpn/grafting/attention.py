@@ -1,4 +1,4 @@
-"""Where attention goes: the end of a backbone's stage, a neck output, or the inside of the backbone's bottlenecks."""
+"""Places of attention: the end of a backbone stage, a neck output, or the inside of the backbone's bottlenecks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def attend(rows: Rows, places: str, module: str) -> None:
 
     Args:
         rows: Rows of the model, changed in place.
-        places: One place or several with commas between: `P2`...`P5` for the end of that stage of the backbone (of the
-            deepest one: before its pooling), `deepest`, `N3`...`N5` for the neck output of that level, `bottleneck` for
-            the inside of every bottleneck of the backbone.
+        places: One or more places, separated by commas: `P2`...`P5` for the end of that stage of the backbone (in the
+            deepest stage before its pooling), `deepest`, `N3`...`N5` for the neck output of that level, `bottleneck`
+            for the inside of every bottleneck of the backbone.
         module: Class name of the attention block, such as CoordAtt.
 
     Raises:
-        GraftError: If there is no such place, or it has this attention already.
+        GraftError: If there is no such place, or the model already has this attention there.
     """
     names = [x.strip() for x in places.split(",")]
     if len(set(names)) < len(names):
         raise GraftError(f"coordatt={places} names a place twice")
-    found = {name: _find(rows, name) for name in names}  # all before the first insertion, which moves none of them
+    found = {name: _find(rows, name) for name in names}  # before the first insertion
     for name in names:
         section = rows.neck if name.startswith("N") else rows.backbone
         there = next((node for node in section if node.module == module or node.module.endswith(f"_{module}")), None)
@@ -44,7 +44,7 @@ def attend(rows: Rows, places: str, module: str) -> None:
 
 
 def _find(rows: Rows, name: str) -> list[Node]:
-    """Return the rows that a place means."""
+    """Return the rows of a place."""
     stages = sorted({node.stride for node in rows.backbone if node.stride and node.stride > 1})
     if name == "bottleneck":
         nodes = [node for node in rows.backbone if node.facts.bottlenecks]
@@ -68,7 +68,7 @@ def _find(rows: Rows, name: str) -> list[Node]:
 
 
 def _stage(rows: Rows, stride: float, stages: list[float]) -> Node:
-    """Return the last layer of the backbone's stage at a stride, of the deepest one before the pooling that ends it."""
+    """Return the last layer of the backbone stage at a stride, or the layer before its pooling if it has one."""
     nodes = [node for node in rows.backbone if node.stride == stride]
     if not nodes:
         there = ", ".join(level(s) for s in stages)

@@ -1,4 +1,4 @@
-"""Blocks put into any model YAML, of the host or a user's own: built, looked at, changed, and built again."""
+"""A variant of any model YAML, the host's or a user's own: built, inspected, changed, and built again."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .yaml_text import rewrite
 
 
 def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) -> Rows:
-    """Put the blocks into the rows of a model YAML.
+    """Put a variant's blocks into the rows of a model YAML.
 
     Args:
-        cfg: The model YAML as a dict, with `backbone` and `head`; stays as it is.
+        cfg: The model YAML as a dict, with `backbone` and `head`; it is not changed.
         facts: What is known of each layer of the model built from it.
         variant: What to put in.
 
@@ -32,7 +32,7 @@ def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) ->
         The new rows.
 
     Raises:
-        GraftError: If there is no place for a block, or it is there already.
+        GraftError: If there is no place for a block, or the block is there already.
     """
     rows = Rows(cfg, facts)
     if variant.neck == "fpn":
@@ -57,26 +57,26 @@ def graft(
     repeats: int = 3,
     width: int = 256,
 ) -> dict[str, Any]:
-    """Put the blocks into any model YAML; where they go is found from the model itself.
+    """Put blocks into any model YAML, at places found from the model itself.
 
     Args:
         cfg: A model YAML: its name (`yolo12n.yaml`), its path, or its content as a dict.
-        coordatt: Where attention goes: `P2`...`P5` for the end of that stage of the backbone (the deepest one ends
-            before its pooling), `deepest`, `N3`...`N5` for the neck output of that level, `bottleneck` for the inside
-            of the backbone's bottlenecks, several with commas between; `none`.
-        bifpn: `concat` to weight every concatenation of the neck, `add` for the neck of the BiFPN paper, `none`.
-        neck: `pan` to keep the neck's paths, `fpn` for its top-down path alone.
-        attention: Class name of the attention block: `CoordAtt`, `CBAM`, `SE`, or one of your own that is registered.
+        coordatt: Places of attention, separated by commas: `P2`...`P5` for the end of that stage of the backbone (in
+            the deepest stage before its pooling), `deepest`, `N3`...`N5` for the neck output of that level,
+            `bottleneck` for the inside of the backbone's bottlenecks; or `none`.
+        bifpn: `concat` to weight every concatenation of the neck, `add` for the neck of the BiFPN paper, or `none`.
+        neck: `pan` to keep the neck's paths, `fpn` to keep only its top-down path.
+        attention: Class name of the attention block: `CoordAtt`, `CBAM`, `SE`, or a registered block of your own.
         edge: With bifpn, whether the middle levels get the same-level edge from the backbone.
-        repeats: With `bifpn="add"`, how many times the layer is repeated; 3 in EfficientDet-D0.
-        width: With `bifpn="add"`, channels of all levels before the model's width multiple.
+        repeats: With `bifpn="add"`, the number of BiFPN layers; 3 in EfficientDet-D0.
+        width: With `bifpn="add"`, channels of all levels, before the model's width multiple.
 
     Returns:
-        A new YAML dict, of which a model has been built; `cfg` stays as it is.
+        A new YAML dict, from which a model has been built; `cfg` is not changed.
 
     Raises:
-        GraftError: If an option is unknown, there is no place for a block, it is there already, or the model cannot be
-            built.
+        GraftError: If an option is unknown, there is no place for a block, the block is there already, or the model
+            cannot be built.
         HostError: If Ultralytics is missing or cannot be patched.
     """
     with host_needed():
@@ -93,17 +93,17 @@ def graft(
 
 
 def graft_text(file: Path, variant: Variant) -> tuple[str, Rows]:
-    """Put an variant into a model YAML file, and keep its text and comments.
+    """Put a variant's blocks into a model YAML file, keeping its text and comments.
 
     Args:
         file: The model YAML.
         variant: What to put in.
 
     Returns:
-        The new text and its rows, of which no model has been built yet.
+        The new text and its rows; no model has been built from them yet.
 
     Raises:
-        GraftError: If there is no place for a block, or it is there already; the message names the file.
+        GraftError: If there is no place for a block, or the block is there already; the message names the file.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -115,13 +115,17 @@ def graft_text(file: Path, variant: Variant) -> tuple[str, Rows]:
         rows = graft_rows(cfg, found, variant)
         return rewrite(text, rows), rows
     except yaml.YAMLError as error:
-        raise GraftError(f"{file.name} is no YAML: {error}") from error
+        raise GraftError(f"{file.name} is not valid YAML: {error}") from error
     except GraftError as error:
         raise GraftError(f"{variant.name} in {file.name}: {error}") from error
 
 
 def graft_file(file: Path, variant: Variant) -> tuple[str, Rows, dict[str, tuple[Summary, Summary]]]:
-    """Put an variant into a model YAML file as `graft_text` does, and build and count every scale.
+    """Put a variant's blocks into a model YAML file as `graft_text` does, and build and count every scale.
+
+    Args:
+        file: The model YAML.
+        variant: What to put in.
 
     Returns:
         The new text with the sizes in its scale lines, its rows, and for each scale ("" if there are none) the size
@@ -145,13 +149,17 @@ def summarize(name: str) -> Summary:
     """Build a model from its YAML and count it.
 
     Args:
-        name: Anything that `ultralytics.YOLO` takes, such as `yolo11n-coordatt.yaml`.
+        name: A name or path that `ultralytics.YOLO` accepts, such as `yolo11n-coordatt.yaml`.
     """
     return count(build(load(name)))
 
 
 def verify(old: Any, cfg: dict[str, Any]) -> Any:
-    """Build the model with blocks beside the one without, and return it.
+    """Build the model with blocks, compare its strides with those of the model without, and return it.
+
+    Args:
+        old: The built model without blocks.
+        cfg: The model YAML with blocks, as a dict.
 
     Raises:
         GraftError: If it cannot be built, or its head reads other strides than before.

@@ -1,7 +1,7 @@
 """Necks: the weighted concatenation, the top-down path alone, and the neck of the BiFPN paper.
 
 Source: Tan, Pang, Le, "EfficientDet: Scalable and Efficient Object Detection", CVPR 2020, arXiv 1911.09070, figure 2
-(FPN, PANet, BiFPN) and section 3. Where the levels are is found from the strides of the built model.
+(FPN, PANet, BiFPN) and section 3. The levels are found from the strides of the built model.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ JOINS = ("BiFPN_Concat", "BiFPN_Add")
 
 
 def weigh(rows: Rows, edge: bool) -> None:
-    """Turn the concatenations of the neck into weighted ones.
+    """Replace the concatenations of the neck by weighted ones.
 
     Args:
         rows: Rows of the model, changed in place.
-        edge: Let the bottom-up node of each middle level also read what its top-down node reads from the backbone: the
-            same-level edge of the paper.
+        edge: Whether the bottom-up node of each middle level also reads the backbone feature that its top-down node
+            reads: the same-level edge of the paper.
 
     Raises:
         GraftError: If there is no neck, or it is weighted already.
@@ -41,7 +41,7 @@ def weigh(rows: Rows, edge: bool) -> None:
 
 
 def keep_top_down(rows: Rows) -> None:
-    """Take out the bottom-up path, so that the head reads the top-down nodes: the neck of FPN.
+    """Remove the bottom-up path, so that the head reads the top-down nodes: the neck of FPN.
 
     Args:
         rows: Rows of the model, changed in place.
@@ -64,18 +64,18 @@ def keep_top_down(rows: Rows) -> None:
 
 
 def sum_neck(rows: Rows, width: int, repeats: int, edge: bool) -> None:
-    """Put the paper's BiFPN in place of the neck: weighted sums at one width, a separable convolution after each.
+    """Replace the neck by the paper's BiFPN: weighted sums at one width, a separable convolution after each.
 
-    A node's inputs are in the order of the authors' code: the level's own, the top-down node, the level below.
+    The inputs of a node are in the order of the authors' code: the level's input, the top-down node, the level below.
 
     Args:
         rows: Rows of the model, changed in place.
         width: Channels of all levels, before the model's width multiple.
-        repeats: How many times the layer is repeated.
-        edge: The same-level edge at the middle levels.
+        repeats: Number of BiFPN layers.
+        edge: Whether the middle levels have the same-level edge.
 
     Raises:
-        GraftError: If there is no neck, or its rows read texts, which have no place in this one.
+        GraftError: If there is no neck, or its rows read texts, which have no place in this neck.
     """
     _refuse_weighted(rows)
     top = _start(rows)
@@ -116,7 +116,7 @@ def sum_neck(rows: Rows, width: int, repeats: int, edge: bool) -> None:
 
 
 def _fuse(rows: Rows, inputs: list[Node], path: str) -> Node:
-    """Add a weighted sum and the separable convolution behind it."""
+    """Append a weighted sum and a separable convolution after it."""
     stride = inputs[0].stride
     node = rows.append("BiFPN_Add", [], *inputs, stride=stride)
     node.note = f"{level(node.stride)} {path}"
@@ -132,7 +132,7 @@ def _refuse_weighted(rows: Rows) -> None:
 
 
 def _start(rows: Rows) -> Node:
-    """Return the layer that the neck's top-down path starts from."""
+    """Return the layer from which the neck's top-down path starts."""
     up = next((node for node in rows.neck if _turns(node, finer=True)), None)
     if up is None or up.inputs[0] is None:
         raise GraftError(
@@ -143,14 +143,14 @@ def _start(rows: Rows) -> Node:
 
 
 def _turns(node: Node, finer: bool) -> bool:
-    """Tell whether a row makes the feature map that it reads larger (finer), or smaller."""
+    """Return whether a row outputs a finer (or, if `finer` is false, a coarser) feature map than it reads."""
     if len(node.inputs) != 1 or node.inputs[0] is None or not node.stride or not node.inputs[0].stride:
         return False
     return node.stride < node.inputs[0].stride if finer else node.stride > node.inputs[0].stride
 
 
 def _is_lateral(node: Node) -> bool:
-    """Tell whether a layer is a feature map of the backbone, or made from one alone at its own stride."""
+    """Return whether a layer is a backbone feature, or made from a single one at the same stride."""
     while node.head:
         if len(node.inputs) != 1 or node.inputs[0] is None or node.inputs[0].stride != node.stride:
             return False
@@ -159,7 +159,7 @@ def _is_lateral(node: Node) -> bool:
 
 
 def _backbone_feature(rows: Rows, stride: float) -> Node:
-    """Return the backbone's feature map of a stride: the one that the head reads, else the last."""
+    """Return the backbone's feature map at a stride: the one that the neck reads, else the last."""
     maps = [node for node in rows.backbone if node.stride == stride]
     read = [node for node in maps if any(node is x for reader in rows.neck for x in reader.inputs)]
     if not maps:

@@ -1,4 +1,4 @@
-"""The rows of a model YAML as a graph: each layer knows the layers it reads, so that none is lost when rows move."""
+"""The rows of a model YAML as a graph: each row refers to the rows it reads, so that rows can move."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ class Node:
 
     module: str
     args: list[Any]
-    inputs: list[Node | None]  # the layers that it reads, None is the image
+    inputs: list[Node | None]  # the rows that it reads; None is the image
     repeats: Any = 1
-    written: list[int] = field(default_factory=list)  # `from` as it was written, kept while it says the same
+    written: list[int] = field(default_factory=list)  # `from` as written in the YAML, kept while it is still right
     listed: bool = False  # `from` is a list
-    head: bool = True  # else of the backbone
-    origin: int | None = None  # index of the row in the YAML that was read, None for a new one
+    head: bool = True  # else it is in the backbone
+    origin: int | None = None  # index of the row in the original YAML, None for a new row
     facts: Facts = field(default_factory=Facts)
-    note: str = ""  # what the row's comment should say more
+    note: str = ""  # to be added to the row's comment
 
     @property
     def stride(self) -> float | None:
-        """Return how many image pixels one cell of the output is wide, None where it is no feature map."""
+        """Return the width of one output cell in image pixels, None if the output is no feature map."""
         return self.facts.stride
 
     def read(self, place: int, node: Node) -> None:
-        """Read another layer at a place of `from`, which is written as an index then."""
+        """Read another row at a place of `from`, to be written as an absolute index."""
         self.inputs[place] = node
         self.written[place] = 0
 
 
 class Rows:
-    """The rows of one model YAML, to be changed in place.
+    """The rows of one model YAML, which can be changed in place.
 
     Attributes:
         nodes: All rows, in the order of the layers.
@@ -48,7 +48,7 @@ class Rows:
         """Read the rows of a model YAML.
 
         Args:
-            cfg: The model YAML as a dict, with `backbone` and `head`; stays as it is.
+            cfg: The model YAML as a dict, with `backbone` and `head`; it is not changed.
             facts: What is known of each layer of the built model.
         """
         self._cfg = copy.deepcopy(cfg)
@@ -78,7 +78,7 @@ class Rows:
 
     @property
     def neck(self) -> list[Node]:
-        """Return the rows of the head but for the last, which detects."""
+        """Return the rows of the head except the last, which detects."""
         return [node for node in self.nodes[:-1] if node.head]
 
     @property
@@ -87,7 +87,7 @@ class Rows:
         return self.nodes[-1]
 
     def insert_after(self, node: Node, module: str, args: Sequence[Any] = ()) -> Node:
-        """Put a row behind another; all that read that one read the new one then."""
+        """Insert a row after another; all rows that read the other now read the new one."""
         new = Node(module, [*args], [node], head=node.head, facts=node.facts)
         for reader in self.nodes:
             reader.inputs = [new if x is node else x for x in reader.inputs]
@@ -95,13 +95,13 @@ class Rows:
         return new
 
     def append(self, module: str, args: Sequence[Any], *inputs: Node, stride: float | None = None) -> Node:
-        """Put a new row in front of the last one."""
+        """Insert a row before the last one."""
         new = Node(module, [*args], [*inputs], listed=len(inputs) > 1, facts=Facts(stride))
         self.nodes.insert(-1, new)
         return new
 
     def prune(self) -> list[Node]:
-        """Take out the rows that nothing reads any more; return those that the YAML had."""
+        """Remove the rows that nothing reads any more; return those that the original YAML has."""
         gone = []
         for node in self.nodes[-2::-1]:
             read = any(x is node for other in self.nodes for x in other.inputs)
@@ -111,7 +111,7 @@ class Rows:
         return [node for node in gone if node.origin is not None]
 
     def cfg(self) -> dict[str, Any]:
-        """Return the model YAML as a dict, with every `from` as it must be now."""
+        """Return the changed model YAML as a new dict, with updated indices."""
         rows = [self._row(index, node) for index, node in enumerate(self.nodes)]
         size = len(self.backbone)
         return {**copy.deepcopy(self._cfg), "backbone": rows[:size], "head": rows[size:]}
@@ -127,6 +127,6 @@ class Rows:
         return [sources if node.listed else sources[0], node.repeats, node.module, copy.deepcopy(node.args)]
 
     def where(self, node: Node) -> str:
-        """Name a row of the YAML that was read as a user finds it there."""
+        """Name a row of the original YAML in a message."""
         index = int(node.origin or 0)
         return where(self._cfg, index, (self._cfg["backbone"] + self._cfg["head"])[index])

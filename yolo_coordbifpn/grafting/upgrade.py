@@ -1,4 +1,4 @@
-"""A trained checkpoint of the host becomes one with the blocks in it."""
+"""A variant of a trained checkpoint of the host."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .variant import Variant
 
 
 def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
-    """Write a checkpoint with blocks that gives the output of the one without.
+    """Write a checkpoint with blocks that has the same output as the checkpoint without.
 
     Args:
         checkpoint: A `.pt` file of the host.
-        save: Where to write; float32, so that nothing is rounded.
-        variant: What to put in; no other neck, whose weights would be new.
+        save: The new file; its weights are float32, so that none is rounded.
+        variant: What to put in; not another neck, whose weights would be newly initialised.
 
     Returns:
         One line about what became of the weights.
 
     Raises:
-        WeightsError: If the file is no checkpoint, or does not hold an unfused model built from a YAML.
-        GraftError: If there is no place for a block, or it is there already.
+        WeightsError: If the file is not a checkpoint, or does not hold an unfused model built from a YAML.
+        GraftError: If there is no place for a block, or the block is there already.
     """
     from ultralytics.models import YOLO
 
     try:
-        yolo: Any = YOLO(checkpoint.absolute())  # by its bare name, the host may download another in its place
+        yolo: Any = YOLO(checkpoint.absolute())  # for a bare name, the host may download another file
     except (AttributeError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
         raise WeightsError(f"this Ultralytics cannot read it as a checkpoint: {error}") from error
     old = yolo.model
@@ -45,7 +45,7 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     cfg = graft_rows(old.yaml, facts(old), variant).cfg()
     new = type(old)(cfg, ch=image_channels(old), nc=old.yaml["nc"], verbose=False)
     transfer = transplant(old, new, TABLE.is_block)
-    # the old layers themselves, not new ones with their weights: another version of the host may build them differently
+    # the old layers, not new ones with their weights: this version of the host may build them differently
     for j in range(len(new.model)):
         layer = copy.deepcopy(transfer.donor.model[j])  # type: ignore[index]
         for name in ("i", "f", "type", "np"):

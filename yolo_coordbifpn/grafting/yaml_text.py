@@ -1,4 +1,8 @@
-"""The text of a model YAML with its rows replaced: everything else in the file stays, comments too."""
+"""The text of a model YAML with changed rows; everything else in the file stays, comments too.
+
+The parser's marks say where each row is in the text. `ruamel.yaml` is not used: it would be one more dependency, it
+rewrites the spacing of rows and comments, and it does not know that the comments hold indices.
+"""
 
 from __future__ import annotations
 
@@ -16,33 +20,33 @@ from .row_graph import Node, Rows
 
 @dataclass
 class _Written:
-    """One row as it stands in the file."""
+    """One row as written in the file."""
 
     parts: list[str]  # text of from, repeats, module and args
     values: list[Any]
-    lead: str  # the lines before it: blank ones and comments
+    lead: str  # the blank lines and comments before it
     comment: str
 
 
 def rewrite(text: str, rows: Rows) -> str:
-    """Write changed rows into the text of the model YAML that they were read from.
+    """Write changed rows into the text of the model YAML from which they were read.
 
-    A row that stays keeps its text; the index of a row in its comment becomes the new one.
+    A row that does not change keeps its text. The index of a row in its comment is updated.
 
     Args:
         text: The model YAML's text.
-        rows: Its rows, changed.
+        rows: Its changed rows.
 
     Returns:
         The new text.
 
     Raises:
-        GraftError: If the text is no model YAML.
+        GraftError: If the text is not a model YAML.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise GraftError(f"this is no YAML: {error}") from error
+        raise GraftError(f"this is not valid YAML: {error}") from error
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
     sections = {key.value: node for key, node in pairs if key.value in ("backbone", "head")}
     if len(sections) != 2 or not all(isinstance(x, yaml.SequenceNode) and x.value for x in sections.values()):
@@ -51,7 +55,7 @@ def rewrite(text: str, rows: Rows) -> str:
     cfg = rows.cfg()
     values, size = [*cfg["backbone"], *cfg["head"]], len(cfg["backbone"])
     span = {"backbone": range(size), "head": range(size, len(values))}
-    for name, section in sorted(sections.items(), key=lambda x: -x[1].start_mark.index):  # so that places stay
+    for name, section in sorted(sections.items(), key=lambda x: -x[1].start_mark.index):  # the last first
         texts = {i: _row(values[i], None if (k := rows.nodes[i].origin) is None else written[k]) for i in span[name]}
         if section.flow_style:
             start, end, new = section.start_mark.index, section.end_mark.index, f"[{', '.join(texts.values())}]"
@@ -63,9 +67,9 @@ def rewrite(text: str, rows: Rows) -> str:
 
 
 def _read(text: str, section: Any) -> list[_Written]:
-    """Read the rows of one section as they stand in the text."""
+    """Read the rows of one section as written in the text."""
     found: list[_Written] = []
-    before = None  # where the row before ends
+    before = None  # end of the row before
     for row in section.value:
         parts = [text[x.start_mark.index : x.end_mark.index] for x in row.value]
         lead = comment = ""
@@ -82,22 +86,22 @@ def _line_start(text: str, index: int) -> int:
 
 
 def _end(text: str, row: Any) -> int:
-    """Return where the line ends on which a row ends."""
+    """Return the end of a row's last line."""
     index = row.end_mark.index
-    if not row.flow_style:  # a row over several lines ends where the next thing begins
+    if not row.flow_style:  # a row in block style ends where the next node begins
         return index if index == len(text) else _line_start(text, index)
     return (text.find("\n", index) + 1) or len(text)
 
 
 def _row(row: list[Any], old: _Written | None) -> str:
-    """Write one row, with the text that its parts had where they are the same."""
+    """Write one row, with the original text of the parts that have not changed."""
     if old is None or any("\n" in x for x in old.parts):
         return f"[{', '.join(_text(x) for x in row)}]"
     return f"[{', '.join(x if value == was else _text(value) for x, value, was in zip(old.parts, row, old.values))}]"
 
 
 def _line(node: Node, index: int, row: str, written: Sequence[_Written]) -> str:
-    """Write the line of one row, its comment behind it, and the lines that stood before it."""
+    """Write the line of one row with its comment, after the blank lines and comments before it."""
     old = None if node.origin is None else written[node.origin]
     comment = str(index) if old is None else _renumbered(old.comment, node.origin, index)
     if node.module.startswith("BiFPN_"):
@@ -108,7 +112,7 @@ def _line(node: Node, index: int, row: str, written: Sequence[_Written]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Write a part of a row in the style of the host's files."""
+    """Write one part of a row in the style of the host's files."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):

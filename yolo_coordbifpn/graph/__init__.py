@@ -1,1 +1,16 @@
-"""A model as a graph of layers: aligning two of them, carrying weights over, putting blocks in. Knows no host."""
+"""Built models as graphs of layers: alignment, transfer of weights, folding, paths. Imports no host.
+
+layers.py             a built model as a list of layers: what each reads, its shapes, running them
+rows.py               rows of a model YAML: checks and names
+bottleneck.py         attention inside a stock block
+paths.py              level, part and path of each layer
+align.py              an alignment of two models' layers
+pairs.py              the aligned layers, and the blocks that are new
+label_propagation.py  labels on the channels of tensors, through a forward pass
+channels.py           which convolutions read the new channels of an added edge
+donor.py              the model to load from
+transfer.py           what became of the weights: one line and a measured difference
+transplant.py         the steps from a pretrained model to a transfer, and the checks
+gains.py              gains carried from one model to another
+fold.py               fusion weights folded into convolutions for inference
+"""

@@ -1,7 +1,8 @@
-"""Which layer of a pretrained model belongs to which layer of a new one: an alignment of two lists of layers.
+"""Which layer of a pretrained model corresponds to which layer of a new one: an alignment of two lists of layers.
 
-Layer indices are no guide once a block is inserted. As in the alignment of sequences (Needleman, Wunsch, 1970), pairs
-are chosen in order, so that the number of tensors that fit is largest.
+Layer indices no longer match once a block is inserted. As in the alignment of sequences (Needleman, Wunsch, 1970),
+pairs keep the order of both lists and the number of tensors that fit is the largest possible. `difflib` would not do:
+it matches equal items, while layers fit to a degree.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ def align(source: Sequence[nn.Module], target: Sequence[nn.Module]) -> list[int 
 
     Returns:
         For each layer of the target the index of its partner in the source, None where it has none. The heads are
-        partners whatever they are; the host matches what their tensors have in common.
+        always partners; the host loads the tensors that they have in common.
     """
     rows, columns = len(target) - 1, len(source) - 1
     gain = [[_gain(source[i], target[j]) for i in range(columns)] for j in range(rows)]
-    best = [[0.0] * (columns + 1) for _ in range(rows + 1)]  # best[j][i]: the layers from j and i on
+    best = [[0.0] * (columns + 1) for _ in range(rows + 1)]  # best[j][i]: the gain of the layers from j and i on
     for j in reversed(range(rows)):
         for i in reversed(range(columns)):
             best[j][i] = max(best[j + 1][i], best[j][i + 1], best[j + 1][i + 1] + gain[j][i])
@@ -45,7 +46,7 @@ def align(source: Sequence[nn.Module], target: Sequence[nn.Module]) -> list[int 
 
 
 def _gain(source: nn.Module, target: nn.Module) -> float:
-    """Say how well two layers fit: 0 if not at all, else a little for the class and more for each tensor that fits."""
+    """Return how well two layers fit: 0 if not at all, else 0.5 for the class and 1 for each tensor that fits."""
     if kind(source) != kind(target):
         return 0.0
     old, new = shapes(source), shapes(target)
@@ -56,5 +57,5 @@ def _gain(source: nn.Module, target: nn.Module) -> float:
 
 
 def _fits(old: Sequence[int], new: Sequence[int]) -> bool:
-    """Tell whether a tensor keeps its shape, or is a convolution that reads other channels."""
+    """Return whether two tensors have the same shape, or are weights of convolutions that differ only in input."""
     return old == new or (len(old) == 4 and len(new) == 4 and old[0] == new[0] and old[2:] == new[2:])

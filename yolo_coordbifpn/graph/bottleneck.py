@@ -1,8 +1,8 @@
-"""Attention inside a stock block: after the last k x k convolution of each of its bottlenecks, the place of the paper.
+"""Attention inside a stock block: after the last k x k convolution of each of its bottlenecks, as in the paper.
 
-Source: Hou, Zhou, Feng, CVPR 2021, arXiv 2103.02907, figure 3: behind the depthwise convolution, before the projection.
-The attention becomes part of that convolution's activation, so that the stock block keeps its class, the names of all
-its tensors, and the host's way to fuse and export it.
+Source: Hou, Zhou, Feng, CVPR 2021, arXiv 2103.02907, figure 3: after the depthwise convolution, before the projection.
+The attention becomes part of that convolution's activation. The stock block keeps its class and the names of all its
+tensors, and the host fuses and exports it as before.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ def last_convolutions(layer: nn.Module) -> list[Any]:
         Modules with a `conv`, an `nn.Conv2d` with a kernel above 1, and an activation `act`.
     """
     units = [m for m in layer.modules() if type(m).__name__.endswith(("Bottleneck", "CIB", "ResNetBlock"))]
-    units = [m for m in units if "Ghost" not in type(m).__name__]  # its last one makes half of the channels
+    units = [m for m in units if "Ghost" not in type(m).__name__]  # its last one outputs half of the channels
     inner = [m for m in units if not any(m is not x and m in set(x.modules()) for x in units)]
     found = [[m for m in unit.modules() if _is_spatial(m)] for unit in inner]
     return [convolutions[-1] for convolutions in found if convolutions]
 
 
 def attend_inside(layer: nn.Module, attention: Callable[[int], nn.Module]) -> int:
-    """Put attention behind the last k x k convolution of each bottleneck of a layer, in place.
+    """Insert attention after the last k x k convolution of each bottleneck of a layer, in place.
 
     Args:
         layer: A layer of the host.
-        attention: Makes the block for a number of channels.
+        attention: Builds the block for a number of channels.
 
     Returns:
-        How many were put in; 0 if the layer has no bottleneck.
+        The number of blocks inserted; 0 if the layer has no bottleneck.
     """
     convolutions = last_convolutions(layer)
     for m in convolutions:

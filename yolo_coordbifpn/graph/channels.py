@@ -1,13 +1,13 @@
-"""Where the channels that an added edge brings between the old ones are read, layer by layer.
+"""Which convolutions read the channels that an added edge inserts, found layer by layer.
 
-Fresh blocks start as the identity, so a new model computes what the pretrained one does, but for new channels behind a
-concatenation with more inputs than before. One forward pass follows those through whatever only passes channels on, up
-to the convolutions that read them; columns of zeros there keep the output.
+New blocks start as the identity, so the new model computes the pretrained model's output, except for the new channels
+of a concatenation with more inputs than before. One forward pass follows these channels through the functions that only
+pass channels on, up to the convolutions that read them. Zero columns in these convolutions keep the output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,26 +16,27 @@ from torch import Tensor, nn
 
 from ..blocks import BiFPN_Concat
 from .label_propagation import EACH_CHANNEL, Follower
-from .layers import kind, reads, run, shapes
+from .layers import call, class_name, inputs, kind, reads, running, shapes
+from .pairs import Pairs
 
 _KEEPS_NEW = EACH_CHANNEL | {"pad", "silu", "silu_", "hardswish", "hardswish_", "sigmoid", "tanh", "gelu", "mean"}
 
 
 @dataclass
 class Channels:
-    """What the channels of one tensor of the new model are in the same tensor of the pretrained one."""
+    """Where the channels of a tensor of the new model are in the same tensor of the pretrained one."""
 
     origin: Tensor  # channel of the pretrained tensor, (channels,), -1 where new
     size: int  # channels of the pretrained tensor
 
     @classmethod
     def same(cls, size: int) -> Channels:
-        """Describe a tensor that is as in the pretrained model."""
+        """Describe a tensor whose channels are those of the pretrained tensor."""
         return cls(torch.arange(size), size)
 
     @property
     def has_new(self) -> bool:
-        """Tell whether there are channels that the pretrained tensor has not got."""
+        """Return whether some channels are missing in the pretrained tensor."""
         return bool((self.origin < 0).any())
 
 
@@ -48,131 +49,160 @@ class Reader:
     channels: Channels
 
 
-@dataclass
-class Walk:
-    """What one pass through the new model found."""
-
-    readers: list[Reader]
-    problems: list[str]  # places where the output cannot be kept
-    stands_for: list[int | None]  # for each layer the pretrained layer whose output its own is
-
-
 class _Tracer(Follower[Channels]):
     """Follows tensors with new channels through the functions inside one layer."""
 
     def join(self, tensors: list[Tensor]) -> Channels:
-        """Join channels as the pretrained model joins the same tensors."""
-        return joined([self.of(x) or Channels.same(x.shape[1]) for x in tensors])
+        """Join channels in the order in which the pretrained model joins the same tensors."""
+        origins, offset = [], 0
+        for part in [self.of(x) or Channels.same(x.shape[1]) for x in tensors]:
+            origins.append(_shifted(part, offset))
+            offset += part.size
+        return Channels(torch.cat(origins), offset)
 
     def same(self, labels: list[Channels]) -> bool:
-        """Tell whether tensors have the same channels."""
+        """Return whether two tensors have the same channels."""
         return torch.equal(labels[0].origin, labels[1].origin)
 
 
-def joined(parts: Sequence[Channels]) -> Channels:
-    """Join channels one after the other, as the pretrained model joins the same tensors."""
-    origins, offset = [], 0
-    for part in parts:
-        origins.append(torch.where(part.origin < 0, part.origin, part.origin + offset))
-        offset += part.size
-    return Channels(torch.cat(origins), offset)
+@dataclass
+class _Visit:
+    """One layer of the new model, as the pass runs it."""
+
+    index: int
+    layer: Any
+    inputs: list[Any]
+    output: Any
+    channels: list[Channels | None]  # of each input, None if it is no feature map or new to the pretrained model
+    stands_for: list[int | None]  # for each input the pretrained layer with the same output, -1 for the image
+
+    @property
+    def name(self) -> str:
+        """Name the layer in a message."""
+        return f"layer {self.index} ({class_name(self.layer)})"
 
 
-def walk(
-    source: Sequence[nn.Module],
-    target: Sequence[nn.Module],
-    partners: Sequence[int | None],
-    is_block: Callable[[nn.Module], bool],
-    image: Tensor,
-    extras: Sequence[Sequence[Any]],
-) -> Walk:
-    """Follow the channels through the new model, in eval mode, from the image to the head.
+class Walk:
+    """One pass through the new model, in eval mode, from the image to the head.
 
-    Args:
-        source: Layers of the pretrained model.
-        target: Layers of the new model; each knows its index `i` and the layers `f` that it reads.
-        partners: The alignment of both.
-        is_block: Tells whether a layer is one of the registered blocks.
-        image: An input, shape (1, C, H, W).
-        extras: For each layer what it is given beside features.
-
-    Returns:
-        The convolutions that read new channels, and the places where the output cannot be kept.
+    Attributes:
+        readers: The convolutions that read new channels.
+        problems: The places where the pretrained model's output may be lost.
+        stands_for: For each layer that ran the pretrained layer with the same output, None if there is none.
     """
-    found = Walk([], [], [])
-    outputs: list[Any] = []
-    known: list[Channels | None] = []  # None: no feature map, or one that the pretrained model has not got
-    for j, layer in enumerate(target):
-        channels = [known[k] if k >= 0 else Channels.same(image.shape[1]) for k in reads(layer)]
-        stands: list[int | None] = [found.stands_for[k] if k >= 0 else -1 for k in reads(layer)]
-        partner = partners[j]
-        if j == len(target) - 1 and not any(c is not None and c.has_new for c in channels):
-            break  # a head that reads what it did before; some need more than the features to run
-        tracer = _Tracer(layer, _KEEPS_NEW)
-        for k, c in zip(reads(layer), channels):
-            if c is not None and c.has_new and partner is not None and kind(layer) != "Concat":
-                tracer.tag(outputs[k] if k >= 0 else image, c)
-        with tracer:
-            inputs, out = run(layer, outputs, image, extras[j])
-        found.readers += [Reader(j, name, c) for name, c in dict(tracer.readers).items()]
-        found.problems += [f"layer {j} ({kind(layer)}) reads new channels by {how}" for how, _ in tracer.problems]
 
-        result: Channels | None = None
+    def __init__(self, pairs: Pairs, layers: Sequence[nn.Module]) -> None:
+        """Prepare the pass.
+
+        Args:
+            pairs: The two models' layers, aligned.
+            layers: Layers of the new model to run, with new blocks in the state in which they start.
+        """
+        self.readers: list[Reader] = []
+        self.problems: list[str] = []
+        self.stands_for: list[int | None] = []
+        self._pairs, self._layers = pairs, layers
+
+    def run(self, image: Tensor, extras: Sequence[Sequence[Any]]) -> None:
+        """Run the layers one by one and describe what each outputs.
+
+        Args:
+            image: Pixels, shape (1, C, H, W).
+            extras: What each layer takes in addition to features.
+
+        Raises:
+            CannotRun: If a layer needs more than that.
+        """
+        outputs: list[Any] = []
+        known: list[Channels | None] = []
+        for j, (layer, extra) in enumerate(zip(self._layers, extras)):
+            channels = [known[k] if k >= 0 else Channels.same(image.shape[1]) for k in reads(layer)]
+            if j == len(self._layers) - 1 and not any(_has_new(c) for c in channels):
+                return  # a head whose inputs have no new channels keeps its weights, and may need more to run
+            read = inputs(layer, outputs, image)
+            with running():
+                outputs.append(call(layer, read, extra))
+            stands_for = [self.stands_for[k] if k >= 0 else -1 for k in reads(layer)]
+            result, stand = self._describe(_Visit(j, layer, read, outputs[j], channels, stands_for), extra)
+            known.append(result)
+            self.stands_for.append(stand if result is not None else None)
+
+    def _describe(self, visit: _Visit, extra: Sequence[Any]) -> tuple[Channels | None, int | None]:
+        """Return the channels of a layer's output and the pretrained layer with the same output."""
+        partner = self._pairs.partners[visit.index]
         if partner is None:
-            if is_block(layer) and _is_identity(layer, inputs, out):
-                result, partner = channels[0], stands[0]
-            elif is_block(layer) and len(inputs) == 1 and stands[0] is not None:
-                found.problems.append(f"layer {j} ({kind(layer)}) does not start as the identity")
-        elif kind(layer) == "Concat":
-            result, lost = _through_concat(layer, source[partner], channels, stands, inputs)
-            if lost:
-                found.problems.append(f"layer {j} ({kind(layer)}) reads less than layer {partner} did before")
-        else:
-            if isinstance(out, Tensor) and out.ndim == 4:
-                result = tracer.of(out) or Channels.same(out.shape[1])
-            if stands != reads(source[partner]) and j < len(target) - 1:
-                if shapes(layer):
-                    found.problems.append(
-                        f"layer {j} ({kind(layer)}) reads other layers than layer {partner} did before"
-                    )
-                else:
-                    partner = None  # an upsampling, say, that has nothing of its own to keep
-        found.stands_for.append(partner if result is not None else None)
-        outputs.append(out)
-        known.append(result)
-    return found
+            return self._added(visit)
+        if kind(visit.layer) == "Concat":
+            return self._concatenation(visit, partner), partner
+        return self._kept(visit, partner, extra)
+
+    def _added(self, visit: _Visit) -> tuple[Channels | None, int | None]:
+        """Describe a layer without a partner: a block that starts as the identity outputs what it reads."""
+        if self._pairs.is_block(visit.layer) and len(visit.inputs) == 1:
+            if _is_identity(visit):
+                return visit.channels[0], visit.stands_for[0]
+            if visit.stands_for[0] is not None:
+                self.problems.append(f"{visit.name} does not start as the identity")
+        return None, None
+
+    def _concatenation(self, visit: _Visit, partner: int) -> Channels:
+        """Describe a concatenation, plain or weighted, by the inputs that its partner joins."""
+        before = self._pairs.old[partner]
+        expected = reads(before)
+        place: dict[int, int] = {}  # input of the new layer -> input of the old one
+        for new, stand in enumerate(visit.stands_for):
+            old = next((k for k, e in enumerate(expected) if e == stand and k not in place.values()), None)
+            if old is not None and visit.channels[new] is not None:
+                place[new] = old
+        sizes = {old: visit.channels[new].size for new, old in place.items()}  # type: ignore[union-attr]
+        origin = []
+        for new, (tensor, part) in enumerate(zip(visit.inputs, visit.channels)):
+            if new in place and part is not None:
+                origin.append(_shifted(part, sum(sizes.get(k, 0) for k in range(place[new]))))
+            else:
+                origin.append(torch.full((tensor.shape[1],), -1))
+        same_weights = not isinstance(before, BiFPN_Concat) or len(before.weight) == len(visit.inputs)
+        if len(sizes) < len(expected) or not same_weights:
+            self.problems.append(f"{visit.name} does not read all that layer {partner} read before")
+        return Channels(torch.cat(origin), sum(sizes.values()))
+
+    def _kept(self, visit: _Visit, partner: int, extra: Sequence[Any]) -> tuple[Channels | None, int | None]:
+        """Describe a layer with a partner, and note the convolutions inside it that read new channels."""
+        traced = self._trace(visit, extra) if any(map(_has_new, visit.channels)) else None
+        is_map = isinstance(visit.output, Tensor) and visit.output.ndim == 4
+        result = traced or Channels.same(visit.output.shape[1]) if is_map else None
+        if visit.index < len(self._layers) - 1 and visit.stands_for != reads(self._pairs.old[partner]):
+            if not shapes(visit.layer):
+                return result, None  # an upsampling, for example, has no weights to keep
+            self.problems.append(f"{visit.name} reads other layers than layer {partner} read before")
+        return result, partner
+
+    def _trace(self, visit: _Visit, extra: Sequence[Any]) -> Channels | None:
+        """Run a layer with its new channels labelled; return the label of its output."""
+        tracer = _Tracer(visit.layer, _KEEPS_NEW)
+        for tensor, channels in zip(visit.inputs, visit.channels):
+            if channels is not None and channels.has_new:
+                tracer.tag(tensor, channels)
+        with tracer:
+            out = call(visit.layer, visit.inputs, extra)
+        self.readers += [Reader(visit.index, name, c) for name, c in dict(tracer.readers).items()]
+        self.problems += [f"{visit.name} reads new channels through {function}" for function, _ in tracer.problems]
+        return tracer.of(out)
 
 
-def _is_identity(layer: nn.Module, inputs: Sequence[Any], out: Any) -> bool:
-    """Tell whether an inserted block with one input puts it out unchanged, whatever it is."""
-    if len(inputs) != 1 or not isinstance(out, Tensor) or out.shape != inputs[0].shape:
+def _has_new(channels: Channels | None) -> bool:
+    return channels is not None and channels.has_new
+
+
+def _shifted(channels: Channels, offset: int) -> Tensor:
+    """Return the origins of channels that follow `offset` others in a concatenation."""
+    return torch.where(channels.origin < 0, channels.origin, channels.origin + offset)
+
+
+def _is_identity(visit: _Visit) -> bool:
+    """Return whether a layer with one input outputs it unchanged, for random values."""
+    (read,), out = visit.inputs, visit.output
+    if not isinstance(out, Tensor) or out.shape != read.shape:
         return False
-    probe = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(0)).to(inputs[0])
-    return torch.allclose(layer(probe), probe, rtol=1e-5, atol=1e-6)
-
-
-def _through_concat(
-    layer: nn.Module,
-    before: nn.Module,
-    channels: Sequence[Channels | None],
-    stands: Sequence[int | None],
-    inputs: Sequence[Tensor],
-) -> tuple[Channels, bool]:
-    """Describe a concatenation, plain or weighted, by the inputs that its partner in the pretrained model joins."""
-    expected = reads(before)
-    place: dict[int, int] = {}  # input of the new layer -> input of the old one
-    for new, stand in enumerate(stands):
-        old = next((k for k, e in enumerate(expected) if e == stand and k not in place.values()), None)
-        if old is not None and channels[new] is not None:
-            place[new] = old
-    sizes = {old: channels[new].size for new, old in place.items()}  # type: ignore[union-attr]
-    origin = []
-    for new, tensor in enumerate(inputs):
-        part = channels[new]
-        if new in place and part is not None:
-            start = sum(sizes.get(k, 0) for k in range(place[new]))
-            origin.append(torch.where(part.origin < 0, part.origin, part.origin + start))
-        else:
-            origin.append(torch.full((tensor.shape[1],), -1))
-    same_weights = not isinstance(before, BiFPN_Concat) or len(before.weight) == len(inputs)
-    return Channels(torch.cat(origin), sum(sizes.values())), len(sizes) < len(expected) or not same_weights
+    probe = torch.randn(read.shape, generator=torch.Generator().manual_seed(0)).to(read)
+    return torch.allclose(visit.layer(probe), probe, rtol=1e-5, atol=1e-6)

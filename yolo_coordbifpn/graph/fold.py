@@ -1,7 +1,7 @@
-"""For inference: the weights of a fusion go into the convolutions that read it, and the fusion becomes a concatenation.
+"""For inference: fusion weights folded into the convolutions that read them, which leaves a plain concatenation.
 
-Scaling an input channel of a convolution is scaling the columns of its weight that read this channel, so a model puts
-out the same with the scale in either place. Darknet folds its weighted shortcuts the same way.
+Scaling an input channel of a convolution equals scaling the columns of its weight that read this channel, so the
+output is the same with the scale in either place. Darknet folds its weighted shortcuts the same way.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from torch import Tensor, nn
 
 from ..blocks import BiFPN_Add, BiFPN_Concat
 from .label_propagation import Follower
-from .layers import pixels, quietly
+from .layers import CannotRun, pixels, quietly, running
 
-_CELLS = 5  # of the coarsest level; RT-DETR's head takes 300 of all cells, and in some hosts fails if there are fewer
+_CELLS = 5  # of the coarsest level; RT-DETR's head selects 300 cells, and fails in some hosts if there are fewer
 
 
 @dataclass
 class _Scale:
-    """By how much each channel of a tensor is larger than it will be, and through which fusions."""
+    """The scale of each channel of a tensor that folding removes."""
 
     factors: Tensor  # (channels,)
-    fusions: frozenset[str]
+    fusions: frozenset[str]  # names of the fusions that the scale is from
 
 
 class _Scales(Follower[_Scale]):
-    """Follows tensors that will lose a scale."""
+    """Follows tensors whose scale folding removes."""
 
     def join(self, tensors: list[Tensor]) -> _Scale:
-        """Join scales; what is not scaled has ones."""
+        """Join scales; the scale of an unlabelled tensor is 1."""
         labels = [self.of(x) or _Scale(x.new_ones(x.shape[1]), frozenset()) for x in tensors]
         return _Scale(torch.cat([x.factors for x in labels]), frozenset().union(*(x.fusions for x in labels)))
 
     def part(self, label: _Scale, start: int, stop: int) -> _Scale:
-        """Scale some channels as they were."""
+        """Return the scale of some channels."""
         return _Scale(label.factors[start:stop], label.fusions)
 
     def end(self, out: Any) -> None:
-        """Look at what the model puts out, which must not change."""
+        """Note a scale on the model's output, which must not change."""
         for value in out.values() if isinstance(out, dict) else out if isinstance(out, (list, tuple)) else ():
             self.end(value)
         label = self.of(out)
@@ -49,7 +49,7 @@ class _Scales(Follower[_Scale]):
             self.problems.append(("the model's output", [label]))
 
     def same(self, labels: list[_Scale]) -> bool:
-        """Tell whether tensors are scaled alike, by fusions that go or stay together."""
+        """Return whether two tensors have the same scale, from the same fusions."""
         return labels[0].fusions == labels[1].fusions and torch.equal(labels[0].factors, labels[1].factors)
 
 
@@ -58,9 +58,9 @@ class Folded:
     """What became of the fusions of a model.
 
     Attributes:
-        folded: Names of those that are plain concatenations now.
-        kept: Names of the other concatenations, with what reads them that takes no weights.
-        sums: Names of the weighted sums, whose weights no convolution can take.
+        folded: Names of those that are now plain concatenations.
+        kept: Names of the other concatenations, with the reason why they are not folded.
+        sums: Names of the weighted sums, which cannot be folded.
     """
 
     folded: list[str]
@@ -71,12 +71,12 @@ class Folded:
 def fold(model: Any, concat: Callable[[], nn.Module]) -> Folded:
     """Fold the fusion weights of a model into its convolutions, in place.
 
-    A fusion is folded if all that reads it is convolutions, by whatever passes a positive scale of its channels on;
-    else it stays.
+    A fusion is folded if only convolutions read it, directly or through functions that commute with a positive scale
+    of the channels.
 
     Args:
         model: A model of the host, with its layers in `model.model`.
-        concat: Makes the plain concatenation that takes the place of a weighted one.
+        concat: Returns the plain concatenation that replaces a weighted one.
 
     Returns:
         What became of the fusions.
@@ -84,11 +84,16 @@ def fold(model: Any, concat: Callable[[], nn.Module]) -> Folded:
     blocks = {name: m for name, m in model.named_modules() if isinstance(m, BiFPN_Concat)}
     sums = [name for name, m in model.named_modules() if isinstance(m, BiFPN_Add)]
     kept: dict[str, str] = {}
-    while blocks:  # without those that cannot be folded, as often as one of them stands behind another
-        try:
-            scales = _follow(model, blocks)
-        except Exception as error:  # a model that needs more than pixels runs as well unfolded
-            return Folded([], kept | dict.fromkeys(blocks, f"{type(error).__name__}: {error}"), sums)
+    if not blocks:
+        return Folded([], {}, sums)
+    image = pixels(model, _CELLS).to(next(model.parameters()).dtype)
+    try:
+        with running():
+            quietly(model, lambda: model(image))
+    except CannotRun as error:  # a model that needs more than an image works without folding too
+        return Folded([], dict.fromkeys(blocks, str(error)), sums)
+    while blocks:  # again without those that cannot be folded, which may change the scales of others
+        scales = _follow(model, blocks, image)
         refused = _refused(scales)
         if not refused:
             _multiply(model, scales.readers)
@@ -96,21 +101,14 @@ def fold(model: Any, concat: Callable[[], nn.Module]) -> Folded:
         kept |= {name: reason for name, reason in refused.items() if name in blocks}
         blocks = {name: block for name, block in blocks.items() if name not in refused}
     for name, block in blocks.items():
-        plain: Any = concat()
-        for attribute in ("i", "f", "np"):  # what the host's parser writes on a layer
-            if hasattr(block, attribute):
-                setattr(plain, attribute, getattr(block, attribute))
-        plain.type = f"{type(plain).__module__}.{type(plain).__name__}"
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, plain.train(block.training))
+        _replace(model, name, block, concat())
     return Folded([*blocks], kept, sums)
 
 
-def _follow(model: Any, blocks: dict[str, BiFPN_Concat]) -> _Scales:
-    """Run a model once, with the outputs of some of its fusions labelled."""
+def _follow(model: Any, blocks: dict[str, BiFPN_Concat], image: Tensor) -> _Scales:
+    """Run a model once with the outputs of some of its fusions labelled."""
     scales = _Scales(model)
     hooks = [h for name, block in blocks.items() for h in _label_output(scales, name, block)]
-    image = pixels(model, _CELLS).to(next(model.parameters()).dtype)
 
     def run() -> None:
         with scales:
@@ -125,7 +123,13 @@ def _follow(model: Any, blocks: dict[str, BiFPN_Concat]) -> _Scales:
 
 
 def _label_output(scales: _Scales, name: str, block: BiFPN_Concat) -> list[Any]:
-    """Let a fusion label its output, by its weights and what its inputs are scaled by; its own work is not followed."""
+    """Make a fusion label its output with its weights times the scales of its inputs.
+
+    The labels of the inputs are hidden while it runs, so that the functions inside it are not followed.
+
+    Returns:
+        The handles of the hooks.
+    """
     before: list[_Scale | None] = []
 
     def enter(m: nn.Module, args: Any) -> None:
@@ -155,9 +159,19 @@ def _refused(scales: _Scales) -> dict[str, str]:
 
 
 def _multiply(model: nn.Module, readers: Sequence[tuple[str, _Scale]]) -> None:
-    """Multiply the columns of convolutions by the scales of the channels that they read."""
+    """Multiply the weight columns of convolutions by the scales of the channels that they read."""
     for name, label in readers:
         conv: Any = model.get_submodule(name)
         out, inputs, *size = conv.weight.shape
         grouped = conv.weight.data.view(conv.groups, out // conv.groups, inputs, *size)
         grouped *= label.factors.view(conv.groups, 1, inputs, *[1] * len(size))
+
+
+def _replace(model: nn.Module, name: str, block: nn.Module, plain: Any) -> None:
+    """Replace a fusion by a plain concatenation, with the attributes that the host's parser sets on a layer."""
+    for attribute in ("i", "f", "np"):
+        if hasattr(block, attribute):
+            setattr(plain, attribute, getattr(block, attribute))
+    plain.type = f"{type(plain).__module__}.{type(plain).__name__}"
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, plain.train(block.training))

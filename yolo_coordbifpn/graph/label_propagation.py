@@ -1,4 +1,4 @@
-"""Follows what is known of the channels of tensors through the functions that a forward pass calls."""
+"""Labels on the channels of tensors, propagated through the functions that a forward pass calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-EACH_CHANNEL = frozenset({  # functions that treat each channel by itself and pass a positive scale through
+EACH_CHANNEL = frozenset({  # functions that treat channels independently and commute with a positive scale
     "interpolate", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "relu", "relu_",
     "leaky_relu", "leaky_relu_", "detach", "clone", "contiguous", "float", "to",
 })  # fmt: skip
@@ -19,19 +19,19 @@ Label = TypeVar("Label")
 
 
 class Follower(TorchFunctionMode, Generic[Label]):
-    """A mode in which tensors keep labels that say something of their channels.
+    """A mode in which tensors carry labels that describe their channels.
 
     Attributes:
         readers: The convolutions that read labelled tensors: their names and the labels.
-        problems: The functions that no label goes through: their names and the labels that they read.
-        calls: How often each convolution ran, labelled or not.
+        problems: The functions that propagate no label: their names and the labels that they read.
+        calls: How often each convolution ran, on labelled tensors or others.
     """
 
     def __init__(self, module: nn.Module, passing: Collection[str] = EACH_CHANNEL) -> None:
         """Prepare to follow the forward pass of a module.
 
         Args:
-            module: What will be run; its convolutions are known by their names in it.
+            module: The module that will run; convolutions are named as in it.
             passing: Names of the functions whose output has the label of their input.
         """
         super().__init__()
@@ -39,7 +39,7 @@ class Follower(TorchFunctionMode, Generic[Label]):
         self.problems: list[tuple[str, list[Label]]] = []
         self.calls: Counter[str] = Counter()
         self._passing = passing
-        self._known: dict[int, tuple[Tensor, Label]] = {}  # by identity; keeping the tensor keeps its id its own
+        self._known: dict[int, tuple[Tensor, Label]] = {}  # by id, which stays unique while the tensor is kept
         self._convs = {id(m.weight): name for name, m in module.named_modules() if isinstance(m, nn.Conv2d)}
 
     def tag(self, tensor: Tensor, label: Label) -> None:
@@ -47,51 +47,56 @@ class Follower(TorchFunctionMode, Generic[Label]):
         self._known[id(tensor)] = (tensor, label)
 
     def untag(self, tensor: Tensor) -> Label | None:
-        """Take the label of a tensor away and return it."""
+        """Remove the label of a tensor and return it."""
         return self._known.pop(id(tensor), (tensor, None))[1]
 
     def of(self, value: Any) -> Label | None:
-        """Return the label of a value."""
+        """Return the label of a value, None if it has none."""
         entry = self._known.get(id(value))
         return entry[1] if entry else None
 
     def join(self, tensors: list[Tensor]) -> Label:
-        """Make the label of tensors that are joined along the channels."""
+        """Return the label of tensors that are concatenated along the channels."""
         raise NotImplementedError
 
     def same(self, labels: list[Label]) -> bool:
-        """Tell whether labels say the same, so that a sum of their tensors has it too."""
+        """Return whether two labels are equal, so that the sum of their tensors has the same label."""
         raise NotImplementedError
 
     def part(self, label: Label, start: int, stop: int) -> Label | None:
-        """Make the label of some channels of a tensor, None if there is none for them."""
+        """Return the label of the channels from start to stop of a labelled tensor, None if they cannot have one."""
         return None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out: Any = func(*args, **(kwargs or {}))
-        values = [x for a in (*args, *(kwargs or {}).values()) for x in (a if isinstance(a, (list, tuple)) else (a,))]
+        self._propagate(getattr(func, "__name__", str(func)), args, kwargs or {}, out)
+        return out
+
+    def _propagate(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        """Label the output of a function, or note what became of the labels that it read."""
+        values = [x for a in (*args, *kwargs.values()) for x in (a if isinstance(a, (list, tuple)) else (a,))]
         read = [label for label in map(self.of, values) if label is not None]
-        name = getattr(func, "__name__", str(func))
-        conv = self._convs.get(id(args[1])) if name == "conv2d" else None
+        conv = self._convs.get(id(_argument(args, kwargs, 1, "weight"))) if name == "conv2d" else None
         if conv is not None:
             self.calls[conv] += 1
         if not read or name in _LOOKS_ONLY:
-            return out
+            return
+        source = _argument(args, kwargs, 0, "input")
         if conv is not None:
             self.readers.append((conv, read[0]))
-        elif name in self._passing and out.shape[1:2] == args[0].shape[1:2]:
+        elif name in self._passing and _same_channels(source, out):
             self.tag(out, read[0])
-        elif name == "cat" and (args[1] if len(args) > 1 else (kwargs or {}).get("dim", 0)) in (1, -3):
-            self.tag(out, self.join([*args[0]]))
+        elif name == "cat" and _argument(args, kwargs, 1, "dim") in (1, -3):
+            self.tag(out, self.join([*_argument(args, kwargs, 0, "tensors")]))
         elif name in {"add", "__add__", "add_", "__iadd__"} and len(read) == 2 and self.same(read):
             self.tag(out, read[0])
-        elif not (name in {"chunk", "split"} and self._divide(read[0], out, args[0].shape)):
+        elif not (name in {"chunk", "split"} and self._divide(source, out)):
             self.problems.append((name, read))
-        return out
 
-    def _divide(self, label: Label, parts: Sequence[Tensor], shape: Sequence[int]) -> bool:
-        """Label the parts of a tensor; tell whether they are parts along its channels that can have a label."""
-        if sum(x.shape[1] for x in parts) != shape[1]:
+    def _divide(self, source: Tensor, parts: Sequence[Tensor]) -> bool:
+        """Label the parts that a tensor is split into; return whether the split is by channels and all have a label."""
+        label = self.of(source)
+        if label is None or sum(x.shape[1] for x in parts) != source.shape[1]:
             return False
         start = 0
         for tensor in parts:
@@ -101,3 +106,13 @@ class Follower(TorchFunctionMode, Generic[Label]):
             self.tag(tensor, piece)
             start += tensor.shape[1]
         return True
+
+
+def _argument(args: Any, kwargs: Any, place: int, name: str) -> Any:
+    """Return an argument that a function was given by position or by name, None if it was not given."""
+    return args[place] if len(args) > place else kwargs.get(name)
+
+
+def _same_channels(source: Any, out: Any) -> bool:
+    """Return whether a function outputs a tensor with as many channels as the tensor that it reads."""
+    return isinstance(source, Tensor) and isinstance(out, Tensor) and source.shape[1:2] == out.shape[1:2]

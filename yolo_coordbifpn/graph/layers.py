@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,30 @@ from torch import Tensor, nn
 
 from .bottleneck import last_convolutions
 
-_JOINS = {"Concat", "BiFPN_Concat"}  # a weighted concatenation stands where a plain one stood
+_JOINS = {"Concat", "BiFPN_Concat"}  # a weighted concatenation replaces a plain one
+
+
+class CannotRun(Exception):  # noqa: N818 - it describes the layers, and never reaches a user
+    """The host's layers fail on features alone; the message is that of the exception that they raise."""
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """Raise whatever stops the host's layers as `CannotRun`; only their forward pass belongs inside."""
+    try:
+        yield
+    except Exception as error:
+        raise CannotRun(f"{type(error).__name__}: {error}") from error
+
+
+def class_name(layer: nn.Module) -> str:
+    """Return the class name of a layer, of the repeated class if its row repeats one."""
+    return str(getattr(layer, "type", type(layer).__name__)).rpartition(".")[2]
 
 
 def kind(layer: nn.Module) -> str:
     """Return the class name by which layers are compared; both kinds of concatenation count as one."""
-    name = str(getattr(layer, "type", type(layer).__name__)).rpartition(".")[2]
+    name = class_name(layer)
     return "Concat" if name in _JOINS else name
 
 
@@ -33,35 +51,42 @@ def reads(layer: Any) -> list[int]:
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all parameters and buffers by name; a block's gain is none of them."""
+    """Return the shapes of all parameters and buffers by name; a block's gain is neither."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
-def run(layer: Any, outputs: Sequence[Any], image: Tensor, extra: Sequence[Any] = ()) -> tuple[list[Any], Any]:
-    """Run one layer on the outputs of those before it; return its inputs and its output."""
-    inputs = [outputs[k] if k >= 0 else image for k in reads(layer)]
-    return inputs, layer(inputs if isinstance(layer.f, list) else inputs[0], *extra)
+def inputs(layer: Any, outputs: Sequence[Any], image: Tensor) -> list[Any]:
+    """Return what a layer reads, from the outputs of the layers before it and the image."""
+    return [outputs[k] if k >= 0 else image for k in reads(layer)]
+
+
+def call(layer: Any, inputs: Sequence[Any], extra: Sequence[Any] = ()) -> Any:
+    """Run one layer on what it reads, as a list if its row lists its sources, and on what it takes besides."""
+    return layer([*inputs] if isinstance(layer.f, list) else inputs[0], *extra)
 
 
 def outputs(layers: Sequence[Any], image: Tensor, extras: Sequence[Sequence[Any]] = ()) -> list[Any]:
     """Run layers one after the other and return the output of each."""
     results: list[Any] = []
     for i, layer in enumerate(layers):
-        results.append(run(layer, results, image, extras[i] if extras else ())[1])
+        results.append(call(layer, inputs(layer, results, image), extras[i] if extras else ()))
     return results
 
 
 class _HeadReached(Exception):  # noqa: N818 - no error
-    """The forward pass has come to the head."""
+    """The forward pass has reached the head."""
 
 
 def extras(model: Any, image: Tensor) -> list[tuple[Any, ...]]:
-    """Return for each layer what the model gives it beside features, such as embedded texts; nothing for the head.
+    """Return what the model passes to each layer in addition to features, such as embedded texts.
 
     Args:
         model: A built model of the host.
         image: Pixels, shape (1, C, H, W).
+
+    Returns:
+        The extra arguments of each layer; none for the head, which is not run.
     """
     given: list[tuple[Any, ...]] = [() for _ in model.model]
 
@@ -84,13 +109,13 @@ def extras(model: Any, image: Tensor) -> list[tuple[Any, ...]]:
 class Facts:
     """What is known of one layer of a built model."""
 
-    stride: float | None = None  # how many image pixels one cell of the output is wide, None where it is no feature map
+    stride: float | None = None  # width of one output cell in image pixels, None if the output is no feature map
     bottlenecks: bool = False  # it has bottlenecks with a k x k convolution
-    guided: bool = False  # it is given more than features, such as embedded texts
+    guided: bool = False  # it takes more than features, such as embedded texts
 
 
 def facts(model: Any) -> list[Facts]:
-    """Look at each layer of a built model; of the head, which may need more than features to run, nothing is said."""
+    """Inspect each layer of a built model but the head, which may need more than features to run."""
     image = pixels(model)
     given = extras(model, image)
     body = list(model.model)[:-1]
@@ -103,7 +128,15 @@ def facts(model: Any) -> list[Facts]:
 
 
 def pixels(model: Any, cells: int = 2) -> Tensor:
-    """Make random pixels for a model, (1, C, H, W), of some cells of its coarsest level in height and width."""
+    """Make a random image for a model.
+
+    Args:
+        model: A model of the host.
+        cells: Height and width of the image in cells of the model's coarsest level.
+
+    Returns:
+        Pixels, shape (1, C, H, W), values 0...1, float32, on the model's device.
+    """
     stride = int(max(float(getattr(model, "stride", torch.tensor([32.0])).max()), 32))
     parameter = next(model.parameters())
     size, generator = cells * stride, torch.Generator().manual_seed(0)
@@ -119,7 +152,7 @@ def image_channels(model: Any) -> int:
 
 
 def quietly(model: nn.Module, work: Callable[[], Any]) -> Any:
-    """Do something with a model in eval mode, without gradients, then put every module back into its own mode."""
+    """Call a function with a model in eval mode and without gradients, then restore the mode of every module."""
     modes = {m: m.training for m in model.modules()}
     model.eval()
     try:

@@ -1,7 +1,7 @@
-"""Where each layer of a built model stands: its level, its part, the path it is on, and what its inputs are called.
+"""The place of each layer of a built model: its level, its part, its path, and the names of its inputs.
 
-The words are those of the BiFPN paper (Tan, Pang, Le, CVPR 2020, arXiv 1911.09070): the top-down path brings features
-from a coarser level to a finer one, the bottom-up path from a finer to a coarser; P4 is the level of stride 16.
+The terms are those of the BiFPN paper (Tan, Pang, Le, CVPR 2020, arXiv 1911.09070): the top-down path leads from
+coarser levels to finer ones, the bottom-up path from finer to coarser; P4 is the level of stride 16.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .rows import level
 
 @dataclass(frozen=True)
 class Place:
-    """Where one layer stands.
+    """The place of one layer.
 
     Attributes:
         index: Index of the layer.
-        inputs: Indices of the layers that it reads, -1 is the image.
-        stride: How many image pixels one cell of its output is wide; of a layer whose output is no feature map, that of
-            the layer before it.
-        part: `backbone`, `neck` or `head`, which is the last layer.
+        inputs: Indices of the layers that it reads; -1 is the image.
+        stride: Width of one cell of its output in image pixels. If the output is no feature map, the stride of the
+            layer that it reads.
+        part: `backbone`, `neck` or `head`; the head is the last layer.
     """
 
     index: int
@@ -49,7 +49,7 @@ class Fusion:
     Attributes:
         layer: Index of its layer.
         name: Level and path of the node, such as `P4 bottom-up`.
-        inputs: What the inputs are called, such as `P4 backbone` and `P3 bottom-up`, in the order of the weights.
+        inputs: Names of the inputs, such as `P4 backbone` and `P3 bottom-up`, in the order of the weights.
         sources: Indices of the layers that it reads; empty for a fusion inside another layer.
         block: The block itself.
     """
@@ -62,7 +62,7 @@ class Fusion:
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """Return the share of each input as the block has it now, shape (inputs,), 0...1, 0 where the ReLU cuts."""
+        """Return the current share of each input, shape (inputs,), 0...1; 0 for a negative weight."""
         return self.block.normalized_weights().detach().float().cpu().numpy()
 
     @property
@@ -76,14 +76,14 @@ class Fusion:
 
 
 class Paths:
-    """The places of all layers of a built model, and the names that follow from them.
+    """The places of all layers of a built model, and their names.
 
     Attributes:
         places: One for each layer.
     """
 
     def __init__(self, model: Any) -> None:
-        """Look at a built model; it is run once on a small random image, in eval mode.
+        """Find the places by running the model once on a small random image, in eval mode.
 
         Args:
             model: A model of the host, with its layers in `model.model`.
@@ -99,12 +99,12 @@ class Paths:
         ]
 
     def path(self, index: int) -> str:
-        """Return the path that a layer of the neck is on: top-down, bottom-up, or neck if it is on neither."""
+        """Return the path of a layer: backbone, top-down, bottom-up, or neck if it is on neither path of the neck."""
         if self._part(index) == "backbone":
             return "backbone"
         arrivals = [self._arrival(index, source) for source in self.places[index].inputs]
-        resampled = [path for _, path, fresh in arrivals if fresh]
-        others = [path for _, path, fresh in arrivals if not fresh and path != "backbone"]
+        resampled = [path for _, path, changed in arrivals if changed]
+        others = [path for _, path, changed in arrivals if not changed and path != "backbone"]
         if "top-down" in resampled:
             return "top-down"
         return next(iter([*resampled, *others]), "neck")
@@ -114,14 +114,14 @@ class Paths:
         return f"{self.places[index].level} {self.path(index)}"
 
     def input_names(self, index: int) -> tuple[str, ...]:
-        """Name what a layer reads by the level and the path that it comes from, such as `P5 top-down`."""
+        """Name each input of a layer by its level and path, such as `P5 top-down`."""
         sources = self.places[index].inputs
         names = [" ".join(self._arrival(index, source)[:2]) for source in sources]
         count = Counter(names)
         return tuple(x if count[x] == 1 else f"{x} (layer {k})" for x, k in zip(names, sources))
 
     def _arrival(self, index: int, source: int) -> tuple[str, str, bool]:
-        """Follow an input back to where it comes from: its level, its path, and whether it was resampled on the way."""
+        """Follow an input back to its origin; return its level, its path, and whether it is resampled on the way."""
         reader, here = index, source
         while True:
             change = self._stride(here) - self._stride(reader)
@@ -147,7 +147,7 @@ def fusions(model: Any) -> list[Fusion]:
         model: A model of the host, with its layers in `model.model`.
 
     Returns:
-        One for each, in the order of the layers; none for a stock model, which is not even run.
+        One for each, in the order of the layers; none for a stock model, which is not run.
     """
     found = [(name, m) for name, m in model.model.named_modules() if isinstance(m, (BiFPN_Concat, BiFPN_Add))]
     if not found:
@@ -166,7 +166,7 @@ def fusions(model: Any) -> list[Fusion]:
 
 
 def _strides(layers: list[nn.Module], known: list[float | None]) -> list[float]:
-    """Give the layers that put out no feature map the stride of what they read."""
+    """Fill in the stride of layers whose output is no feature map: that of the first layer that they read."""
     strides: list[float] = []
     for layer, stride in zip(layers, known):
         before = [strides[k] for k in reads(layer) if k >= 0]
@@ -175,7 +175,7 @@ def _strides(layers: list[nn.Module], known: list[float | None]) -> list[float]:
 
 
 def _neck_start(model: Any, inputs: list[tuple[int, ...]], strides: list[float]) -> int:
-    """Return the index of the first layer behind the backbone: from the model's YAML, else the first upsampling."""
+    """Return the index of the first layer after the backbone: by the model's YAML, else the first upsampling."""
     rows = (getattr(model, "yaml", None) or {}).get("backbone")
     if rows:
         return len(rows)

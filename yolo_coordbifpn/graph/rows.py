@@ -1,4 +1,4 @@
-"""The rows of a model YAML, `[from, repeats, module, args]`: checked, and written in messages as a user finds them."""
+"""Rows of a model YAML, `[from, repeats, module, args]`: their checks and their names in messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import yaml
 
 from ..errors import GraftError, RowError
 
-MOST_REPEATS = 1000  # more is a mistake, and would keep the host building for hours
+MOST_REPEATS = 1000  # more is a mistake, and the host would build for hours
 
 
 def level(stride: float | None) -> str:
@@ -26,7 +26,7 @@ def check_rows(cfg: Any) -> list[Any]:
         All rows, in the order of the layers.
 
     Raises:
-        GraftError: If there is no backbone or head, or a row is not as it must be; the message names the row.
+        GraftError: If there is no backbone or head, or a row is malformed; the message names the row.
     """
     if not isinstance(cfg, dict) or not all(isinstance(cfg.get(x), list) and cfg[x] for x in ("backbone", "head")):
         raise GraftError("a model YAML has a list of rows under `backbone` and one under `head`; this one does not")
@@ -40,7 +40,7 @@ def check_rows(cfg: Any) -> list[Any]:
 
 
 def check_row(row: Any, index: int) -> None:
-    """Raise a `RowError` if `row` is not what row `index` of a model YAML can be."""
+    """Raise a `RowError` if `row` is malformed as row `index` of a model YAML."""
     if not isinstance(row, (list, tuple)) or len(row) != 4:
         parts = f"{len(row)} of them" if isinstance(row, (list, tuple)) else repr(row)
         raise RowError(f"a row has four parts, [from, repeats, module, args], got {parts}")
@@ -56,7 +56,7 @@ def check_row(row: Any, index: int) -> None:
 
 
 def check_source(source: Any, index: int) -> None:
-    """Raise a `RowError` if `source` is no `from` that row `index` can have."""
+    """Raise a `RowError` if row `index` cannot have `source` in its `from`."""
     if type(source) is not int:
         raise RowError(f"`from` must be a layer index or a list of them, got {source!r}")
     if not -max(index, 1) <= source < index:
@@ -65,7 +65,7 @@ def check_source(source: Any, index: int) -> None:
 
 
 def where(cfg: dict[str, Any], index: int, row: Any) -> str:
-    """Name a row as a user finds it: its index, its section and its text."""
+    """Name a row by its file, index, section and text, so that a user finds it."""
     first_head = len(cfg["backbone"])
     section = f"backbone row {index}" if index < first_head else f"head row {index - first_head}"
     file = f"{cfg['yaml_file']}, " if cfg.get("yaml_file") else ""

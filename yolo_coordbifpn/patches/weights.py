@@ -6,17 +6,20 @@ weights are brought into the layout of the new model first, then the host's own 
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import HostError, WeightsError
 from ..graph.gains import adopt_gains
-from ..graph.transplant import Transfer, listed, same_architecture, transplant
+from ..graph.transfer import Transfer, listed
+from ..graph.transplant import same_architecture, transplant
 from ..registry import BlockTable
 from .names import made
 
@@ -48,7 +51,8 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
             result = original(self, weights, verbose)
             adopt_gains(source, self)
             return result
-        source.float()
+        if any(p.dtype != torch.float32 for p in source.parameters()):
+            source = copy.deepcopy(source).float()  # the given model keeps its precision
         transfer = transplant(source, self, table.is_block)
         result = original(self, transfer.donor, verbose)
         adopt_gains(transfer.donor, self)
@@ -121,14 +125,15 @@ def _model(weights: Any) -> nn.Module:
 def _log(logger: Any, transfer: Transfer, report: str, change: float | None) -> None:
     """Write one line about what became of the weights, and a warning for what did not go as it should."""
     logger.info(f"yolo_coordbifpn: {report}")
-    if transfer.afresh or transfer.left:
+    pairs = transfer.pairs
+    if pairs.unmatched or pairs.unused:
         logger.warning(
-            f"yolo_coordbifpn: without a partner in the pretrained model, starting afresh: {listed(transfer.afresh)}; "
-            f"without one in the new model, left: {listed(transfer.left)}"
+            f"yolo_coordbifpn: without a partner in the pretrained model, starting afresh: {listed(pairs.unmatched)}; "
+            f"without one in the new model, left: {listed(pairs.unused)}"
         )
     if not transfer.heads_read and not transfer.problems:
         logger.warning("yolo_coordbifpn: the start is not the pretrained model's: the head reads a neck that is new")
-    elif transfer.problems:
+    elif transfer.problems and (change is None or change > 1e-5):
         logger.warning(f"yolo_coordbifpn: the start is not the pretrained model's: {'; '.join(transfer.problems)}")
     elif change is not None and change > 1e-3:
         logger.warning(

@@ -1,0 +1,86 @@
+"""The layers of a pretrained model and of a new one, aligned, and the blocks that are new in the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from .align import align
+from .layers import class_name, shapes
+
+
+@dataclass
+class Pairs:
+    """Two models' layers, aligned.
+
+    Attributes:
+        old: Layers of the pretrained model.
+        new: Layers of the new model.
+        is_block: Returns whether a layer is one of the registered blocks.
+        partners: For each new layer the index of its partner among the old ones, None if it has none.
+        blocks: Newly initialised layers that are registered blocks.
+        inside: Newly initialised blocks inside other layers: their names, by the index of the layer.
+    """
+
+    old: list[nn.Module]
+    new: list[nn.Module]
+    is_block: Callable[[nn.Module], bool]
+    partners: list[int | None] = field(init=False)
+    blocks: list[int] = field(init=False)
+    inside: dict[int, list[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.partners = align(self.old, self.new)
+        self.blocks = [j for j, layer in enumerate(self.new) if self.is_block(layer) and not self._is_trained(j)]
+        found = {j: self._blocks_inside(j) for j in range(len(self.new))}
+        self.inside = {j: names for j, names in found.items() if names}
+
+    @property
+    def inherited(self) -> list[int]:
+        """Return the new layers that get pretrained tensors."""
+        return [j for j, partner in enumerate(self.partners) if partner is not None and j not in self.blocks]
+
+    @property
+    def inserted(self) -> list[str]:
+        """Name the new blocks for which the pretrained model has no layer, such as `9 CoordAtt`."""
+        return [f"{j} {class_name(self.new[j])}" for j in self.blocks if self.partners[j] is None]
+
+    @property
+    def weighted(self) -> int:
+        """Return the number of concatenations that the new model weights."""
+        return sum(self.partners[j] is not None for j in self.blocks)
+
+    @property
+    def unmatched(self) -> list[str]:
+        """Name the stock layers of the new model without a partner."""
+        return [
+            f"{j} {class_name(m)}"
+            for j, m in enumerate(self.new)
+            if self.partners[j] is None and j not in self.blocks
+        ]  # fmt: skip
+
+    @property
+    def unused(self) -> list[str]:
+        """Name the layers of the pretrained model without a partner."""
+        return [f"{i} {class_name(m)}" for i, m in enumerate(self.old) if i not in self.partners]
+
+    def _is_trained(self, j: int) -> bool:
+        """Return whether the pretrained model has weights for a block."""
+        partner = self.partners[j]
+        if partner is None or type(self.old[partner]).__name__ != type(self.new[j]).__name__:
+            return False
+        return shapes(self.new[j]) == shapes(self.old[partner])
+
+    def _blocks_inside(self, j: int) -> list[str]:
+        """Name the blocks inside a new layer that its partner does not have."""
+        layer, partner = self.new[j], self.partners[j]
+        if partner is None or self.is_block(layer):
+            return []
+        there = {name: type(m).__name__ for name, m in self.old[partner].named_modules()}
+        return [
+            name
+            for name, m in layer.named_modules()
+            if type(m) is not nn.Sequential and self.is_block(m) and there.get(name) != type(m).__name__
+        ]

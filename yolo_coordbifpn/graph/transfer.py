@@ -1,0 +1,99 @@
+"""What became of pretrained weights in a new model, as one line and as a measured difference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from .layers import image_channels, outputs, pixels, quietly, shapes
+from .pairs import Pairs
+
+
+@dataclass
+class Transfer:
+    """A pretrained model in the layout of a new one, and what became of its layers.
+
+    Attributes:
+        donor: The model for the host to load.
+        pairs: The layers of the two models, aligned.
+        widened: Number of convolutions that read more channels than before.
+        problems: Why the output may differ from the pretrained model's.
+        heads_read: The layers that the heads read, of the pretrained and of the new model; empty if the new head reads
+            one that the pretrained head does not.
+        extras: What each layer takes in addition to features, of the pretrained and of the new model.
+    """
+
+    donor: nn.Module
+    pairs: Pairs
+    widened: int
+    problems: list[str]
+    heads_read: list[tuple[int, int]]
+    extras: tuple[list[Any], list[Any]]
+
+    def report(self, target: nn.Module, change: float | None) -> str:
+        """Say in one line what became of the weights.
+
+        Args:
+            target: The new model, after loading; the host may have rebuilt parts of its head.
+            change: What the method `change` returned.
+        """
+        pairs = self.pairs
+        total, kept = sum(len(shapes(m)) for m in pairs.old), self._kept(target)
+        words = [
+            f"{kept} of {total} pretrained items kept",
+            f"{len(pairs.inserted)} layers inserted ({listed(pairs.inserted)})",
+            *([f"{sum(map(len, pairs.inside.values()))} blocks put inside layers"] if pairs.inside else []),
+            f"{pairs.weighted} fusions weighted",
+            f"{self.widened} convolutions widened",
+            f"{total - kept} items left",
+        ]
+        end = "" if change is None else f"; what the head reads differs by {change:.0e} from the pretrained model"
+        return ", ".join(words) + end
+
+    def change(self, source: nn.Module, target: nn.Module) -> float | None:
+        """Compare what both heads read, in eval mode, on a random image.
+
+        Args:
+            source: The pretrained model, in float32.
+            target: The new model, after loading.
+
+        Returns:
+            The largest ||new - old|| / ||old|| over the levels, None if a level cannot be compared.
+        """
+        image = pixels(target)
+        if not self.heads_read or image_channels(source) != image.shape[1]:
+            return None
+
+        def results(model: Any, side: int) -> list[Any]:
+            layers = list(model.model)[: max(pair[side] for pair in self.heads_read) + 1]
+            device = next(model.parameters()).device
+            extras = [[x.to(device) for x in extra] for extra in self.extras[side]]
+            return quietly(model, lambda: outputs(layers, image.to(device), extras))
+
+        old, new = results(source, 0), results(target, 1)
+        levels = [(old[i].cpu(), new[j].cpu()) for i, j in self.heads_read]
+        if any(x.shape != y.shape for x, y in levels):
+            return None
+        return max(float((y - x).norm() / x.norm().clamp_min(1e-12)) for x, y in levels)
+
+    def _kept(self, target: Any) -> int:
+        """Count the pretrained tensors in a model after loading."""
+        new, donated = list(target.model), list(self.donor.model)  # type: ignore[arg-type]
+        kept = 0
+        for j in self.pairs.inherited:
+            blocks = tuple(f"{name}." for name in self.pairs.inside.get(j, ()))
+            common = shapes(donated[j]).items() & shapes(new[j]).items()
+            kept += sum(not name.startswith(blocks) for name, _ in common) if blocks else len(common)
+        return kept
+
+
+def listed(layers: Sequence[str]) -> str:
+    """List layers such as `9 CoordAtt`; more than six are counted by class."""
+    if len(layers) <= 6:
+        return ", ".join(layers) or "none"
+    kinds = Counter(layer.partition(" ")[2] for layer in layers)
+    return ", ".join(f"{number} x {name}" for name, number in kinds.items())
