@@ -7,6 +7,7 @@ iMoonLab/yolov13) were tried by hand, see README.md, "In your fork".
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -374,6 +375,28 @@ def test_parsers_that_are_none(forks: Path, parser: Any, message: str) -> None:
         install(parser=parser)
 
 
+def test_a_parser_that_is_a_folder(tmp_path: Path, python: Callable[..., str]) -> None:
+    """A folder without `__init__.py` in the variable breaks nothing that is imported from it, and says so."""
+    write_forks(tmp_path)
+    code = "import sys; sys.path.insert(0, '.'); import five, five.yolo, seven.yolo; print(type(five.__loader__))"
+    names = {"YOLO_COORDBIFPN_PARSERS": "five,six,json,zipimport"}
+    assert "NamespaceLoader" in python(f"import yolo_coordbifpn, json, zipimport; {code}", **names)
+    out = python(f"{code}; five.yolo.nothing", check=False, **names)
+    assert "YOLO_COORDBIFPN_PARSERS names five, which is a folder" in out
+    assert "has no attribute 'nothing'" in out
+
+
+def test_a_module_keeps_its_loader(forks: Path) -> None:
+    """The hook patches a fork's module without leaving a trace in how it was imported."""
+    hook.wait_for("five.yolo")
+    module = importlib.import_module("five.yolo")
+    assert type(module.__loader__) is type(module.__spec__.loader) is importlib.machinery.SourceFileLoader
+    assert "exec_module" not in vars(module.__loader__)
+    assert len(build("five").model) == 14
+    assert "CoordAtt" in vars(importlib.reload(module))
+    assert len(build("five").model) == 14
+
+
 ALONE = """
 import sys
 sys.modules["ultralytics"] = None  # as if it were not installed
@@ -393,11 +416,11 @@ Model(cfg)
 
 
 def test_a_fork_without_ultralytics(tmp_path: Path, python: Callable[..., str]) -> None:
-    """A repository that stands alone needs no Ultralytics; only CBAM, which is its, says so."""
+    """A repository that stands alone needs no Ultralytics; only CBAM, which is Ultralytics' own, says so."""
     write_forks(tmp_path)
     out = python(ALONE, check=False, YOLO_COORDBIFPN_PARSERS="five.yolo, not.imported")
     assert out.startswith("14\n"), out
-    assert "CBAM is Ultralytics' own" in out
+    assert "CBAM needs ultralytics.nn, which is not installed" in out
 
 
 def test_yamls_for_the_yolov5_repository(forks: Path, monkeypatch: pytest.MonkeyPatch) -> None:

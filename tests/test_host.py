@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
+import os
 import pkgutil
 import re
+import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
+from ultralytics.utils import LOGGER
 
 import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, HostError, RowError, install, model_yaml, register, uninstall
 from yolo_coordbifpn.grafting import names
+from yolo_coordbifpn.host.models import quiet
 from yolo_coordbifpn.patches import names as patch
 from yolo_coordbifpn.patches.install import status
 from yolo_coordbifpn.patches.parser import BUILDER_NAME, patch_parser
@@ -143,6 +151,173 @@ def test_safe_loading(tmp_path: Path, installed: None) -> None:
         uninstall()
         with pytest.raises(Exception, match="CoordAtt"):
             torch.load(tmp_path / "x.pt", weights_only=True)
+
+
+def test_weights_leave_a_users_dict_as_it_is() -> None:
+    """The gains that pretrained weights bring are written into the model's own YAML, not into the user's dict."""
+    cfg = tasks.yaml_model_load("yolo11n-coordatt.yaml")
+    model = tasks.DetectionModel(cfg, verbose=False)
+    rows = copy.deepcopy(cfg["backbone"])
+    model.load(tasks.DetectionModel("yolo11n.yaml", verbose=False), verbose=False)
+    assert model.model[9].gain == model.yaml["backbone"][9][3][1] == 4
+    assert cfg["backbone"] == rows
+    assert tasks.DetectionModel(cfg, verbose=False).model[9].gain == 1
+
+
+# Patches that something else has replaced ----------------------------------------------------------------------------
+
+
+def test_what_another_package_replaced_is_left_alone(installed: None, log: Any) -> None:
+    """Uninstall undoes the other patches and names in a warning what it leaves; install patches on top of that."""
+    ours, original = tasks.check_yaml, tasks.BaseModel.fuse.__wrapped__
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        return ours(*args, **kwargs)
+
+    del tasks.SeparableConv
+    tasks.check_yaml = theirs
+    assert not status()[0]["model YAML names"]
+    uninstall()
+    assert tasks.check_yaml is theirs
+    assert f"ultralytics.nn.tasks.check_yaml has been replaced since by {theirs!r}; it is left as it is" in log.text
+    assert not any(status()[0].values())
+    assert tasks.BaseModel.fuse is original
+    install()
+    assert all(status()[0].values())
+    uninstall()
+    assert tasks.check_yaml is theirs
+    tasks.check_yaml = sys.modules["ultralytics.utils.checks"].check_yaml
+
+
+def test_a_patch_that_another_package_wraps_stays_known(installed: None, log: Any) -> None:
+    """A wrapper that names what it wraps leaves the patch in effect, which status says, and install adds no second."""
+    ours = tasks.BaseModel.load
+    theirs = functools.wraps(ours)(lambda *args, **kwargs: ours(*args, **kwargs))
+    tasks.BaseModel.load = theirs
+    install()
+    assert tasks.BaseModel.load is theirs
+    uninstall()
+    assert status()[0] == {**dict.fromkeys(status()[0], False), "pretrained weights": True}
+    assert "BaseModel.load has been replaced since" in log.text
+    tasks.BaseModel.load = ours
+    uninstall()
+    assert not any(status()[0].values())
+
+
+def test_a_parser_that_another_package_replaced(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install refuses a parser that is not the host's, with every patch undone, and works again without it."""
+    host_parser = tasks.parse_model
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "parse_model", lambda *args, **kwargs: host_parser(*args, **kwargs))
+        with pytest.raises(HostError, match="parse_model is not the host's own function"):
+            install()
+        assert not any(status()[0].values())
+        with pytest.raises(HostError, match="parse_model is not the host's own function"):
+            YOLO("yolo11n-coordatt.yaml")
+        uninstall()
+    assert BUILDER_NAME not in host_parser.__code__.co_names
+    install()
+    assert all(status()[0].values())
+    build([-1, 1, "CoordAtt", []])
+
+
+RELOAD = """
+import importlib
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+import yolo_coordbifpn
+from yolo_coordbifpn.patches.install import status
+for hooked in (True, False):
+    if not hooked:
+        yolo_coordbifpn.patches.hook.disarm()
+    old = tasks.BaseModel
+    importlib.reload(tasks)
+    print(all(status()[0].values()))
+    yolo_coordbifpn.install()
+    assert all(status()[0].values()) and tasks.BaseModel is not old
+    assert type(YOLO("yolo11n-coordatt.yaml").load(YOLO("yolo11n.yaml").model).model.model[9]).__name__ == "CoordAtt"
+yolo_coordbifpn.uninstall()
+print(any(status()[0].values()), old.load.__module__, "has been replaced" in __import__("sys").stderr.getvalue())
+"""
+
+
+def test_a_reloaded_host_is_patched_again(python: Callable[..., str]) -> None:
+    """`importlib.reload` of the host's module undoes patches; the hook or `install()` makes them again, undoably."""
+    code = f"import io, sys\nsys.stderr = io.StringIO()\n{RELOAD}"
+    out = [x for x in python(code).splitlines() if x[:4] in ("True", "Fals")]
+    assert out == ["True", "False", "False ultralytics.nn.tasks False"]
+
+
+# Threads and forks ---------------------------------------------------------------------------------------------------
+
+
+def test_quiet_keeps_other_threads_loud(log: Any) -> None:
+    """What is built quietly in several threads leaves the log's level and filters, and other threads' messages."""
+    level, filters = LOGGER.level, list(LOGGER.filters)
+    first, second = threading.Event(), threading.Event()
+
+    def work(entered: threading.Event, leave: threading.Event) -> None:
+        with quiet():
+            LOGGER.info("not logged")
+            LOGGER.error("logged error")
+            entered.set()
+            leave.wait(60)
+
+    done = threading.Event()
+    threads = [threading.Thread(target=work, args=(first, second)), threading.Thread(target=work, args=(second, done))]
+    threads[0].start()
+    assert first.wait(60)
+    LOGGER.info("logged info")
+    threads[1].start()  # the first thread leaves while the second is inside
+    threads[0].join(60)
+    done.set()
+    threads[1].join(60)
+    assert (LOGGER.level, LOGGER.filters) == (level, filters)
+    assert "not logged" not in log.text
+    assert log.text.count("logged error") == 2
+    assert "logged info" in log.text
+
+
+def test_two_threads_name_a_block_first(installed: None) -> None:
+    """Two threads that build a model with SE at once, which registers it, both build it."""
+    barrier, found = threading.Barrier(2), []
+    discovery = TABLE.discovery
+    discovery._later.pop("SE", None)
+    discovery.add_later("SE", barrier.wait)
+
+    def work() -> None:
+        discovery.find({"SE"})
+        found.append("SE" not in discovery._later)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [True, True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_leaves_the_parents_files(python: Callable[..., str]) -> None:
+    """A model YAML made for a name outlives a forked process, and is deleted at the end of the one that made it."""
+    code = (
+        "import os, sys; from pathlib import Path; from ultralytics.nn import tasks\n"
+        "file = Path(tasks.check_yaml('yolo12-pose-bifpn.yaml'))\n"
+        "if not os.fork():\n    sys.exit()\n"
+        "os.wait(); print(file.is_file(), file)"
+    )
+    answer, file = python(code).splitlines()[-1].split(maxsplit=1)
+    assert answer == "True"
+    assert not Path(file).parent.exists()
+
+
+def test_a_made_file_that_is_gone_is_made_again() -> None:
+    """A cleaner of temporary folders may delete the YAML made for a name; the name is found all the same."""
+    file = Path(tasks.check_yaml("yolo12-pose-bifpn.yaml"))
+    text = file.read_text()
+    assert tasks.check_yaml("yolo12-pose-bifpn.yaml") == str(file)
+    shutil.rmtree(file.parent)
+    assert Path(tasks.check_yaml("yolo12-pose-bifpn.yaml")).read_text() == text
 
 
 # The parser ----------------------------------------------------------------------------------------------------------

@@ -184,6 +184,39 @@ def test_spawned_processes(place: Path) -> None:
     assert out.splitlines()[-1] == f"spawn {['CoordAtt', *['BiFPN_Concat'] * 4]}", out
 
 
+MAKE_FPN = """
+from pathlib import Path
+import torch
+import yaml
+import yolo_coordbifpn
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+Path("copied.yaml").write_text(Path(tasks.check_yaml("yolo11-fpn.yaml")).read_text())
+Path("yolo11n-dict.yaml").write_text(yaml.safe_dump(yolo_coordbifpn.graft("yolo11n.yaml", "none", "none", neck="fpn")))
+for name in ("fpn", "se"):
+    torch.save({"model": YOLO(f"yolo11n-{name}.yaml").model, "train_args": {"model": "x.yaml"}}, f"{name}.pt")
+"""
+
+ALIGN = """
+import torch
+from ultralytics import YOLO
+old = YOLO("yolo11n.yaml").model
+new = YOLO({file!r}).load(old).model
+pairs = zip(new.model[-1].cv2.parameters(), old.model[-1].cv2.parameters())  # the head, by its last index
+print(new.yaml["head"] != old.yaml["head"] and all(torch.equal(a, b) for a, b in pairs))
+"""
+
+
+@pytest.mark.parametrize("file", ["copied.yaml", "yolo11n-dict.yaml", "fpn.pt", "se.pt"])
+def test_weights_are_aligned_in_another_process(place: Path, file: str) -> None:
+    """A YAML file and a checkpoint carry the information that the model's layers have other indices."""
+    if not (place / "se.pt").is_file():
+        out = run(place, MAKE_FPN)
+        assert (place / "se.pt").is_file(), out
+    out = run(place, ALIGN.format(file=file))
+    assert out.splitlines()[-1] == "True", out
+
+
 # A user's own blocks -------------------------------------------------------------------------------------------------
 
 BUILD = "from ultralytics import YOLO; print([type(m).__name__ for m in YOLO('mine.yaml').model.model])"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,16 @@ def host_errors(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the host from logging a model that is only looked at."""
+    """Keep the host from logging anything below an error in this thread."""
     from ultralytics.utils import LOGGER
 
-    level = LOGGER.level
-    LOGGER.setLevel(logging.ERROR)
+    thread = threading.get_ident()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or threading.get_ident() != thread
+
+    LOGGER.addFilter(passes)
     try:
         yield
     finally:
-        LOGGER.setLevel(level)
+        LOGGER.removeFilter(passes)

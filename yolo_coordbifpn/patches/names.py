@@ -9,7 +9,7 @@ shipped file whose stock model is another one in the fork at hand.
 from __future__ import annotations
 
 import atexit
-import functools
+import os
 import re
 import shutil
 import tempfile
@@ -21,15 +21,13 @@ from typing import Any
 from ..errors import HostError
 from ..grafting.names import fingerprint, folder, split, stock, suggestion, unscaled
 from ..grafting.variant import Variant
+from .replacement import Undo, is_replaced, replace
 
-made: set[str] = set()  # names for which a model YAML was made in this process
 _REQUIRES = re.compile(r"^# Requires ultralytics>=([\d.]+)", re.MULTILINE)
 _MADE_FROM = re.compile(r"^# Fingerprint of \S+: (\w+)", re.MULTILINE)
 
 
-def patch_names(
-    host: ModuleType, version: str, graft_text: Callable[[Path, Variant], tuple[str, Any]]
-) -> Callable[[], None]:
+def patch_names(host: ModuleType, version: str, graft_text: Callable[[Path, Variant], tuple[str, Any]]) -> Undo:
     """Make the host's look-up of model YAMLs find the shipped ones.
 
     Args:
@@ -48,14 +46,19 @@ def patch_names(
     if not callable(original) or "check_yaml" not in getattr(getattr(loader, "__code__", None), "co_names", ()):
         raise HostError(f"{host.__name__}.yaml_model_load does not look model YAMLs up by check_yaml")
 
-    @functools.cache
+    files: dict[tuple[int, Path, Variant], Path] = {}
+
     def grafted(source: Path, variant: Variant) -> Path:
-        """Put an variant into a stock model YAML, in a file that lives as long as this process."""
-        place = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
-        atexit.register(shutil.rmtree, place, ignore_errors=True)
-        made_file = place / f"{source.stem}-{variant.name}.yaml"
-        made_file.write_text(graft_text(source, variant)[0], encoding="utf-8")
-        return made_file
+        """Put a variant into a stock model YAML, in a file that is deleted when this process ends."""
+        key = os.getpid(), source, variant  # a forked process makes its own
+        if key not in files or not files[key].is_file():
+            text, _ = graft_text(source, variant)
+            folder = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
+            atexit.register(_delete, folder, os.getpid())
+            file = folder / f"{source.stem}-{variant.name}.yaml"
+            file.write_text(text, encoding="utf-8")
+            files[key] = file
+        return files[key]
 
     def check_yaml(file: str | Path, *args: Any, **kwargs: Any) -> Any:
         found = _find(file, host, version, grafted)
@@ -74,17 +77,18 @@ def patch_names(
                 raise
             raise FileNotFoundError(f"{error}. {hint}") from error
 
-    host.check_yaml = check_yaml  # type: ignore[attr-defined]
-
-    def undo() -> None:
-        host.check_yaml = original  # type: ignore[attr-defined]
-
-    return undo
+    return replace(host, "check_yaml", check_yaml)
 
 
 def names_hold(host: ModuleType) -> bool:
-    """Tell whether the host's look-up of model YAMLs, as it is now, is ours."""
-    return getattr(getattr(host, "check_yaml", None), "__module__", None) == __name__
+    """Return whether the host's look-up of model YAMLs, as it is now, is ours."""
+    return is_replaced(host, "check_yaml", __name__)
+
+
+def _delete(folder: Path, process: int) -> None:
+    """Delete a folder at the end of the process that made it, not at the end of one forked from it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[Path, Variant], Path]) -> Path | None:
@@ -121,7 +125,6 @@ def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[P
         _check_version(ours, version)
     if ours is not None and (source is None or _is_made_from(ours, source)):
         return ours
-    made.add(path.name)
     return grafted(source, variant[1])  # type: ignore[arg-type, index]
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
 from types import CodeType, FunctionType, ModuleType
 
 from ..errors import HostError
 from ..registry import BlockTable
 from ..registry.row_builder import RowBuilder
+from .replacement import Undo, replace
 
 BUILDER_NAME = "_yolo_coordbifpn_rows"  # the global by which the patched code finds the builder of rows
 
@@ -40,7 +40,7 @@ _FINISH = f"{BUILDER_NAME}.finish(x, {BUILDER_NAME}_cfg, globals())"
 _LOOP_TARGET = ast.dump(ast.parse("for i, (f, n, m, args) in x: pass").body[0].target)  # type: ignore[attr-defined]
 
 
-def patch_parser(host: ModuleType, table: BlockTable) -> Callable[[], None]:
+def patch_parser(host: ModuleType, table: BlockTable) -> Undo:
     """Teach the host's `parse_model` the blocks of the table.
 
     Args:
@@ -65,13 +65,15 @@ def patch_parser(host: ModuleType, table: BlockTable) -> Callable[[], None]:
     host.__dict__[BUILDER_NAME] = RowBuilder(table)
     for block in table:
         expose(host, block)
-    function.__code__ = code
+    undo_code = replace(function, "__code__", code)
 
-    def undo() -> None:
-        function.__code__ = original
-        del host.__dict__[BUILDER_NAME]
+    def undo() -> bool:
+        undone = undo_code()
+        host.__dict__.pop(BUILDER_NAME, None)
         for block in table:
-            del host.__dict__[block.__name__]
+            if host.__dict__.get(block.__name__) is block:
+                delattr(host, block.__name__)
+        return undone
 
     return undo
 
@@ -82,9 +84,9 @@ def expose(host: ModuleType, block: type) -> None:
 
 
 def parser_holds(host: ModuleType | None) -> bool:
-    """Tell whether the host's `parse_model`, as it is now, asks the block table."""
-    code = getattr(getattr(host, "parse_model", None), "__code__", None)
-    return BUILDER_NAME in getattr(code, "co_names", ())
+    """Return whether the host's `parse_model`, wrapped by others or not, asks the block table."""
+    function = inspect.unwrap(getattr(host, "parse_model", None))  # type: ignore[arg-type]
+    return BUILDER_NAME in getattr(getattr(function, "__code__", None), "co_names", ())
 
 
 def check_names(host: ModuleType, blocks: BlockTable | list[type]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -16,13 +15,14 @@ import torch
 from torch import nn
 
 from ..registry import BlockTable
+from .replacement import Undo, is_replaced, replace
 
 _SUPPORTED = hasattr(torch.serialization, "add_safe_globals")  # torch >= 2.4; older hosts do not load this way
 _SCANS = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")  # torch >= 2.6
 _THEIRS = ("torch.", "ultralytics.", "numpy.", "builtins.", "collections.", "pathlib.")
 
 
-def patch_safe_load(host: ModuleType, table: BlockTable) -> Callable[[], None]:
+def patch_safe_load(host: ModuleType, table: BlockTable) -> Undo:
     """Put the registered blocks on torch's allow-list, and those that are registered when a checkpoint names them.
 
     Args:
@@ -45,16 +45,14 @@ def patch_safe_load(host: ModuleType, table: BlockTable) -> Callable[[], None]:
                 table.discovery.find({name.rpartition(".")[2] for name in needed if not name.startswith(_THEIRS)})
         return original(*args, **kwargs)
 
-    if original is not None:
-        host.torch_load = torch_load  # type: ignore[attr-defined]
+    undo_load = replace(host, "torch_load", torch_load) if original is not None else lambda: True
 
-    def undo() -> None:
-        if original is not None:
-            host.torch_load = original  # type: ignore[attr-defined]
+    def undo() -> bool:
         rest = [x for x in _allowed() if x in before or x not in table]
         if _SUPPORTED:
             torch.serialization.clear_safe_globals()
             torch.serialization.add_safe_globals(rest)
+        return undo_load()
 
     return undo
 
@@ -65,9 +63,10 @@ def allow(block: type[nn.Module]) -> None:
         torch.serialization.add_safe_globals([block])
 
 
-def safe_load_holds(table: BlockTable) -> bool:
-    """Tell whether all registered blocks are on the allow-list, or torch has none."""
-    return not _SUPPORTED or set(table) <= set(_allowed())
+def safe_load_holds(host: ModuleType, table: BlockTable) -> bool:
+    """Return whether the registered blocks are on torch's allow-list, if it has one, and the host's loading is ours."""
+    ours = not hasattr(host, "torch_load") or is_replaced(host, "torch_load", __name__)
+    return ours and (not _SUPPORTED or set(table) <= set(_allowed()))
 
 
 def _allowed() -> list[Any]:

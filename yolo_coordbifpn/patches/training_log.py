@@ -24,12 +24,13 @@ from ..errors import HostError
 from ..files import write
 from ..graph.paths import Fusion, fusions
 from ..inspection.fusion_plot import COLUMNS, plot_fusion_weights
+from .replacement import Undo, is_replaced, replace
 
 SETTING = "YOLO_COORDBIFPN_FUSION_LOG"  # 0 switches the log off
 _logs: WeakKeyDictionary[Any, _FusionLog] = WeakKeyDictionary()  # by trainer
 
 
-def patch_training_log(callbacks: ModuleType) -> Callable[[], None]:
+def patch_training_log(callbacks: ModuleType) -> Undo:
     """Let each trainer of the host have our log beside the host's own loggers.
 
     Args:
@@ -57,18 +58,12 @@ def patch_training_log(callbacks: ModuleType) -> Callable[[], None]:
             _add(instance, "on_fit_epoch_end", _take_back)
             _add(instance, "on_train_end", _draw)
 
-    callbacks.add_integration_callbacks = add_integration_callbacks  # type: ignore[attr-defined]
-
-    def undo() -> None:
-        callbacks.add_integration_callbacks = original  # type: ignore[attr-defined]
-
-    return undo
+    return replace(callbacks, "add_integration_callbacks", add_integration_callbacks)
 
 
-def training_log_holds(callbacks: ModuleType) -> bool:
-    """Tell whether the host's way to add loggers, as it is now, is ours."""
-    function = getattr(callbacks, "add_integration_callbacks", None)
-    return getattr(function, "__code__", None) in patch_training_log.__code__.co_consts
+def training_log_holds(callbacks: ModuleType | None) -> bool:
+    """Return whether the host's function that adds loggers, as it is now, is ours."""
+    return is_replaced(callbacks, "add_integration_callbacks", __name__)
 
 
 class _FusionLog:

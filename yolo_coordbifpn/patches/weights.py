@@ -7,7 +7,6 @@ weights are brought into the layout of the new model first, then the host's own 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,13 +14,15 @@ from typing import Any
 from torch import nn
 
 from ..errors import HostError, WeightsError
+from ..grafting.necks import KEY
 from ..graph.gains import adopt_gains
 from ..graph.transplant import Transfer, listed, same_architecture, transplant
 from ..registry import BlockTable
-from .names import made
+from ..registry.row_builder import modules
+from .replacement import Undo, is_replaced, replace
 
 
-def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
+def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
     """Make the host's loading of weights align layers where the model has a registered block.
 
     Args:
@@ -41,7 +42,8 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
 
     @functools.wraps(original)
     def load(self: Any, weights: Any, verbose: bool = True) -> Any:
-        if not (table.in_model(self) or _is_made(self)):
+        table.discovery.find(modules(_yaml(self)), vars(host))  # a checkpoint may be the first to have them
+        if not _has_other_layers(self, table):
             return original(self, weights, verbose)
         source = _model(weights)
         if same_architecture(getattr(source, "model", ()), self.model):
@@ -57,15 +59,10 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
             _log(host.LOGGER, transfer, transfer.report(self, change), change)
         return result
 
-    base.load = load
-
-    def undo() -> None:
-        base.load = original
-
-    return undo
+    return replace(base, "load", load)
 
 
-def patch_engine_load(engine: Any, table: BlockTable) -> Callable[[], None]:
+def patch_engine_load(engine: Any, table: BlockTable) -> Undo:
     """Let weights that were loaded from a model, not from a file, survive `train()`.
 
     Older hosts, 8.4.100 among them, build the model afresh from its YAML in `Model.train` unless `ckpt` is set, which
@@ -83,26 +80,31 @@ def patch_engine_load(engine: Any, table: BlockTable) -> Callable[[], None]:
     @functools.wraps(original)
     def load(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        if not self.ckpt and table.in_model(self.model):
+        if not self.ckpt and _has_other_layers(self.model, table):
             self.ckpt = {"model": self.model}
         return result
 
-    engine.Model.load = load
-
-    def undo() -> None:
-        engine.Model.load = original
-
-    return undo
+    return replace(engine.Model, "load", load)
 
 
-def weights_hold(host: ModuleType) -> bool:
-    """Tell whether the host's loading of weights, as it is now, is ours."""
-    return getattr(getattr(host.BaseModel, "load", None), "__code__", None) in patch_weights.__code__.co_consts
+def weights_hold(host: ModuleType | None) -> bool:
+    """Return whether the host's loading of weights, as it is now, is ours."""
+    return is_replaced(getattr(host, "BaseModel", None), "load", __name__)
 
 
-def _is_made(model: Any) -> bool:
-    """Tell whether a model's YAML was made by us, which `-fpn` shows by no block of ours."""
-    return Path(str((getattr(model, "yaml", None) or {}).get("yaml_file") or "")).name in made
+def engine_load_holds(engine: Any) -> bool:
+    """Return whether `load` of the host's `engine.model`, as it is now, is ours."""
+    return is_replaced(engine.Model, "load", __name__)
+
+
+def _has_other_layers(model: Any, table: BlockTable) -> bool:
+    """Return whether a model's layers may have other indices than the stock model's: its blocks or its YAML say so."""
+    return table.in_model(model) or KEY in _yaml(model)
+
+
+def _yaml(model: Any) -> dict[str, Any]:
+    """Return the YAML that a model was built from, an empty one if it has none."""
+    return getattr(model, "yaml", None) or {}
 
 
 def _model(weights: Any) -> nn.Module:

@@ -35,12 +35,13 @@ class Discovery:
         """Register those blocks of some names that are registered when they are first named.
 
         Args:
-            names: Names that are not known, of blocks or such as `C3k2_CoordAtt`.
+            names: Names of modules, such as `SE` or `C3k2_CoordAtt`.
             host: Names that the host's parser knows.
         """
-        for name in [x for x in self._later if x not in host]:
-            if any(x == name or x.endswith(f"_{name}") for x in names):
-                self._later[name]()
-                del self._later[name]
-        rest = [x for x in names if not any(x == y or x.endswith(f"_{y}") for y in self._known())]
+        unknown = [x for x in names if x not in host and "." not in x]
+        for name, register in list(self._later.items()):
+            if name not in host and any(x == name or x.endswith(f"_{name}") for x in unknown):
+                register()
+                self._later.pop(name, None)  # another thread may have done the same
+        rest = [x for x in unknown if not any(x == y or x.endswith(f"_{y}") for y in list(self._known()))]
         self.missed = self._seek(rest) if rest else []

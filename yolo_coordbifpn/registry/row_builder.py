@@ -42,8 +42,7 @@ class RowBuilder:
             RowError: If a row of a registered block is not as a row must be.
         """
         rows = all_rows(cfg)
-        modules = [row[2] for row in rows if isinstance(row, (list, tuple)) and len(row) > 2]
-        self._table.discovery.find({x for x in modules if isinstance(x, str) and x not in host and "." not in x}, host)
+        self._table.discovery.find(modules(cfg), host)
         found = self._mentions(cfg, host)
         for index, (stock, block) in found.items():
             row = rows[index]
@@ -174,3 +173,9 @@ class RowBuilder:
 def all_rows(cfg: dict[str, Any]) -> list[Any]:
     """Return all rows of a model YAML in the order of the layers."""
     return [*(cfg.get("backbone") or ()), *(cfg.get("head") or ())]
+
+
+def modules(cfg: dict[str, Any]) -> set[str]:
+    """Return the names of the modules in a model YAML, whose rows may be malformed."""
+    rows = [row for row in all_rows(cfg) if isinstance(row, (list, tuple)) and len(row) > 2]
+    return {row[2] for row in rows if isinstance(row[2], str)}

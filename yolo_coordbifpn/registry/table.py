@@ -33,7 +33,7 @@ class BlockTable:
 
     def __iter__(self) -> Iterator[type[nn.Module]]:
         """Iterate over the classes, in the order of their registration."""
-        return iter(self._rules)
+        return iter(list(self._rules))  # while another thread registers a block
 
     def is_block(self, layer: nn.Module) -> bool:
         """Tell whether a layer of a model is a registered block, or several of one."""
