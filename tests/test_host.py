@@ -375,7 +375,7 @@ BAD_ROWS = [
     ([-1, 10**6, "CoordAtt", []], "repeats must be a positive whole number up to 1000, got 1000000"),
     ([-1, True, "CoordAtt", []], "repeats must be a positive whole number up to 1000, got True"),
     ([-1, 1, "CoordAtt", [32, 1.0, 2, 3]], "got 4 arguments, which are too many or too few"),
-    ([-1, 1, "CoordAtt", ["("]], "an argument is a text that stands for no value"),
+    ([-1, 1, "CoordAtt", ["("]], "an argument is a string that Python cannot read as a value"),
     ([-1, 1, "CoordAtt", ["d"]], r"\[-1, 1, CoordAtt, \[d\]\]: CoordAtt: reduction must be"),
     (["CoordAtt", -1, 1, []], r"the module must be a name, got 1; the parts are \[from, repeats, module, args\]"),
     ("CoordAtt", "a row has four parts, .*, got 'CoordAtt'"),

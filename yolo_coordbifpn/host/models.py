@@ -1,4 +1,4 @@
-"""Models of the host: opened, read from a YAML, built and counted. Nothing of the host is changed here."""
+"""Models of the host: opened, read from a YAML and built."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 from ..errors import GraftError, HostError
 
-_ENGINES = {  # heads whose models are not YOLO's own
+_ENGINES = {  # heads of models that are not of the class YOLO
     "RTDETRDecoder": "RTDETR",
     "WorldDetect": "YOLOWorld",
     "YOLOEDetect": "YOLOE",
     "YOLOESegment": "YOLOE",
     "YOLOESegment26": "YOLOE",
 }
-_CLASSES = {  # by task, for forks of the Ultralytics of spring 2023, which has no map of them
+_CLASSES = {  # by task, for forks of the Ultralytics of spring 2023, which has no such map
     "detect": "DetectionModel",
     "segment": "SegmentationModel",
     "pose": "PoseModel",
@@ -28,14 +28,23 @@ _CLASSES = {  # by task, for forks of the Ultralytics of spring 2023, which has 
 
 
 def open_model(file: str | Path, name: str) -> Any:
-    """Return the host's model object for a YAML or a checkpoint; the name of the model tells whether it is RT-DETR."""
+    """Return the host's model object for a YAML or a checkpoint.
+
+    Args:
+        file: The YAML or checkpoint.
+        name: Name of the model, by which RT-DETR is recognised.
+    """
     from ultralytics.models import RTDETR, YOLO
 
     return (RTDETR if Path(name).stem.startswith("rtdetr") else YOLO)(str(file))
 
 
 def load(name: str | Path) -> dict[str, Any]:
-    """Read a model YAML as the host does, by name or path."""
+    """Read a model YAML as the host does, by name or path.
+
+    Raises:
+        GraftError: If there is no such file.
+    """
     from ultralytics.nn.tasks import yaml_model_load
 
     try:
@@ -45,7 +54,10 @@ def load(name: str | Path) -> dict[str, Any]:
 
 
 def build(cfg: dict[str, Any]) -> Any:
-    """Build the model of a YAML dict, of the class that the host has for its head; scale as in `cfg`, else the first.
+    """Build the model of a YAML dict, with the host's class for its head.
+
+    Args:
+        cfg: The model YAML; it is not changed. Without a `scale`, the first of its `scales` is built.
 
     Raises:
         GraftError: If the host cannot build it.
@@ -58,7 +70,7 @@ def build(cfg: dict[str, Any]) -> Any:
 
 
 def model_class(cfg: dict[str, Any]) -> Any:
-    """Return the host's class for the models of a YAML dict, which its head tells."""
+    """Return the host's class for the model of a YAML dict, by its head."""
     import ultralytics
     from ultralytics.nn import tasks
 
@@ -71,7 +83,7 @@ def model_class(cfg: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def host_errors(what: str) -> Iterator[None]:
-    """Raise whatever the host stumbles on in a user's YAML as a `GraftError`."""
+    """Raise any error of the host on a user's YAML as a `GraftError`."""
     try:
         yield
     except HostError:

@@ -1,4 +1,4 @@
-"""What a host does that could not be patched: it says why where one of our models is built, and nowhere else."""
+"""If the host cannot be patched: it says why when one of our models is built, and works as ever for all others."""
 
 from __future__ import annotations
 

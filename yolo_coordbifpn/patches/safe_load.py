@@ -1,7 +1,7 @@
 """Patch: checkpoints with registered blocks load under torch's `weights_only=True`.
 
-Nothing is taken from a checkpoint but names: a class is allowed if it is registered, or stands ready to be, here or in
-a module that the user's own environment declares.
+Only names are taken from a checkpoint. A class is allowed if it is registered, or can be registered from this package
+or from a module that the user's own environment declares.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _THEIRS = ("torch.", "ultralytics.", "numpy.", "builtins.", "collections.", "pat
 
 
 def patch_safe_load(host: ModuleType, table: BlockTable) -> Undo:
-    """Put the registered blocks on torch's allow-list, and those that are registered when a checkpoint names them.
+    """Put blocks on torch's allow-list: the registered ones now, others when a checkpoint names them.
 
     Args:
         host: `ultralytics.nn.tasks`.
@@ -40,7 +40,7 @@ def patch_safe_load(host: ModuleType, table: BlockTable) -> Undo:
     @functools.wraps(original or torch.load)
     def torch_load(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("weights_only") and args and _SCANS:  # as with ULTRALYTICS_SAFE_LOAD=1, from 8.4 on
-            with contextlib.suppress(ValueError):  # no archive of torch; the host says so
+            with contextlib.suppress(ValueError):  # not an archive of torch; the host reports it
                 needed = torch.serialization.get_unsafe_globals_in_checkpoint(args[0])
                 table.discovery.find({name.rpartition(".")[2] for name in needed if not name.startswith(_THEIRS)})
         return original(*args, **kwargs)

@@ -1,7 +1,7 @@
 """Patch: pretrained stock weights fit models with registered blocks.
 
 Every route ends in `BaseModel.load`: `pretrained=`, `YOLO(yaml).load(pt)`, a checkpoint given to the trainer. The
-weights are brought into the layout of the new model first, then the host's own `load` does the rest.
+weights are first brought into the layout of the new model, then the host's own `load` does the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .replacement import Undo, is_replaced, replace
 
 
 def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
-    """Make the host's loading of weights align layers where the model has a registered block.
+    """Make the host's loading of weights align layers if the model's layers may have moved.
 
     Args:
         host: `ultralytics.nn.tasks`.
@@ -33,7 +33,7 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
         A function that undoes the patch.
 
     Raises:
-        HostError: If the host loads weights another way.
+        HostError: If the host's models have no `load()`.
     """
     base = getattr(host, "BaseModel", None)
     original = getattr(base, "load", None)
@@ -63,10 +63,10 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
 
 
 def patch_engine_load(engine: Any, table: BlockTable) -> Undo:
-    """Let weights that were loaded from a model, not from a file, survive `train()`.
+    """Make `train()` keep weights that were loaded from a model, not from a file.
 
-    Older hosts, 8.4.100 among them, build the model afresh from its YAML in `Model.train` unless `ckpt` is set, which
-    `Model.load` sets for files only.
+    Older hosts, such as 8.4.100, build a new model from the YAML in `Model.train` unless `ckpt` is set, which their
+    `Model.load` does for files only.
 
     Args:
         engine: `ultralytics.engine.model`.
@@ -108,11 +108,18 @@ def _yaml(model: Any) -> dict[str, Any]:
 
 
 def _model(weights: Any) -> nn.Module:
-    """Return the model in what was given as weights: a model, or a checkpoint that holds one."""
+    """Return the model that was given as weights.
+
+    Args:
+        weights: A model, or a checkpoint that holds one.
+
+    Raises:
+        WeightsError: If it is neither.
+    """
     if isinstance(weights, dict):
         if not isinstance(weights.get("ema") or weights.get("model"), nn.Module):
             raise WeightsError(
-                f"pretrained weights: no model in a dict of {', '.join(map(str, list(weights)[:5]))}, ..."
+                f"pretrained weights: no model in a dict with the keys {', '.join(map(str, list(weights)[:5]))}, ..."
             )
         return weights.get("ema") or weights["model"]
     if isinstance(weights, (str, Path)) or not isinstance(weights, nn.Module):
@@ -121,19 +128,24 @@ def _model(weights: Any) -> nn.Module:
 
 
 def _log(logger: Any, transfer: Transfer, report: str, change: float | None) -> None:
-    """Write one line about what became of the weights, and a warning for what did not go as it should."""
+    """Log what became of the weights, with a warning if the output is not the pretrained model's."""
     logger.info(f"yolo_coordbifpn: {report}")
     if transfer.afresh or transfer.left:
         logger.warning(
-            f"yolo_coordbifpn: without a partner in the pretrained model, starting afresh: {listed(transfer.afresh)}; "
-            f"without one in the new model, left: {listed(transfer.left)}"
+            "yolo_coordbifpn: newly initialised, with no counterpart in the pretrained model: "
+            f"{listed(transfer.afresh)}; not used, with no counterpart in the new model: {listed(transfer.left)}"
         )
     if not transfer.heads_read and not transfer.problems:
-        logger.warning("yolo_coordbifpn: the start is not the pretrained model's: the head reads a neck that is new")
+        logger.warning(
+            "yolo_coordbifpn: the initial output differs from the pretrained model's: the head reads a new neck"
+        )
     elif transfer.problems:
-        logger.warning(f"yolo_coordbifpn: the start is not the pretrained model's: {'; '.join(transfer.problems)}")
+        logger.warning(
+            f"yolo_coordbifpn: the initial output differs from the pretrained model's: {'; '.join(transfer.problems)}"
+        )
     elif change is not None and change > 1e-3:
         logger.warning(
-            "yolo_coordbifpn: the start is not the pretrained model's, although every layer has its weights: "
-            "this Ultralytics builds a stock layer otherwise than the one that trained them, in its stock models too"
+            "yolo_coordbifpn: the initial output differs from the pretrained model's, although every layer has its "
+            "weights: this Ultralytics builds a stock layer differently from the one that trained them, also in its "
+            "stock models"
         )
