@@ -315,7 +315,7 @@ def checkpoints(place: Path) -> Path:
 
 
 def test_safe_loading_knows_every_block(checkpoints: Path) -> None:
-    """ULTRALYTICS_SAFE_LOAD=1 loads our blocks, those to compare with and a declared one of the user, but no other class."""
+    """ULTRALYTICS_SAFE_LOAD=1 loads our blocks, those to compare with and a user's declared one, but no other class."""
     from ultralytics.nn import tasks
 
     if not hasattr(tasks, "_SafeLoad"):

@@ -8,11 +8,8 @@ import os
 import sys
 
 HOST = "ultralytics.nn.tasks"
+ENGINE = "ultralytics.engine.model"
 PARSERS = "YOLO_COORDBIFPN_PARSERS"  # environment variable: parser modules of forks, separated by commas
-_FUNCTIONS = {  # module of the host -> function of install.py that patches it
-    HOST: "install_quietly",
-    "ultralytics.engine.model": "patch_engine",
-}
 
 
 class _Waiter:
@@ -20,7 +17,7 @@ class _Waiter:
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
         """Return the other finders' spec for a module to patch, None for any other module."""
-        if name not in _FUNCTIONS and name not in _forks:
+        if name not in (HOST, ENGINE, *_forks):
             return None
         for other in list(sys.meta_path):
             if other is self or not hasattr(other, "find_spec"):
@@ -66,7 +63,7 @@ def _patch(name):  # type: ignore[no-untyped-def]
         if name in _forks:
             patches.install_parser_quietly(name)
         else:
-            getattr(patches, _FUNCTIONS[name])()
+            patches.install_quietly()
     except Exception as error:  # the import of the host must not fail
         sys.stderr.write(f"yolo_coordbifpn is not active: {type(error).__name__}: {error}\n")
 
@@ -82,7 +79,7 @@ def forks():  # type: ignore[no-untyped-def]
 
 def wait_for(parser):  # type: ignore[no-untyped-def]
     """Patch a fork's parser module too when it is imported."""
-    if parser not in _forks and parser not in _FUNCTIONS:
+    if parser not in (HOST, ENGINE, *_forks):
         _forks.append(parser)
 
 

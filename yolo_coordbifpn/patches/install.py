@@ -65,6 +65,7 @@ def install(parser: str | None = None) -> None:
 def install_quietly() -> None:
     """Patch the loaded host; if that fails, change nothing and let our models say why when they are built."""
     host, version = importlib.import_module(hook.HOST), host_version()
+    engine = sys.modules.get(hook.ENGINE)  # patched in a second call if it is not loaded yet
     _patch(
         hook.HOST,
         f"ultralytics {version}",
@@ -74,10 +75,10 @@ def install_quietly() -> None:
             (weights_hold(host), lambda: patch_weights(host, TABLE)),
             (fuse_holds(host), lambda: patch_fuse(host, TABLE)),
             (safe_load_holds(host, TABLE), lambda: patch_safe_load(host, TABLE)),
+            (engine is None or engine_load_holds(engine), lambda: patch_engine_load(engine, TABLE)),
         ),
         " Update both (pip install -U ultralytics yolo_coordbifpn); `yolo-coordbifpn check` shows the details.",
     )
-    patch_engine()
     if hook.HOST not in _failures:
         with contextlib.suppress(HostError, ModuleNotFoundError):  # a convenience: the rest works without it
             callbacks = importlib.import_module(_CALLBACKS)
@@ -89,13 +90,6 @@ def install_parser_quietly(name: str) -> None:
     """Patch the loaded parser of a fork; if that fails, change nothing and let our models say why when built."""
     host = importlib.import_module(name)
     _patch(name, f"the parser {name}", [(parser_holds(host), lambda: patch_parser(host, TABLE))])
-
-
-def patch_engine() -> None:
-    """Patch the host's `engine.model` once it is loaded, if the other patches hold."""
-    engine = sys.modules.get("ultralytics.engine.model")
-    if hasattr(engine, "Model") and weights_hold(sys.modules.get(hook.HOST)) and not engine_load_holds(engine):
-        _undo[hook.HOST].append(patch_engine_load(engine, TABLE))
 
 
 def uninstall() -> None:
@@ -153,7 +147,7 @@ def _patch(name: str, what: str, patches: Iterable[tuple[bool, Callable[[], Undo
         )
         failure.__cause__ = error
         _failures[name] = failure
-        _undo[name] = raise_when_built(host, failure)
+        _undo.setdefault(name, []).extend(raise_when_built(host, failure))
 
 
 def _undo_all(module: str) -> None:
