@@ -1,4 +1,4 @@
-"""Shared fixtures: where real data is, if it is here, and how to run a fresh process."""
+"""Shared fixtures: where real data is, if there is any, and how to run a new process."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tensors(out: object) -> Iterator[Tensor]:
 
 
 def scrambled(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give a model weights as after a training: random batch-norm statistics, scales and shifts."""
+    """Give a model random batch-norm statistics, scales and shifts, as after a training."""
     generator = torch.Generator().manual_seed(seed)
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
@@ -62,7 +62,7 @@ def gap(new: nn.Module, old: nn.Module, size: tuple[int, int] = (96, 64)) -> flo
     x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         a, b = new.eval()(x), old.eval()(x)
-    if getattr(old, "end2end", False):  # the first tensor is sorted by score there, which tells nothing of the values
+    if getattr(old, "end2end", False):  # the first tensor is sorted by score there, so its values cannot be compared
         a, b = a[1:], b[1:]
     pairs = list(zip(tensors(a), tensors(b)))
     assert pairs
@@ -70,7 +70,7 @@ def gap(new: nn.Module, old: nn.Module, size: tuple[int, int] = (96, 64)) -> flo
 
 
 def inserted(cfg: dict, *places: int, module: str = "CoordAtt", args: Sequence = (), repeats: int = 1) -> dict:
-    """Put a row behind some layers of a model YAML."""
+    """Insert a row after some layers of a model YAML."""
     rows = Rows(cfg, [Facts()] * len(cfg["backbone"] + cfg["head"]))
     for node in [rows.nodes[place] for place in places]:
         rows.insert_after(node, module, args).repeats = repeats
@@ -78,7 +78,7 @@ def inserted(cfg: dict, *places: int, module: str = "CoordAtt", args: Sequence =
 
 
 def yolo(folder: Path, *words: str) -> str:
-    """Run the stock command in a folder and return what it printed."""
+    """Run the stock command in a folder and return its output."""
     done = subprocess.run([YOLO_COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=400)
     text = done.stdout + done.stderr
     assert done.returncode == 0, text[-3000:]
@@ -87,13 +87,13 @@ def yolo(folder: Path, *words: str) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def host_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Give the host a settings folder of its own, so that a user's is never touched."""
+    """Give the host a temporary settings folder, so that the user's is not changed."""
     os.environ["YOLO_CONFIG_DIR"] = str(tmp_path_factory.mktemp("settings"))
 
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Any:
-    """Catch what goes to the host's log, from which it keeps other listeners away."""
+    """Capture the host's log, which does not propagate to other handlers."""
     LOGGER.addHandler(caplog.handler)
     caplog.set_level(logging.INFO, LOGGER.name)
     yield caplog
@@ -102,7 +102,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Any:
 
 @pytest.fixture
 def own_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Take back what a test registers."""
+    """Remove the blocks that a test registers."""
     monkeypatch.setenv(VARIABLE, "")
     before = dict(TABLE._rules), dict(TABLE._by_name), dict(TABLE.discovery._later)
     yield
@@ -113,7 +113,7 @@ def own_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., str]:
-    """Run Python code in a fresh process, in an empty folder, and return what it prints."""
+    """Return a function that runs Python code in a new process, in an empty folder, and returns its output."""
 
     def run(code: str, check: bool = True, **env: str) -> str:
         done = subprocess.run(
@@ -132,7 +132,7 @@ def python(tmp_path: Path) -> Callable[..., str]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print how many of the host's model YAMLs took the blocks, and where an variant has no place."""
+    """Print how many of the host's model YAMLs accept the blocks, and for which a variant is impossible."""
     reports = terminalreporter.getreports("passed")
     told = [(key, value) for report in reports for key, value in report.user_properties if report.when == "call"]
     models = [value.split(" ", 2) for key, value in told if key == "stock model"]

@@ -1,12 +1,13 @@
-"""Forks with a `parse_model` of their own: small ones, written here in the styles of the field's repositories.
+"""Forks with a `parse_model` of their own: small ones, written here in the style of well-known repositories.
 
 The repositories themselves (ultralytics/yolov5, WongKinYiu/yolov7 and yolov9, THU-MIG/yolov10, sunsmarterjie/yolov12,
-iMoonLab/yolov13) were tried by hand, see README.md, "In your fork".
+iMoonLab/yolov13) were tested by hand, see README.md, "In your fork".
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -255,7 +256,7 @@ def write_forks(folder: Path) -> None:
 
 @pytest.fixture
 def forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Make the forks importable in this process, and forget them afterwards."""
+    """Make the forks importable in this process during a test."""
     write_forks(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -274,7 +275,7 @@ def build(name: str, change: Callable[[dict], Any] = lambda cfg: None) -> nn.Mod
 
 
 def test_forks_train_unedited(tmp_path: Path, python: Callable[..., str]) -> None:
-    """By the environment variable alone: rows build, all our parameters are trained, a checkpoint comes back."""
+    """With the environment variable alone, rows build, all our parameters are trained, and a checkpoint loads again."""
     write_forks(tmp_path)
     code = f"import sys, runpy; sys.argv[1:] = {list(STYLES)}; sys.path.insert(0, '.'); runpy.run_path('train.py')"
     out = python(code, YOLO_COORDBIFPN_PARSERS=",".join(f"{x}.yolo" for x in STYLES))
@@ -285,7 +286,7 @@ def test_forks_train_unedited(tmp_path: Path, python: Callable[..., str]) -> Non
 
 @pytest.mark.parametrize("style", STYLES)
 def test_install_names_a_parser(forks: Path, style: str) -> None:
-    """`install(parser=)` patches a fork's parser alone, before or after others import it, once, and undoably."""
+    """`install(parser=)` patches a fork's parser alone and once; uninstall undoes it."""
     with pytest.raises((NameError, KeyError)):
         build(style)
     for _ in range(2):
@@ -311,7 +312,7 @@ def test_install_names_a_parser(forks: Path, style: str) -> None:
     ],
 )
 def test_a_mistake_names_its_row_in_a_fork(forks: Path, row: list, message: str) -> None:
-    """The errors are those that Ultralytics users get."""
+    """The errors are the same as with Ultralytics."""
     install(parser="five.yolo")
 
     def change(cfg: dict) -> None:
@@ -334,7 +335,7 @@ class Halve(nn.Module):
 
 
 def test_own_blocks_in_a_fork(forks: Path, own_blocks: None) -> None:
-    """A registered block is known in the forks patched already and in those patched later."""
+    """A registered block is known in forks patched before and after its registration."""
 
     def change(cfg: dict) -> None:
         cfg["backbone"][4][2] = "Halve"
@@ -347,7 +348,7 @@ def test_own_blocks_in_a_fork(forks: Path, own_blocks: None) -> None:
 
 
 def test_a_name_that_a_fork_has_taken(forks: Path) -> None:
-    """A fork with a CoordAtt of its own keeps it, and says why ours are not there; the host is not affected."""
+    """A fork with its own CoordAtt keeps it, and the error says why ours is missing; Ultralytics is not affected."""
     (forks / "five" / "yolo.py").write_text(FIVE + "\nclass CoordAtt(nn.Module): pass\n")
     with pytest.raises(HostError, match=r"parser five.yolo at .*already has a CoordAtt.*Nothing was changed"):
         install(parser="five.yolo")
@@ -368,10 +369,32 @@ def test_a_name_that_a_fork_has_taken(forks: Path) -> None:
         (5, "parser is the name of a module to import"),
     ],
 )
-def test_parsers_that_are_none(forks: Path, parser: Any, message: str) -> None:
-    """What cannot be patched says so."""
+def test_parsers_that_cannot_be_patched(forks: Path, parser: Any, message: str) -> None:
+    """A parser that cannot be patched raises an error that says why."""
     with pytest.raises(HostError, match=message):
         install(parser=parser)
+
+
+def test_a_parser_that_is_a_folder(tmp_path: Path, python: Callable[..., str]) -> None:
+    """A folder without `__init__.py` in the variable breaks no import and is reported; built-in modules work too."""
+    write_forks(tmp_path)
+    code = "import sys; sys.path.insert(0, '.'); import five, five.yolo, seven.yolo; print(type(five.__loader__))"
+    names = {"YOLO_COORDBIFPN_PARSERS": "five,six,json,zipimport"}
+    assert "NamespaceLoader" in python(f"import yolo_coordbifpn, json, zipimport; {code}", **names)
+    out = python(f"{code}; five.yolo.nothing", check=False, **names)
+    assert "YOLO_COORDBIFPN_PARSERS names five, which is a folder" in out
+    assert "has no attribute 'nothing'" in out
+
+
+def test_a_module_keeps_its_loader(forks: Path) -> None:
+    """The hook patches a fork's module and leaves the module's loader unchanged, also when it is reloaded."""
+    hook.wait_for("five.yolo")
+    module = importlib.import_module("five.yolo")
+    assert type(module.__loader__) is type(module.__spec__.loader) is importlib.machinery.SourceFileLoader
+    assert "exec_module" not in vars(module.__loader__)
+    assert len(build("five").model) == 14
+    assert "CoordAtt" in vars(importlib.reload(module))
+    assert len(build("five").model) == 14
 
 
 ALONE = """
@@ -393,15 +416,15 @@ Model(cfg)
 
 
 def test_a_fork_without_ultralytics(tmp_path: Path, python: Callable[..., str]) -> None:
-    """A repository that stands alone needs no Ultralytics; only CBAM, which is its, says so."""
+    """A repository without Ultralytics works; only CBAM, which is Ultralytics' own, raises an error."""
     write_forks(tmp_path)
     out = python(ALONE, check=False, YOLO_COORDBIFPN_PARSERS="five.yolo, not.imported")
     assert out.startswith("14\n"), out
-    assert "CBAM is Ultralytics' own" in out
+    assert "CBAM needs ultralytics.nn, which is not installed" in out
 
 
 def test_yamls_for_the_yolov5_repository(forks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files are those that the script makes from the host's YOLOv5, and each builds in a parser of that style."""
+    """The files are those that the script makes from the host's YOLOv5, and they build in a parser of that style."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     made = dict(importlib.import_module("make_model_yamls").repository_files())
     folder = ROOT / "model_yamls" / "yolov5-repository"
@@ -418,7 +441,7 @@ def test_yamls_for_the_yolov5_repository(forks: Path, monkeypatch: pytest.Monkey
 
 
 def test_copying_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`models copy=` writes the files of a pattern into a folder, and never over one that is there."""
+    """`models copy=` copies the files that match a pattern and does not overwrite any."""
     options = ["models", "only=yolov5-repository/*-bifpn", f"copy={tmp_path / 'models'}"]
     assert main(options) == 0
     copied = sorted(x.name for x in (tmp_path / "models").iterdir())

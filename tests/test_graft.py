@@ -607,6 +607,7 @@ def test_names_without_files(name: str, task: str, scale: str) -> None:
     assert model.model.yaml["yaml_file"] == name
     made = load(name)
     plain = load((split(name) or ("",))[0])
+    assert made.pop("yolo_coordbifpn", None) == ({"neck": "fpn"} if name.endswith("-fpn.yaml") else None)
     assert {k: v for k, v in made.items() if k not in ("backbone", "head", "yaml_file")} == {
         k: v for k, v in plain.items() if k not in ("backbone", "head", "yaml_file")
     }

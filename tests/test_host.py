@@ -1,24 +1,32 @@
-"""Registration: what the patches do to the host, what they leave alone, and what they say when something is wrong."""
+"""Registration: what the patches change in the host, what they leave alone, and what their errors say."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
+import os
 import pkgutil
 import re
+import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
+from ultralytics.utils import LOGGER
 
 import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, HostError, RowError, install, model_yaml, register, uninstall
 from yolo_coordbifpn.grafting import names
+from yolo_coordbifpn.host.models import quiet
 from yolo_coordbifpn.patches import names as patch
 from yolo_coordbifpn.patches.install import status
 from yolo_coordbifpn.patches.parser import BUILDER_NAME, patch_parser
@@ -27,7 +35,7 @@ from yolo_coordbifpn.registry import TABLE, BlockTable
 
 @pytest.fixture
 def installed(own_blocks: None) -> None:
-    """Leave the patches installed, whatever a test does, and the table as it was."""
+    """Leave the patches installed and the table as it was, whatever a test does."""
 
 
 def model_cfg(*rows: list, nc: int = 3) -> dict:
@@ -56,13 +64,13 @@ def test_stock_code_finds_the_blocks(python: Callable[..., str]) -> None:
 
 
 def test_the_hook_loads_nothing(python: Callable[..., str]) -> None:
-    """A Python that never touches Ultralytics gets one small module and no torch."""
+    """A Python that never imports Ultralytics loads one small module and no torch."""
     code = "import sys; print(*sorted(x for x in sys.modules if 'coordbifpn' in x or x in ('torch', 'yaml', 're')))"
     assert python(code).split() == ["yolo_coordbifpn_startup"]
 
 
 def test_the_hook_can_be_switched_off(python: Callable[..., str]) -> None:
-    """With the variable at 0 nothing of ours is loaded, and an explicit import still works."""
+    """With the variable at 0 nothing of ours is loaded; an explicit import still works."""
     off = {"YOLO_COORDBIFPN_AUTOLOAD": "0"}
     assert python("import sys; print('yolo_coordbifpn' in sys.modules)", **off).strip() == "False"
     out = python("from ultralytics import YOLO; YOLO('yolo11n-coordatt.yaml')", check=False, **off)
@@ -79,7 +87,7 @@ def test_a_broken_package_does_not_break_python(python: Callable[..., str], tmp_
 
 
 def test_both_start_up_files_name_the_same_function() -> None:
-    """The `.pth` line and its successor from Python 3.15 on both run the one start-up function."""
+    """The `.pth` file and its successor since Python 3.15 run the same start-up function."""
     site = Path(importlib.util.find_spec("yolo_coordbifpn_startup").origin).parent
     assert (site / "yolo_coordbifpn.pth").read_text().startswith("import yolo_coordbifpn_startup;")
     entry = (site / "yolo_coordbifpn.start").read_text().strip()
@@ -102,7 +110,7 @@ def test_a_host_loaded_before_us_is_patched_by_our_import(python: Callable[..., 
 
 
 def test_install_is_idempotent_and_undoable(installed: None) -> None:
-    """Twice is once, and after uninstall the host is what it was, down to the code object."""
+    """A second install changes nothing, and uninstall restores the host, down to the code object."""
     code, check_yaml = tasks.parse_model.__code__, tasks.check_yaml
     install()
     install()
@@ -126,7 +134,7 @@ def test_install_is_idempotent_and_undoable(installed: None) -> None:
 
 
 def test_public_names() -> None:
-    """Each public name is there, sorted, and an unknown one is an AttributeError."""
+    """Each public name exists and is listed in order; an unknown one is an AttributeError."""
     assert yolo_coordbifpn.__all__ == sorted(yolo_coordbifpn.__all__)
     for name in yolo_coordbifpn.__all__:
         assert getattr(yolo_coordbifpn, name).__doc__
@@ -136,13 +144,180 @@ def test_public_names() -> None:
 
 
 def test_safe_loading(tmp_path: Path, installed: None) -> None:
-    """A checkpoint with our blocks loads with weights only as long as we are installed."""
+    """A checkpoint with our blocks loads under `weights_only=True` while the patches are installed, and only then."""
     torch.save({"model": build([-1, 1, "CoordAtt", []]).model[4]}, tmp_path / "x.pt")
     with torch.serialization.safe_globals([nn.Conv2d, nn.BatchNorm2d]):
         assert isinstance(torch.load(tmp_path / "x.pt", weights_only=True)["model"], CoordAtt)
         uninstall()
         with pytest.raises(Exception, match="CoordAtt"):
             torch.load(tmp_path / "x.pt", weights_only=True)
+
+
+def test_weights_leave_a_users_dict_as_it_is() -> None:
+    """The gains that pretrained weights bring are written into the model's own YAML, not into the user's dict."""
+    cfg = tasks.yaml_model_load("yolo11n-coordatt.yaml")
+    model = tasks.DetectionModel(cfg, verbose=False)
+    rows = copy.deepcopy(cfg["backbone"])
+    model.load(tasks.DetectionModel("yolo11n.yaml", verbose=False), verbose=False)
+    assert model.model[9].gain == model.yaml["backbone"][9][3][1] == 4
+    assert cfg["backbone"] == rows
+    assert tasks.DetectionModel(cfg, verbose=False).model[9].gain == 1
+
+
+# Patches that something else has replaced ----------------------------------------------------------------------------
+
+
+def test_what_another_package_replaced_is_left_alone(installed: None, log: Any) -> None:
+    """Uninstall undoes the other patches and names in a warning what it leaves; install patches on top of that."""
+    ours, original = tasks.check_yaml, tasks.BaseModel.fuse.__wrapped__
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        return ours(*args, **kwargs)
+
+    del tasks.SeparableConv
+    tasks.check_yaml = theirs
+    assert not status()[0]["model YAML names"]
+    uninstall()
+    assert tasks.check_yaml is theirs
+    assert f"ultralytics.nn.tasks.check_yaml has been replaced since by {theirs!r}; it is left as it is" in log.text
+    assert not any(status()[0].values())
+    assert tasks.BaseModel.fuse is original
+    install()
+    assert all(status()[0].values())
+    uninstall()
+    assert tasks.check_yaml is theirs
+    tasks.check_yaml = sys.modules["ultralytics.utils.checks"].check_yaml
+
+
+def test_a_patch_that_another_package_wraps_stays_known(installed: None, log: Any) -> None:
+    """A wrapper that names what it wraps leaves the patch in effect, which status says, and install adds no second."""
+    ours = tasks.BaseModel.load
+    theirs = functools.wraps(ours)(lambda *args, **kwargs: ours(*args, **kwargs))
+    tasks.BaseModel.load = theirs
+    install()
+    assert tasks.BaseModel.load is theirs
+    uninstall()
+    assert status()[0] == {**dict.fromkeys(status()[0], False), "pretrained weights": True}
+    assert "BaseModel.load has been replaced since" in log.text
+    tasks.BaseModel.load = ours
+    uninstall()
+    assert not any(status()[0].values())
+
+
+def test_a_parser_that_another_package_replaced(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install refuses a parser that is not the host's, with every patch undone, and works again without it."""
+    host_parser = tasks.parse_model
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "parse_model", lambda *args, **kwargs: host_parser(*args, **kwargs))
+        with pytest.raises(HostError, match="parse_model is not the host's own function"):
+            install()
+        assert not any(status()[0].values())
+        with pytest.raises(HostError, match="parse_model is not the host's own function"):
+            YOLO("yolo11n-coordatt.yaml")
+        uninstall()
+    assert BUILDER_NAME not in host_parser.__code__.co_names
+    install()
+    assert all(status()[0].values())
+    build([-1, 1, "CoordAtt", []])
+
+
+RELOAD = """
+import importlib
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+import yolo_coordbifpn
+from yolo_coordbifpn.patches.install import status
+for hooked in (True, False):
+    if not hooked:
+        yolo_coordbifpn.patches.hook.disarm()
+    old = tasks.BaseModel
+    importlib.reload(tasks)
+    print(all(status()[0].values()))
+    yolo_coordbifpn.install()
+    assert all(status()[0].values()) and tasks.BaseModel is not old
+    assert type(YOLO("yolo11n-coordatt.yaml").load(YOLO("yolo11n.yaml").model).model.model[9]).__name__ == "CoordAtt"
+yolo_coordbifpn.uninstall()
+print(any(status()[0].values()), old.load.__module__, "has been replaced" in __import__("sys").stderr.getvalue())
+"""
+
+
+def test_a_reloaded_host_is_patched_again(python: Callable[..., str]) -> None:
+    """`importlib.reload` of the host's module undoes patches; the hook or `install()` makes them again, undoably."""
+    code = f"import io, sys\nsys.stderr = io.StringIO()\n{RELOAD}"
+    out = [x for x in python(code).splitlines() if x[:4] in ("True", "Fals")]
+    assert out == ["True", "False", "False ultralytics.nn.tasks False"]
+
+
+# Threads and forks ---------------------------------------------------------------------------------------------------
+
+
+def test_quiet_keeps_other_threads_loud(log: Any) -> None:
+    """What is built quietly in several threads leaves the log's level and filters, and other threads' messages."""
+    level, filters = LOGGER.level, list(LOGGER.filters)
+    first, second = threading.Event(), threading.Event()
+
+    def work(entered: threading.Event, leave: threading.Event) -> None:
+        with quiet():
+            LOGGER.info("not logged")
+            LOGGER.error("logged error")
+            entered.set()
+            leave.wait(60)
+
+    done = threading.Event()
+    threads = [threading.Thread(target=work, args=(first, second)), threading.Thread(target=work, args=(second, done))]
+    threads[0].start()
+    assert first.wait(60)
+    LOGGER.info("logged info")
+    threads[1].start()  # the first thread leaves while the second is inside
+    threads[0].join(60)
+    done.set()
+    threads[1].join(60)
+    assert (LOGGER.level, LOGGER.filters) == (level, filters)
+    assert "not logged" not in log.text
+    assert log.text.count("logged error") == 2
+    assert "logged info" in log.text
+
+
+def test_two_threads_name_a_block_first(installed: None) -> None:
+    """Two threads that build a model with SE at once, which registers it, both build it."""
+    barrier, found = threading.Barrier(2), []
+    discovery = TABLE.discovery
+    discovery._later.pop("SE", None)
+    discovery.add_later("SE", barrier.wait)
+
+    def work() -> None:
+        discovery.find({"SE"})
+        found.append("SE" not in discovery._later)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [True, True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_leaves_the_parents_files(python: Callable[..., str]) -> None:
+    """A model YAML made for a name outlives a forked process, and is deleted at the end of the one that made it."""
+    code = (
+        "import os, sys; from pathlib import Path; from ultralytics.nn import tasks\n"
+        "file = Path(tasks.check_yaml('yolo12-pose-bifpn.yaml'))\n"
+        "if not os.fork():\n    sys.exit()\n"
+        "os.wait(); print(file.is_file(), file)"
+    )
+    answer, file = python(code).splitlines()[-1].split(maxsplit=1)
+    assert answer == "True"
+    assert not Path(file).parent.exists()
+
+
+def test_a_made_file_that_is_gone_is_made_again() -> None:
+    """A cleaner of temporary folders may delete the YAML made for a name; the name is found all the same."""
+    file = Path(tasks.check_yaml("yolo12-pose-bifpn.yaml"))
+    text = file.read_text()
+    assert tasks.check_yaml("yolo12-pose-bifpn.yaml") == str(file)
+    shutil.rmtree(file.parent)
+    assert Path(tasks.check_yaml("yolo12-pose-bifpn.yaml")).read_text() == text
 
 
 # The parser ----------------------------------------------------------------------------------------------------------
@@ -200,7 +375,7 @@ BAD_ROWS = [
     ([-1, 10**6, "CoordAtt", []], "repeats must be a positive whole number up to 1000, got 1000000"),
     ([-1, True, "CoordAtt", []], "repeats must be a positive whole number up to 1000, got True"),
     ([-1, 1, "CoordAtt", [32, 1.0, 2, 3]], "got 4 arguments, which are too many or too few"),
-    ([-1, 1, "CoordAtt", ["("]], "an argument is a text that stands for no value"),
+    ([-1, 1, "CoordAtt", ["("]], "an argument is a string that Python cannot read as a value"),
     ([-1, 1, "CoordAtt", ["d"]], r"\[-1, 1, CoordAtt, \[d\]\]: CoordAtt: reduction must be"),
     (["CoordAtt", -1, 1, []], r"the module must be a name, got 1; the parts are \[from, repeats, module, args\]"),
     ("CoordAtt", "a row has four parts, .*, got 'CoordAtt'"),
@@ -218,20 +393,20 @@ BAD_ROWS = [
 
 @pytest.mark.parametrize(("row", "message"), BAD_ROWS)
 def test_bad_rows(row: list, message: str) -> None:
-    """Each mistake in one of our rows is one error that names the row, what it has and what was expected."""
+    """Each mistake in one of our rows raises one error that names the row, what it has and what was expected."""
     with pytest.raises(RowError, match=message):
         build(row)
 
 
 def test_inputs_of_different_size_name_their_layers() -> None:
-    """Fusing layers of different height and width says which layers, with their shapes."""
+    """The error about inputs of different height and width names the layers and their shapes."""
     with pytest.raises(ValueError, match=r"layer 4\).*layer 3 \(1, 32, 32, 32\), layer 0 \(1, 16, 128, 128\)"):
         build([[-1, 0], 1, "BiFPN_Concat", [1]])
 
 
 @pytest.mark.parametrize("name", ["CoordAtt", "SeparableConv", "SE", "CBAM"])
 def test_other_features_than_expected_name_their_layer(name: str) -> None:
-    """A block behind a layer that gives no feature map, or other channels than the parser counts, says so."""
+    """A block after a layer that outputs no feature map, or other channels than the parser counts, raises an error."""
     flat = [-1, 1, "nn.Flatten", []]
     with pytest.raises(ValueError, match=rf"{name} \(layer 5\) takes features of shape .*got layer 4 \(1, 32768\)"):
         build(flat, [-1, 1, name, []])
@@ -241,7 +416,7 @@ def test_other_features_than_expected_name_their_layer(name: str) -> None:
 
 
 def test_rows_made_in_python_stay_as_they_were() -> None:
-    """`from` may be a tuple there, and the parser, which reads texts as values, does not write into our rows."""
+    """`from` may be a tuple there, and the parser, which evaluates strings, does not write into our rows."""
     cfg = model_cfg([(-1, 2), 1, "BiFPN_Concat", ["1"]])
     layers, _ = tasks.parse_model(cfg, ch=3, verbose=False)
     assert layers[4].f == [-1, 2]
@@ -249,14 +424,14 @@ def test_rows_made_in_python_stay_as_they_were() -> None:
 
 
 def test_repeats_are_checked_as_written(tmp_path: Path) -> None:
-    """A depth factor that brings repeats back to 1 does not hide a wrong row."""
+    """A depth factor that reduces repeats to 1 does not hide a wrong row."""
     cfg = model_cfg([[-1, 2], 2, "BiFPN_Concat", [1]]) | {"scales": {"n": [0.33, 1.0, 1024]}}
     with pytest.raises(RowError, match="repeats must be 1, got 2"):
         tasks.DetectionModel(cfg, verbose=False)
 
 
 def test_mistakes_in_other_rows_stay_the_hosts() -> None:
-    """An error in a row that is none of ours is raised as the host raises it."""
+    """An error in a row without our blocks is raised as the host raises it."""
     with pytest.raises(KeyError, match="Foo"):
         build([-1, 1, "Foo", []])
     with pytest.raises((TypeError, IndexError)):
@@ -289,7 +464,7 @@ class Scale(nn.Module):
 
 
 class Widen(nn.Module):
-    """A user's block with output channels of its own."""
+    """A user's block that sets its output channels."""
 
     def __init__(self, c1: int, c2: int) -> None:
         super().__init__()
@@ -311,7 +486,7 @@ class Join(nn.Module):
 
 
 def test_own_blocks(installed: None) -> None:
-    """A user's block works in a row as ours do, with each kind of channel rule, and errors name the row."""
+    """A user's block works in a row as ours do, with each kind of channel rule; errors name the row."""
     register(Scale)
     register(Scale, "same")
     register(Join, channels="sum")
@@ -328,7 +503,7 @@ def test_own_blocks(installed: None) -> None:
 
 
 def test_registering_is_checked(installed: None) -> None:
-    """What cannot be a block, an unknown rule, and a taken name are refused, and nothing is entered."""
+    """What is not a block, an unknown rule and a taken name are refused, and nothing is added."""
     before = list(TABLE)
     with pytest.raises(TypeError, match="subclass of torch.nn.Module"):
         register(lambda x: x)
@@ -383,7 +558,7 @@ def load(tmp_path: Path, source: str, name: str = "fork") -> ModuleType:
 
 
 def table() -> BlockTable:
-    """Make a table of our blocks, apart from the real one."""
+    """Make a table of our blocks, separate from the real one."""
     result = BlockTable()
     result.add(CoordAtt, "same")
     result.add(BiFPN_Concat, "sum")
@@ -391,7 +566,7 @@ def table() -> BlockTable:
 
 
 def test_a_forks_parser_is_patched_too(tmp_path: Path) -> None:
-    """The patch goes by the shape of the function; here one that resolves names by eval."""
+    """The patch depends on the shape of the function only; this one resolves names with eval."""
     fork = load(tmp_path, PARSER)
     undo = patch_parser(fork, table())
     cfg = {"backbone": [[-1, 1, "Conv", [8]]], "head": [[-1, 1, "CoordAtt", []], [[-1, 0], 1, "BiFPN_Concat", []]]}
@@ -416,7 +591,7 @@ def test_a_forks_parser_is_patched_too(tmp_path: Path) -> None:
     ],
 )
 def test_other_parsers_are_refused_untouched(tmp_path: Path, change: Callable[[str], str], message: str) -> None:
-    """A parser of another shape, or one that has our names, is left exactly as it was."""
+    """A parser of another shape, or in a module that has our names, is left exactly as it was."""
     fork = load(tmp_path, change(PARSER))
     before = dict(fork.__dict__)
     code = getattr(getattr(fork, "parse_model", None), "__code__", None)
@@ -464,8 +639,8 @@ assert tasks.parse_model.__module__ == "ultralytics.nn.tasks" and tasks.CoordAtt
 """
 
 
-def test_a_clash_is_told_when_one_of_our_models_is_built(python: Callable[..., str]) -> None:
-    """With a name taken nothing is registered, stock models work, and ours say what is in the way."""
+def test_a_clash_is_reported_when_one_of_our_models_is_built(python: Callable[..., str]) -> None:
+    """If a name is taken, nothing is registered, stock models work, and ours name the conflict."""
     out = python(CLASH, YOLO_COORDBIFPN_AUTOLOAD="0")
     assert out.count("already has a CoordAtt") == 4
     assert "`yolo-coordbifpn check` shows the details" in out
@@ -486,7 +661,7 @@ except yolo_coordbifpn.HostError as error:
 
 
 def test_whatever_goes_wrong_nothing_stays_half_done(python: Callable[..., str]) -> None:
-    """If a later patch cannot be made, the earlier ones are undone."""
+    """If a later patch fails, the earlier ones are undone."""
     assert "BaseModel has no method load" in python(UNEXPECTED, YOLO_COORDBIFPN_AUTOLOAD="0")
 
 
@@ -508,14 +683,14 @@ for name in "yolo26n-coordatt.yaml", "yolo26n-new-coordatt.yaml":
 
 
 def test_a_host_too_old_for_a_family(python: Callable[..., str]) -> None:
-    """A model whose stock blocks an older host does not have says which version it needs, with and without a file."""
+    """A model whose stock blocks an older host lacks names the version that it needs, with and without a file."""
     out = python(OLD)
     for name in ("yolo26-coordatt.yaml", "yolo26-new-coordatt.yaml"):
         assert f"{name} needs ultralytics>=8.4.0, this is 8.3.0: pip install -U ultralytics" in out
 
 
 def test_a_fork_with_a_stock_model_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a fork has changed a stock YAML, the blocks go into that, not into ours."""
+    """If a fork has changed a stock YAML, the blocks are put into the fork's file."""
     (stock,) = [x for x in names.stock(tasks) if x.name == "yolov8.yaml"]
     own = tmp_path / "yolov8.yaml"
     monkeypatch.setattr(patch, "stock", lambda host: [own])
@@ -527,7 +702,7 @@ def test_a_fork_with_a_stock_model_of_its_own(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_fork_with_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a fork ships a YAML of one of our names, that name is the fork's."""
+    """If a fork ships a YAML with one of our names, the fork's file is used."""
     asked = []
     host = SimpleNamespace(
         __name__="fork", __file__=str(tmp_path / "nn/tasks.py"), check_yaml=asked.append, yaml_model_load=load_by_name
@@ -544,13 +719,13 @@ def test_a_fork_with_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def load_by_name(name: str) -> object:
-    """Stand for a host's function that looks a name up."""
+    """Stand in for the host's function that looks a name up."""
     return check_yaml(name)  # noqa: F821
 
 
 @pytest.mark.parametrize("call", ["install()", "graft('yolo11n.yaml')"])
 def test_a_missing_host(call: str, python: Callable[..., str]) -> None:
-    """Without Ultralytics, the functions say what to install."""
+    """Without Ultralytics, the error says what to install."""
     code = f"import sys; sys.modules['ultralytics'] = None; import yolo_coordbifpn; yolo_coordbifpn.{call}"
     assert "Ultralytics is not installed: pip install ultralytics" in python(code, check=False)
 
@@ -559,7 +734,7 @@ def test_a_missing_host(call: str, python: Callable[..., str]) -> None:
 
 
 def test_every_shipped_file_is_found_by_its_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From any folder, with and without a scale letter."""
+    """Shipped files are found from any folder, with and without a scale letter."""
     monkeypatch.chdir(tmp_path)
     assert len(names.shipped()) >= 9
     for file in names.shipped():
@@ -571,8 +746,8 @@ def test_every_shipped_file_is_found_by_its_bare_name(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("folder", [".", "sub", "lab2s"])
-def test_a_local_file_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
-    """A user's own file of one of our names is taken before ours, also from a folder whose name looks like a scale."""
+def test_a_local_file_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    """A user's own file of one of our names takes precedence, also in a folder whose name looks like a scale."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / folder).mkdir(exist_ok=True)
     text = model_yaml("yolo11-coordatt").read_text(encoding="utf-8").replace("nc: 80", "nc: 7")
@@ -600,7 +775,7 @@ def test_a_wrong_folder_is_not_guessed(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_unknown_names_suggest_the_nearest(name: str, near: str) -> None:
-    """A misspelled name is the host's error with ours added; other unknown names are the host's alone."""
+    """A misspelled name raises the host's error with a suggestion; other unknown names raise it without one."""
     with pytest.raises(FileNotFoundError, match=near):
         YOLO(name)
     with pytest.raises(FileNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""Other versions of Ultralytics beside the same torch; scripts/check_hosts.py does more, on more of them."""
+"""Other versions of Ultralytics with the same torch; scripts/check_hosts.py checks more, on more versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VERSIONS = ("8.0.200", "8.3.0", "8.4.0")  # the oldest of three lines
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Take the folder of installed hosts that YOLO_COORDBIFPN_HOSTS names, or let pip make one."""
+    """Return the folder of installed hosts that YOLO_COORDBIFPN_HOSTS names, or one that pip fills."""
     folder = Path(os.environ.get("YOLO_COORDBIFPN_HOSTS") or tmp_path_factory.mktemp("hosts"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_RETRIES", "0")
@@ -29,7 +29,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_fuse_and_transfer(version: str, hosts: Path, tmp_path: Path) -> None:
-    """On another host a model is built, fused to the same output, and takes a stock checkpoint with its output."""
+    """On another host, fusing a model keeps its output, and a stock checkpoint gives the stock output."""
     to = hosts / version
     words = [check_hosts.__file__, "one", "fuse,transfer", check_hosts.models_for(version)["ours"], "", str(to)]
     outcome, versions = ask(words, tmp_path, 200, check_hosts.environment(to))
@@ -38,7 +38,7 @@ def test_fuse_and_transfer(version: str, hosts: Path, tmp_path: Path) -> None:
 
 
 def test_an_old_host_says_which_one_a_model_needs(hosts: Path, tmp_path: Path) -> None:
-    """A model of a later family is refused with the version that has it."""
+    """The error for a model of a later family names the version that has it."""
     code = "from ultralytics import YOLO; YOLO('yolo26n-coordatt-bifpn.yaml')"
     ask(["-c", code], tmp_path, 200, check_hosts.environment(hosts / "8.3.0"))
     told = (tmp_path / "log.txt").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Other processes: workers of several GPUs, spawned loaders, and what a user's own block needs to be known there."""
+"""Other processes: DDP workers, spawned loaders, and what a user's own block needs to be known there."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ head:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder with a user's module of blocks, a model YAML that names one, and a data set."""
+    """Make a folder with a user's module of blocks, a model YAML that names one of them, and a data set."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "code").mkdir()
     (folder / "code" / "my_blocks.py").write_text(BLOCKS)
@@ -73,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, code: str, *words: str, **env: str) -> str:
-    """Run a script in a fresh process, the user's module on Python's path; return what it printed, errors behind it."""
+    """Run a script in a new process with the user's module on Python's path; return its output, then its errors."""
     (folder / "script.py").write_text(code)
     search = os.pathsep.join(filter(None, (str(folder / "code"), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
@@ -105,7 +105,7 @@ print([type(m).__name__ for m in model.model])
 
 
 def test_the_hosts_worker_trains(place: Path) -> None:
-    """The file that Ultralytics writes for each GPU trains in a fresh interpreter, a user's block among the rows."""
+    """The file that Ultralytics writes for each GPU trains a model with a user's block in a new interpreter."""
     pytest.importorskip("cloudpickle")  # the host's own need for several GPUs
     out = run(place, WORKER)
     assert out.splitlines()[-1] == "['Conv', 'Conv', 'Conv', 'CoordAtt', 'Scale', 'BiFPN_Concat', 'Detect']", out
@@ -140,14 +140,14 @@ assert torch.equal(*other)
 assert all((m.weight != 1).any() for m in fusions)
 with open(f"rank{rank}.txt", "w") as file:
     file.write(f"{len(fusions)} fusions")
-dist.barrier()  # what gloo's threads do while the interpreter ends is not looked at
+dist.barrier()  # gloo's threads may fail while the interpreter ends
 dist.destroy_process_group()
 """
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without distributed training")
 def test_two_ranks(place: Path) -> None:
-    """`torch.distributed.run` with two ranks: both know the blocks, gradients are shared, fusion weights move alike."""
+    """With two ranks of `torch.distributed.run`, both know the blocks, and the parameters stay equal in training."""
     out = run(place, RANKS, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     for rank in range(2):
         assert (place / f"rank{rank}.txt").is_file(), out
@@ -179,9 +179,42 @@ if __name__ == "__main__":
 
 
 def test_spawned_processes(place: Path) -> None:
-    """As on Windows and macOS: loaders are spawned, and a model goes into a spawned process and comes out the same."""
+    """With spawned processes, as on Windows and macOS, loaders work, and a model gives the same output in a child."""
     out = run(place, SPAWN)
     assert out.splitlines()[-1] == f"spawn {['CoordAtt', *['BiFPN_Concat'] * 4]}", out
+
+
+MAKE_FPN = """
+from pathlib import Path
+import torch
+import yaml
+import yolo_coordbifpn
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+Path("copied.yaml").write_text(Path(tasks.check_yaml("yolo11-fpn.yaml")).read_text())
+Path("yolo11n-dict.yaml").write_text(yaml.safe_dump(yolo_coordbifpn.graft("yolo11n.yaml", "none", "none", neck="fpn")))
+for name in ("fpn", "se"):
+    torch.save({"model": YOLO(f"yolo11n-{name}.yaml").model, "train_args": {"model": "x.yaml"}}, f"{name}.pt")
+"""
+
+ALIGN = """
+import torch
+from ultralytics import YOLO
+old = YOLO("yolo11n.yaml").model
+new = YOLO({file!r}).load(old).model
+pairs = zip(new.model[-1].cv2.parameters(), old.model[-1].cv2.parameters())  # the head, by its last index
+print(new.yaml["head"] != old.yaml["head"] and all(torch.equal(a, b) for a, b in pairs))
+"""
+
+
+@pytest.mark.parametrize("file", ["copied.yaml", "yolo11n-dict.yaml", "fpn.pt", "se.pt"])
+def test_weights_are_aligned_in_another_process(place: Path, file: str) -> None:
+    """A YAML file and a checkpoint carry the information that the model's layers have other indices."""
+    if not (place / "se.pt").is_file():
+        out = run(place, MAKE_FPN)
+        assert (place / "se.pt").is_file(), out
+    out = run(place, ALIGN.format(file=file))
+    assert out.splitlines()[-1] == "True", out
 
 
 # A user's own blocks -------------------------------------------------------------------------------------------------
@@ -191,7 +224,7 @@ BUILD = "from ultralytics import YOLO; print([type(m).__name__ for m in YOLO('mi
 
 @pytest.mark.parametrize("value", ["my_blocks:Scale", "nothing:Other, my_blocks:Scale:same", "registers"])
 def test_blocks_named_in_the_shell(place: Path, value: str) -> None:
-    """A variable brings a user's block into any command, without a script that registers it."""
+    """The environment variable makes a user's block known to any command, without a script that registers it."""
     own = "yolo_coordbifpn.register(my_blocks.Scale, lambda c1, args: (c1, [c1, *args]))"
     (place / "code" / "registers.py").write_text(f"import yolo_coordbifpn, my_blocks\n{own}")
     out = run(place, BUILD, YOLO_COORDBIFPN_BLOCKS=value)
@@ -208,7 +241,7 @@ def test_blocks_named_in_the_shell(place: Path, value: str) -> None:
     ],
 )
 def test_an_unknown_module_may_be_a_block_registered_elsewhere(place: Path, value: str, problem: str) -> None:
-    """The host's error stays and says what a block of one's own needs, and why a declared one could not be had."""
+    """The host's error is kept, with a note on what a user's block needs and why a declared one is missing."""
     (place / "code" / "wrong.py").write_text("this is no Python")
     out = run(place, BUILD, YOLO_COORDBIFPN_BLOCKS=value)
     assert "KeyError: 'Scale'" in out
@@ -225,12 +258,12 @@ class Plain(nn.Module):
 
 
 def rule(c1: int, args: list) -> tuple[int, list]:
-    """Leave the channels as they are."""
+    """Keep the channels."""
     return c1, [c1]
 
 
-def test_registering_tells_processes_to_come(own_blocks: None) -> None:
-    """The variable holds where a block and its rule are found, once, and nothing that cannot be imported."""
+def test_registering_sets_the_variable_for_child_processes(own_blocks: None) -> None:
+    """The variable lists each importable block and its rule once, and nothing that cannot be imported."""
     block = importlib.import_module(module := "test_processes").Plain  # as another process would find it
     os.environ[VARIABLE] = "others.blocks"
     for channels, entry in (
@@ -282,7 +315,7 @@ def checkpoints(place: Path) -> Path:
 
 
 def test_safe_loading_knows_every_block(checkpoints: Path) -> None:
-    """ULTRALYTICS_SAFE_LOAD=1: ours, those to compare with, and a declared block of the user's; no other class."""
+    """ULTRALYTICS_SAFE_LOAD=1 loads our blocks, those to compare with and a user's declared one, but no other class."""
     from ultralytics.nn import tasks
 
     if not hasattr(tasks, "_SafeLoad"):
@@ -297,13 +330,13 @@ def test_safe_loading_knows_every_block(checkpoints: Path) -> None:
 
 
 def test_a_checkpoint_where_the_plugin_is_switched_off(checkpoints: Path) -> None:
-    """Opening a checkpoint with our blocks imports them, and so switches the plugin on for that process."""
+    """Opening a checkpoint with our blocks imports the package, which activates the plugin in that process."""
     out = run(checkpoints, LOAD, NAMES="CoordAtt SE", YOLO_COORDBIFPN_AUTOLOAD="0")
     assert out.splitlines() == ["CoordAtt 7", "SE 7"]
 
 
 def test_a_checkpoint_without_the_package(checkpoints: Path) -> None:
-    """Where the package is missing, Ultralytics names it as what the checkpoint requires."""
+    """If the package is not installed, Ultralytics names it as a requirement of the checkpoint."""
     gone = f"import sys\nsys.modules['yolo_coordbifpn'] = None\n{LOAD}"
     out = run(checkpoints, gone, NAMES="CoordAtt", YOLO_COORDBIFPN_AUTOLOAD="0", YOLO_AUTOINSTALL="false")
     assert "appears to require 'yolo_coordbifpn" in out
@@ -311,7 +344,7 @@ def test_a_checkpoint_without_the_package(checkpoints: Path) -> None:
 
 
 def test_model_yamls_are_data(tmp_path: Path) -> None:
-    """Our own reading of YAML makes no objects: a tag for one is refused."""
+    """Our reading of YAML refuses tags that would construct Python objects."""
     from yolo_coordbifpn import graft
 
     (tmp_path / "evil.yaml").write_text("nc: !!python/object/apply:os.system ['touch here']\nbackbone: []\nhead: []\n")

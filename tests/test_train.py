@@ -1,4 +1,4 @@
-"""The stock command line on our models, each step in a fresh process that never imports us."""
+"""The stock command line on our models, each step in a new process that does not import the package."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ model.train(data={data!r}, epochs=2, imgsz={size}, batch=4, workers=0, plots=Fal
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an empty folder for all steps, in none of ours."""
+    """Make an empty folder for all steps, outside the repository."""
     return tmp_path_factory.mktemp("elsewhere")
 
 
@@ -60,7 +60,7 @@ def best(folder: Path, data: Path) -> Path:
 
 
 def test_train(best: Path) -> None:
-    """The checkpoint holds our blocks and says which model it was trained from."""
+    """The checkpoint has our blocks and the name of the model YAML that it was trained from."""
     names = [type(m).__name__ for m in YOLO(best).model.model]
     assert names.count("CoordAtt") == 1
     assert names.count("BiFPN_Concat") == 4
@@ -68,7 +68,7 @@ def test_train(best: Path) -> None:
 
 
 def test_fusion_weights_are_logged(folder: Path, best: Path) -> None:
-    """The run's folder tells how the fusions weigh their inputs, those of the checkpoint, and has a picture of it."""
+    """The run's folder has the fusion weights, equal to those of the checkpoint, and a plot of them."""
     with (folder / "run" / "fusion_weights.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     expected = [(str(x.layer), x.name, name, weight) for x in fusion_weights(best) for name, weight in x.shares]
@@ -86,7 +86,7 @@ def test_val(folder: Path, data: Path, best: Path) -> None:
 
 
 def test_predict(folder: Path, data: Path, best: Path) -> None:
-    """The stock prediction reads the checkpoint and writes its pictures."""
+    """The stock prediction reads the checkpoint and writes its images."""
     config = yaml.safe_load(data.read_text())
     source = Path(config["path"]) / config["val"]
     where = [f"project={folder}", "name=seen"]
@@ -95,7 +95,7 @@ def test_predict(folder: Path, data: Path, best: Path) -> None:
 
 
 def test_resume(folder: Path, data: Path) -> None:
-    """A training killed after its first epoch goes on where it stopped."""
+    """A training killed after its first epoch resumes where it stopped."""
     code = INTERRUPTED.format(data=str(data), size=SIZE, project=str(folder))
     killed = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
     assert killed.returncode == 9, killed.stderr
@@ -109,7 +109,7 @@ def test_resume(folder: Path, data: Path) -> None:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_export_to_onnx(folder: Path, best: Path, dynamic: bool) -> None:
-    """The exported model gives the boxes of the eager one, at its own size and, dynamic, at others."""
+    """The exported model gives the boxes of the eager one, at its own size and, if dynamic, at others."""
     yolo(folder, "export", f"model={best}", "format=onnx", f"imgsz={SIZE}", f"dynamic={dynamic}", "device=cpu")
     session = onnxruntime.InferenceSession(best.with_suffix(".onnx"))
     eager = YOLO(best).model.fuse(verbose=False).eval()

@@ -192,7 +192,7 @@ def test_a_dead_weight_is_told_once(start: Any, tmp_path: Path, log: Any) -> Non
     built.model[12].weight.data[1] = -0.1
     start(tmp_path, built)[0].train(3)
     (message,) = [x.getMessage() for x in log.records if "fusion weight" in x.getMessage()]
-    assert "from epoch 1 on P4 top-down (layer 12) does not read 'P4 backbone'" in message
+    assert "from epoch 1 on P4 top-down (layer 12) no longer reads 'P4 backbone'" in message
 
 
 def test_a_failing_log_does_not_stop_the_training(start: Any, model: Any, tmp_path: Path, log: Any) -> None:

@@ -193,7 +193,10 @@ def test_new_channels_that_change_the_output_are_logged(log: pytest.LogCaptureFi
     old = small([[-1, 1], 1, "Concat", [1]], grouped, head=4)
     new = small([[-1, 1, 2], 1, "BiFPN_Concat", [1]], grouped, head=4)
     new.load(old)
-    assert "the start is not the pretrained model's: layer 4 (Conv) reads new channels in groups" in log.text
+    assert (
+        "the initial output differs from the pretrained model's: layer 4 (Conv) reads new channels in groups"
+        in log.text
+    )
     assert gap(new, old) > 1e-3
 
 
@@ -325,7 +328,7 @@ def test_stock_layers_without_a_partner_are_logged(log: pytest.LogCaptureFixture
     new = tasks.DetectionModel(cfg, verbose=False)
     new.load(old)
     assert "355 of 355 pretrained items kept" in log.text
-    assert "starting afresh: 10 Conv" in log.text
+    assert "newly initialised, with no counterpart in the pretrained model: 10 Conv" in log.text
     assert "reads other layers" in log.text
 
 

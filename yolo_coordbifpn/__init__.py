@@ -1,6 +1,6 @@
 """Coordinate Attention and BiFPN's weighted fusion for Ultralytics YOLO, without editing Ultralytics.
 
-Importing this package arms the start-up hook and nothing more; torch is loaded when one of the names below is used.
+Importing this package only arms the start-up hook; torch is imported when one of the names below is first used.
 """
 
 from .patches import hook as _hook
@@ -33,7 +33,7 @@ __all__ = [
     "uninstall",
 ]
 
-_HOME = {  # where each public name lives; loaded on first use
+_HOME = {  # module of each public name
     "BiFPN_Add": ".blocks",
     "BiFPN_Concat": ".blocks",
     "CoordAtt": ".blocks",
@@ -53,7 +53,7 @@ _HOME = {  # where each public name lives; loaded on first use
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name on first use."""
+    """Import a public name on first use."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
@@ -62,7 +62,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List the public names, for completion."""
+    """List the public names for completion."""
     return sorted({*globals(), *__all__})
 
 

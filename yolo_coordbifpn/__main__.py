@@ -1,4 +1,4 @@
-"""`python -m yolo_coordbifpn` is `yolo-coordbifpn`."""
+"""`python -m yolo_coordbifpn` runs the command `yolo-coordbifpn`."""
 
 from .commands import main
 

@@ -1,16 +1,28 @@
-"""Files that are there as a whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 
 def write(file: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, whatever happens meanwhile."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    with part.open("wb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(file)
+    """Write a file atomically: after an interruption it has either its old content or all of the new one.
+
+    Args:
+        file: The file; its folder must exist.
+        content: What to write, a text as UTF-8.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    part = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

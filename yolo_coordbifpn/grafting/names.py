@@ -1,4 +1,4 @@
-"""Names of model YAMLs: those that are shipped, the host's own, and those of a stock model with a variant behind it."""
+"""Names of model YAMLs: shipped, the host's own, and those of a stock model followed by a variant."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VARIANTS = [
 
 
 def folder() -> Path:
-    """Return the folder of the shipped model YAMLs: in the wheel inside the package, in a checkout beside it."""
+    """Return the folder of the shipped model YAMLs: inside the package in a wheel, beside it in a checkout."""
     inside = _PACKAGE / "model_yamls"
     return inside if inside.is_dir() else _PACKAGE.parent / "model_yamls"
 
@@ -43,19 +43,19 @@ def stock(host: ModuleType) -> list[Path]:
 
 
 def fingerprint(file: Path) -> str:
-    """Hash what a model YAML says, whatever its comments and its form."""
+    """Hash the content of a model YAML without its comments and layout."""
     content = yaml.safe_load(file.read_text(encoding="utf-8", errors="ignore"))
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 def split(name: str) -> tuple[str, Variant] | None:
-    """Split the name of a model YAML into the stock model's and the variant behind it.
+    """Split the name of a model YAML into the stock model's and the variant after it.
 
     Args:
         name: File name, such as `yolo12x-pose-coordatt-bifpn.yaml`.
 
     Returns:
-        The stock model's file name and what to put into it, None if the name ends in no variant.
+        The stock model's file name and what to put into it, None if the name does not end in a variant.
     """
     match = _VARIANT.match(name)
     if match is None or not (match["attention"] or match["neck"]):
@@ -70,7 +70,7 @@ def split(name: str) -> tuple[str, Variant] | None:
 
 
 def unscaled(name: str) -> str:
-    """Take the scale letter out of a file name: yolo11n-bifpn.yaml becomes yolo11-bifpn.yaml."""
+    """Remove the scale letter from a file name: yolo11n-bifpn.yaml becomes yolo11-bifpn.yaml."""
     return _SCALE.sub(r"\1", name)
 
 
@@ -89,8 +89,8 @@ def model_yaml(name: str) -> Path:
         Path of the existing file.
 
     Raises:
-        ValueError: If the name holds a scale letter, which the file does not.
-        FileNotFoundError: If there is no such file; the message names the nearest.
+        ValueError: If the name has a scale letter, which the file does not have.
+        FileNotFoundError: If there is no such file; the message names the most similar ones.
     """
     file = name if name.endswith(".yaml") else f"{name}.yaml"
     if (folder() / file).is_file():
@@ -106,7 +106,10 @@ def model_yaml(name: str) -> Path:
 
 
 def find(name: str) -> Path:
-    """Return the file of a model YAML as the host finds it: a path, a stock or shipped name, with or without a scale.
+    """Return the file of a model YAML as the host finds it.
+
+    Args:
+        name: A path, or a stock or shipped name, with or without a scale.
 
     Raises:
         GraftError: If there is no such file.
@@ -122,11 +125,11 @@ def find(name: str) -> Path:
 
 
 def suggestion(name: str, host: ModuleType | None = None) -> str:
-    """Name the model YAMLs that are nearest to a name that does not exist, or return an empty string.
+    """Suggest the model YAMLs with the most similar names, or return an empty string if there are none.
 
     Args:
         name: The name that was not found.
-        host: `ultralytics.nn.tasks`, to look among the names made from the stock models too.
+        host: `ultralytics.nn.tasks`, to search the names made from the stock models too.
     """
     plain = unscaled(Path(name).name)
     theirs = [x.name for x in stock(host)] if host else []

@@ -11,6 +11,7 @@ from ..graph.rows import level
 from .row_graph import Node, Rows
 
 JOINS = ("BiFPN_Concat", "BiFPN_Add")
+KEY = "yolo_coordbifpn"  # top-level key of a model YAML whose layers no longer have the indices of the stock model's
 
 
 def weigh(rows: Rows, edge: bool) -> None:
@@ -43,6 +44,8 @@ def weigh(rows: Rows, edge: bool) -> None:
 def keep_top_down(rows: Rows) -> None:
     """Remove the bottom-up path, so that the head reads the top-down nodes: the neck of FPN.
 
+    The YAML gets `KEY`, by which the loading of pretrained weights knows that it has to align layers.
+
     Args:
         rows: Rows of the model, changed in place.
 
@@ -61,6 +64,7 @@ def keep_top_down(rows: Rows) -> None:
                 raise GraftError(f"neck=fpn: the top-down path makes no {level(read.stride)}, which the head reads")
             rows.last.read(k, node)
     rows.prune()
+    rows.keys[KEY] = {"neck": "fpn"}
 
 
 def sum_neck(rows: Rows, width: int, repeats: int, edge: bool) -> None:

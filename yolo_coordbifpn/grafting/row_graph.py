@@ -42,6 +42,7 @@ class Rows:
 
     Attributes:
         nodes: All rows, in the order of the layers.
+        keys: Keys to add at the top level of the model YAML.
     """
 
     def __init__(self, cfg: dict[str, Any], facts: Sequence[Facts]) -> None:
@@ -53,6 +54,7 @@ class Rows:
         """
         self._cfg = copy.deepcopy(cfg)
         self.nodes: list[Node] = []
+        self.keys: dict[str, Any] = {}
         for index, (row, fact) in enumerate(zip(check_rows(cfg), facts)):
             written = [*row[0]] if isinstance(row[0], (list, tuple)) else [row[0]]
             absolute = [index + k if k < 0 else k for k in written]
@@ -114,7 +116,7 @@ class Rows:
         """Return the changed model YAML as a new dict, with updated indices."""
         rows = [self._row(index, node) for index, node in enumerate(self.nodes)]
         size = len(self.backbone)
-        return {**copy.deepcopy(self._cfg), "backbone": rows[:size], "head": rows[size:]}
+        return {**copy.deepcopy({**self._cfg, **self.keys}), "backbone": rows[:size], "head": rows[size:]}
 
     def _row(self, index: int, node: Node) -> list[Any]:
         places = {id(x): i for i, x in enumerate(self.nodes)}

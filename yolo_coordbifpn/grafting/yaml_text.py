@@ -63,7 +63,16 @@ def rewrite(text: str, rows: Rows) -> str:
             start, end = _line_start(text, section.value[0].start_mark.index), _end(text, section.value[-1])
             new = "".join(_line(rows.nodes[i], i, row, written) for i, row in texts.items())
         text = text[:start] + new + text[end:]
-    return text
+    return _add_keys(text, root, rows.keys)
+
+
+def _add_keys(text: str, root: Any, keys: dict[str, Any]) -> str:
+    """Write new top-level keys in front of the first one."""
+    first = root.value[0][0].start_mark
+    between = ", " if root.flow_style else "\n" + " " * first.column
+    present = {key.value for key, _ in root.value}
+    new = "".join(f"{key}: {flow(value)}{between}" for key, value in keys.items() if key not in present)
+    return text[: first.index] + new + text[first.index :]
 
 
 def _read(text: str, section: Any) -> list[_Written]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from ..blocks.gain import BlockWithGain
@@ -10,6 +11,7 @@ from .layers import parts
 
 def adopt_gains(source: Any, target: Any) -> None:
     """Give the blocks of a model the gains of another of the same layers, in its YAML too, from which it is rebuilt."""
+    target.yaml = copy.deepcopy(target.yaml)  # the host keeps the dict that a user built the model from
     rows = target.yaml["backbone"] + target.yaml["head"]
     for row, old_layer, new_layer in zip(rows, source.model, target.model):
         before = dict(old_layer.named_modules(remove_duplicate=False))

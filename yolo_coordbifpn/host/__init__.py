@@ -1,1 +1,1 @@
-"""What is asked of Ultralytics: its models, its arguments, its versions. `patches` changes it, this room does not."""
+"""What the package reads from Ultralytics: models, arguments, versions. Only `patches` changes it."""

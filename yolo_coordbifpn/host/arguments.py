@@ -1,4 +1,4 @@
-"""Arguments of the host's modes, read and checked as its command line does."""
+"""Arguments of the host's modes, parsed and checked as on its command line."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 
 def read_arguments(given: dict[str, str]) -> dict[str, Any]:
-    """Read arguments of the host.
+    """Parse arguments of the host.
 
     Args:
-        given: Values by key, as written.
+        given: Values by key, as written on the command line.
 
     Returns:
         The values.
 
     Raises:
-        ValueError: If the host has no such argument, or does not take the value; the message is the host's first line.
+        ValueError: If the host has no such argument or refuses the value; the message is the first line of the host's.
     """
     from ultralytics.cfg import get_cfg, smart_value
     from ultralytics.utils import DEFAULT_CFG_DICT

@@ -1,4 +1,4 @@
-"""Size and cost of a model, as the host counts them, and where a model YAML says so."""
+"""Size and cost of a model as the host counts them, and as a model YAML states them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Summary(NamedTuple):
-    """What the host prints as a model's summary."""
+    """The host's summary of a model."""
 
     layers: int
     parameters: int
@@ -25,7 +25,15 @@ def count(model: Any) -> Summary:
 
 
 def annotate(text: str, summaries: Mapping[str, Summary]) -> str:
-    """Write the size of each scale behind its line in a model YAML's text, as the host's own YAMLs have it."""
+    """Write the size of each scale at the end of its line in a model YAML, as in the host's own files.
+
+    Args:
+        text: The model YAML's text.
+        summaries: Summary by scale letter.
+
+    Returns:
+        The new text.
+    """
 
     def annotated(line: re.Match[str]) -> str:
         s = summaries[line["scale"]]

@@ -6,7 +6,7 @@ import torch
 
 
 def machine() -> str:
-    """Name the processor, and the GPU if there is one."""
+    """Return the name of the GPU, or if there is none, of the processor with the number of threads."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name(0))
     from ultralytics.utils.torch_utils import get_cpu_info

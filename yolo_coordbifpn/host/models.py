@@ -1,24 +1,25 @@
-"""Models of the host: opened, read from a YAML, built and counted. Nothing of the host is changed here."""
+"""Models of the host: opened, read from a YAML and built."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import GraftError, HostError
 
-_ENGINES = {  # heads whose models are not YOLO's own
+_ENGINES = {  # heads of models that are not of the class YOLO
     "RTDETRDecoder": "RTDETR",
     "WorldDetect": "YOLOWorld",
     "YOLOEDetect": "YOLOE",
     "YOLOESegment": "YOLOE",
     "YOLOESegment26": "YOLOE",
 }
-_CLASSES = {  # by task, for forks of the Ultralytics of spring 2023, which has no map of them
+_CLASSES = {  # by task, for forks of the Ultralytics of spring 2023, which has no such map
     "detect": "DetectionModel",
     "segment": "SegmentationModel",
     "pose": "PoseModel",
@@ -27,14 +28,23 @@ _CLASSES = {  # by task, for forks of the Ultralytics of spring 2023, which has 
 
 
 def open_model(file: str | Path, name: str) -> Any:
-    """Return the host's model object for a YAML or a checkpoint; the name of the model tells whether it is RT-DETR."""
+    """Return the host's model object for a YAML or a checkpoint.
+
+    Args:
+        file: The YAML or checkpoint.
+        name: Name of the model, by which RT-DETR is recognised.
+    """
     from ultralytics.models import RTDETR, YOLO
 
     return (RTDETR if Path(name).stem.startswith("rtdetr") else YOLO)(str(file))
 
 
 def load(name: str | Path) -> dict[str, Any]:
-    """Read a model YAML as the host does, by name or path."""
+    """Read a model YAML as the host does, by name or path.
+
+    Raises:
+        GraftError: If there is no such file.
+    """
     from ultralytics.nn.tasks import yaml_model_load
 
     try:
@@ -44,7 +54,10 @@ def load(name: str | Path) -> dict[str, Any]:
 
 
 def build(cfg: dict[str, Any]) -> Any:
-    """Build the model of a YAML dict, of the class that the host has for its head; scale as in `cfg`, else the first.
+    """Build the model of a YAML dict, with the host's class for its head.
+
+    Args:
+        cfg: The model YAML; it is not changed. Without a `scale`, the first of its `scales` is built.
 
     Raises:
         GraftError: If the host cannot build it.
@@ -57,7 +70,7 @@ def build(cfg: dict[str, Any]) -> Any:
 
 
 def model_class(cfg: dict[str, Any]) -> Any:
-    """Return the host's class for the models of a YAML dict, which its head tells."""
+    """Return the host's class for the model of a YAML dict, by its head."""
     import ultralytics
     from ultralytics.nn import tasks
 
@@ -70,7 +83,7 @@ def model_class(cfg: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def host_errors(what: str) -> Iterator[None]:
-    """Raise whatever the host stumbles on in a user's YAML as a `GraftError`."""
+    """Raise any error of the host on a user's YAML as a `GraftError`."""
     try:
         yield
     except HostError:
@@ -81,12 +94,16 @@ def host_errors(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the host from logging a model that is only looked at."""
+    """Keep the host from logging anything below an error in this thread."""
     from ultralytics.utils import LOGGER
 
-    level = LOGGER.level
-    LOGGER.setLevel(logging.ERROR)
+    thread = threading.get_ident()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or threading.get_ident() != thread
+
+    LOGGER.addFilter(passes)
     try:
         yield
     finally:
-        LOGGER.setLevel(level)
+        LOGGER.removeFilter(passes)

@@ -1,18 +1,18 @@
-"""Patch: what the host fuses for inference, our blocks fuse with it, so that every exporter gets the smaller graph."""
+"""Patch: the host's `fuse()` fuses our blocks too, so that every exporter gets the smaller graph."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from ..errors import HostError
 from ..graph.fold import Folded, fold
 from ..registry import BlockTable
+from .replacement import Undo, is_replaced, replace
 
 
-def patch_fuse(host: ModuleType, table: BlockTable) -> Callable[[], None]:
+def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
     """Make the host's `fuse()` fold fusion weights into convolutions and call `fuse()` of the registered blocks.
 
     Args:
@@ -23,7 +23,7 @@ def patch_fuse(host: ModuleType, table: BlockTable) -> Callable[[], None]:
         A function that undoes the patch.
 
     Raises:
-        HostError: If the host fuses another way.
+        HostError: If the host's models have no `fuse()`.
     """
     base = getattr(host, "BaseModel", None)
     original = getattr(base, "fuse", None)
@@ -36,24 +36,19 @@ def patch_fuse(host: ModuleType, table: BlockTable) -> Callable[[], None]:
         if table.in_model(model):
             for block in [m for m in model.modules() if table.is_block(m) and callable(getattr(m, "fuse", None))]:
                 block.fuse()
-            _tell(host.LOGGER, fold(model, host.Concat))
+            _log(host.LOGGER, fold(model, host.Concat))
         return model
 
-    base.fuse = fuse
-
-    def undo() -> None:
-        base.fuse = original
-
-    return undo
+    return replace(base, "fuse", fuse)
 
 
 def fuse_holds(host: ModuleType) -> bool:
-    """Tell whether the host's `fuse()`, as it is now, is ours."""
-    return getattr(getattr(host.BaseModel, "fuse", None), "__code__", None) in patch_fuse.__code__.co_consts
+    """Return whether the host's `fuse()`, as it is now, is ours."""
+    return is_replaced(getattr(host, "BaseModel", None), "fuse", __name__)
 
 
-def _tell(logger: Any, result: Folded) -> None:
-    """Say in the log which fusions stay as they are."""
+def _log(logger: Any, result: Folded) -> None:
+    """Log which fusions stay as they are."""
     kept = [f"{name} ({reason})" for name, reason in result.kept.items()]
     if result.sums:
         kept.append(f"{len(result.sums)} weighted sums")

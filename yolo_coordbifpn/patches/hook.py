@@ -1,59 +1,70 @@
-"""The start-up hook: waits for modules of the host to be imported, then patches them.
+"""The start-up hook: it patches modules of the host, and parsers of forks, right after they are imported.
 
-Armed when the package is imported, by code or by `yolo_coordbifpn_startup`, which may be before the host is there; so
-this file imports nothing but the standard library.
+It is armed when the package is imported, by code or by `yolo_coordbifpn_startup`. The host may not be installed then,
+so this file imports nothing but the standard library.
 """
 
 import os
 import sys
 
 HOST = "ultralytics.nn.tasks"
-PARSERS = "YOLO_COORDBIFPN_PARSERS"  # environment variable: parser modules of forks, with commas between
-_WAITS = {  # module of the host -> function of patches.py to call once it is loaded
-    HOST: "install_quietly",
-    "ultralytics.engine.model": "patch_engine",
-}
+ENGINE = "ultralytics.engine.model"
+PARSERS = "YOLO_COORDBIFPN_PARSERS"  # environment variable: parser modules of forks, separated by commas
 
 
 class _Waiter:
-    """A finder that finds nothing itself; it lets a module of the host run something once it is loaded."""
+    """A finder that waits for modules of the host: the other finders find them, and they are patched once loaded."""
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        """Return the spec that the other finders give for a module of the host, None for any other."""
-        if name not in _WAITS and name not in _forks:
+        """Return the other finders' spec for a module to patch, None for any other module."""
+        if name not in (HOST, ENGINE, *_forks):
             return None
-        for finder in sys.meta_path:
-            if finder is self or not hasattr(finder, "find_spec"):
+        for other in list(sys.meta_path):
+            if other is self or not hasattr(other, "find_spec"):
                 continue
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                _after_loading(name, spec.loader)
-                return spec
+            spec = other.find_spec(name, path, target)
+            if spec is None:
+                continue
+            if hasattr(spec.loader, "exec_module"):
+                spec.loader = _Loader(name, spec)  # type: ignore[assignment]
+            else:  # a folder without __init__.py
+                sys.stderr.write(
+                    f"yolo_coordbifpn: {PARSERS} names {name}, which is a folder; name the module in it that has "
+                    f"parse_model, such as {name}.yolo\n"
+                )
+            return spec
         return None
 
 
-def _after_loading(name, loader):  # type: ignore[no-untyped-def]
-    """Make a loader call us right after it has run the module."""
-    run = loader.exec_module
+class _Loader:
+    """A loader that patches a module after its own loader has run it."""
 
-    def exec_module(module):  # type: ignore[no-untyped-def]
-        run(module)
+    def __init__(self, name, spec):  # type: ignore[no-untyped-def]
+        """Take the place of the loader in the spec of a module."""
+        self._name, self._spec, self._loader = name, spec, spec.loader
+
+    def __getattr__(self, name):  # type: ignore[no-untyped-def]
+        """Return what the module's own loader has."""
+        return getattr(self._loader, name)
+
+    def exec_module(self, module):  # type: ignore[no-untyped-def]
+        """Give the module its own loader back, run it, and patch it."""
+        self._spec.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
         if armed():
-            _patch(name)
-
-    loader.exec_module = exec_module
+            _patch(self._name)
 
 
 def _patch(name):  # type: ignore[no-untyped-def]
-    """Patch a loaded module; what goes wrong is kept and raised when one of our models is built."""
+    """Patch a loaded module; a failure is kept and raised when one of our models is built."""
     try:
         from . import install as patches
 
         if name in _forks:
             patches.install_parser_quietly(name)
         else:
-            getattr(patches, _WAITS[name])()
-    except Exception as error:  # never break the import of the host
+            patches.install_quietly()
+    except Exception as error:  # the import of the host must not fail
         sys.stderr.write(f"yolo_coordbifpn is not active: {type(error).__name__}: {error}\n")
 
 
@@ -62,18 +73,18 @@ _forks = []  # type: ignore[var-annotated]  # parser modules of forks
 
 
 def forks():  # type: ignore[no-untyped-def]
-    """Return the parser modules of forks that the hook waits for, beside the host's own."""
+    """Return the names of the forks' parser modules that the hook patches besides the host's own."""
     return list(_forks)
 
 
 def wait_for(parser):  # type: ignore[no-untyped-def]
-    """Wait for a parser module of a fork too."""
-    if parser not in _forks and parser not in _WAITS:
+    """Patch a fork's parser module too when it is imported."""
+    if parser not in (HOST, ENGINE, *_forks):
         _forks.append(parser)
 
 
 def arm():  # type: ignore[no-untyped-def]
-    """Patch what is loaded of the host now, and the rest as soon as it is; calling it again changes nothing."""
+    """Patch the modules that are loaded now, and the others when they are; calling it again changes nothing."""
     if waiter not in sys.meta_path:
         sys.meta_path.insert(0, waiter)
     for name in os.environ.get(PARSERS, "").replace(",", " ").split():
@@ -84,11 +95,11 @@ def arm():  # type: ignore[no-untyped-def]
 
 
 def disarm():  # type: ignore[no-untyped-def]
-    """Stop waiting for the host."""
+    """Stop patching what is imported from now on."""
     if armed():
         sys.meta_path.remove(waiter)
 
 
 def armed():  # type: ignore[no-untyped-def]
-    """Tell whether the hook waits for the host."""
+    """Return whether the hook patches what is imported."""
     return waiter in sys.meta_path

@@ -1,4 +1,4 @@
-"""All patches of the host as one: either each of them holds, or none."""
+"""All patches of the host as one: either every patch holds or none does."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -16,80 +15,99 @@ from ..blocks.cbam import CBAM
 from ..blocks.se import SE
 from ..errors import HostError, host_needed
 from ..grafting.graft import graft_text
-from ..grafting.names import shipped, split, unscaled
 from ..registry import TABLE, ChannelRule, environment
 from . import hook
+from .failure import raise_when_built
 from .fusing import fuse_holds, patch_fuse
 from .names import names_hold, patch_names
 from .parser import check_names, expose, parser_holds, patch_parser
+from .replacement import Undo
 from .safe_load import allow, patch_safe_load, safe_load_holds
 from .training_log import patch_training_log, training_log_holds
-from .weights import patch_engine_load, patch_weights, weights_hold
+from .weights import engine_load_holds, patch_engine_load, patch_weights, weights_hold
 
 _CALLBACKS = "ultralytics.utils.callbacks"
-_undo: dict[str, Callable[[], None]] = {}  # patches that hold, by name
-_failure: HostError | None = None  # why none holds
-_undo_forks: dict[str, Callable[[], None]] = {}  # parsers of forks, by module
-_fork_failures: dict[str, HostError] = {}  # why a fork's parser could not be patched, by module
+_undo: dict[str, list[Undo]] = {}  # patches that were made, by the module of the parser
+_failures: dict[str, HostError] = {}  # why a parser could not be patched, by its module
 
 
 def install(parser: str | None = None) -> None:
     """Patch Ultralytics, or a fork's parser, so that its model YAMLs may name the registered blocks.
 
-    Happens by itself at the start of Python, through the start-up hook, and by `import yolo_coordbifpn`; call it where
-    you want an error now rather than when a model is built. Calling it again changes nothing.
+    The start-up hook does this when Ultralytics is imported, and so does `import yolo_coordbifpn`. Call it to get an
+    error now rather than when a model is built, or to make patches again that something else has undone. Patches that
+    hold stay as they are.
 
     Args:
         parser: Name of the module that holds a fork's `parse_model`, such as `models.yolo`, to patch it alone;
-            Ultralytics if not given. The environment variable `YOLO_COORDBIFPN_PARSERS`, such names with commas
-            between, does the same without a line of code.
+            Ultralytics if not given. The environment variable `YOLO_COORDBIFPN_PARSERS`, a list of such names separated
+            by commas, does the same without a line of code.
 
     Raises:
         HostError: If Ultralytics or the fork's module is missing or cannot be patched; then nothing is changed.
     """
-    if parser not in (None, hook.HOST):
-        _install_parser(parser)
-        return
-    hook.arm()
-    with host_needed():
-        importlib.import_module(hook.HOST)
-    install_quietly()
-    if _failure is not None:
-        raise _failure
+    name = hook.HOST if parser is None else parser
+    if name == hook.HOST:
+        hook.arm()
+        with host_needed():
+            importlib.import_module(name)
+        install_quietly()
+    else:
+        _import_parser(name)
+        install_parser_quietly(name)
+    if name in _failures:
+        raise _failures[name]
+    if name != hook.HOST:
+        hook.wait_for(name)
+        hook.arm()
 
 
 def install_quietly() -> None:
-    """Patch the loaded host; where that fails, change nothing and let our models say why when they are built."""
-    global _failure
-    if _undo:
-        return
+    """Patch the loaded host; if that fails, change nothing and let our models say why when they are built."""
     host, version = importlib.import_module(hook.HOST), host_version()
-    try:
-        for name, patch in (
-            ("model YAML names", lambda: patch_names(host, version, graft_text)),
-            ("model parser", lambda: patch_parser(host, TABLE)),
-            ("pretrained weights", lambda: patch_weights(host, TABLE)),
-            ("fusing", lambda: patch_fuse(host, TABLE)),
-            ("safe loading", lambda: patch_safe_load(host, TABLE)),
-        ):
-            _undo[name] = patch()
-        patch_engine()
-        with contextlib.suppress(HostError, ModuleNotFoundError):  # a convenience, without which the rest still works
-            _undo["training log"] = patch_training_log(importlib.import_module(_CALLBACKS))
-        _failure = None
-    except Exception as error:  # whatever it is, nothing may stay half done
-        _undo_all()
-        reason = str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
-        _failure = HostError(
-            f"yolo_coordbifpn cannot work with ultralytics {version} at {host.__file__}: {reason}. "
-            "Nothing was changed, and models without its blocks are not affected. Update both "
-            "(pip install -U ultralytics yolo_coordbifpn); `yolo-coordbifpn check` shows the details."
-        )
-        _undo["error message"] = _patch_failure(host, _failure)
+    engine = sys.modules.get(hook.ENGINE)  # patched in a second call if it is not loaded yet
+    _patch(
+        hook.HOST,
+        f"ultralytics {version}",
+        (
+            (names_hold(host), lambda: patch_names(host, version, graft_text)),
+            (parser_holds(host), lambda: patch_parser(host, TABLE)),
+            (weights_hold(host), lambda: patch_weights(host, TABLE)),
+            (fuse_holds(host), lambda: patch_fuse(host, TABLE)),
+            (safe_load_holds(host, TABLE), lambda: patch_safe_load(host, TABLE)),
+            (engine is None or engine_load_holds(engine), lambda: patch_engine_load(engine, TABLE)),
+        ),
+        " Update both (pip install -U ultralytics yolo_coordbifpn); `yolo-coordbifpn check` shows the details.",
+    )
+    if hook.HOST not in _failures:
+        with contextlib.suppress(HostError, ModuleNotFoundError):  # a convenience: the rest works without it
+            callbacks = importlib.import_module(_CALLBACKS)
+            if not training_log_holds(callbacks):
+                _undo[hook.HOST].append(patch_training_log(callbacks))
 
 
-def _install_parser(name: str) -> None:
-    """Patch the parser of a fork."""
+def install_parser_quietly(name: str) -> None:
+    """Patch the loaded parser of a fork; if that fails, change nothing and let our models say why when built."""
+    host = importlib.import_module(name)
+    _patch(name, f"the parser {name}", [(parser_holds(host), lambda: patch_parser(host, TABLE))])
+
+
+def uninstall() -> None:
+    """Undo every patch and stop waiting for the host; `install()` makes them again.
+
+    What another package has replaced since is left as it is and named in a warning of the host's log.
+    """
+    hook.disarm()
+    for name in list(_undo):
+        _undo_all(name)
+
+
+def _import_parser(name: str) -> None:
+    """Import the module of a fork's parser.
+
+    Raises:
+        HostError: If this is no name of a module, or there is no such module.
+    """
     if not isinstance(name, str) or not all(x.isidentifier() for x in name.split(".")):
         raise HostError(f"install(): parser is the name of a module to import, such as 'models.yolo', got {name!r}")
     try:
@@ -101,45 +119,43 @@ def _install_parser(name: str) -> None:
             f"there is no module {error.name} on Python's path, so install(parser={name!r}) has nothing to patch: "
             "run it where the fork's own `train.py` runs"
         ) from error
-    install_parser_quietly(name)
-    if name in _fork_failures:
-        raise _fork_failures[name]
-    hook.wait_for(name)
-    hook.arm()
 
 
-def install_parser_quietly(name: str) -> None:
-    """Patch the loaded parser of a fork; where that fails, change nothing and let our models say why when built."""
-    if name in _undo_forks:
-        return
-    host = importlib.import_module(name)
+def _patch(name: str, what: str, patches: Iterable[tuple[bool, Callable[[], Undo]]], advice: str = "") -> None:
+    """Make the patches of a module that do not hold; if one fails, undo them all and keep the reason.
+
+    Args:
+        name: The loaded module that defines `parse_model`.
+        what: Name of the host for the message.
+        patches: For each patch whether it holds, and the function that makes it.
+        advice: Last part of the message.
+    """
+    if name in _failures:
+        _undo_all(name)
+    done = _undo.setdefault(name, [])
     try:
-        _undo_forks[name] = patch_parser(host, TABLE)
-        _fork_failures.pop(name, None)
-    except HostError as error:
+        for holds, patch in patches:
+            if not holds:
+                done.append(patch())
+    except Exception as error:  # whatever it is, nothing may stay half done; install() raises it
+        _undo_all(name)
+        host = sys.modules[name]
+        reason = str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
         failure = HostError(
-            f"yolo_coordbifpn cannot work with the parser {name} at {host.__file__}: {error}. "
-            "Nothing was changed, and models without its blocks are not affected."
+            f"yolo_coordbifpn cannot work with {what} at {host.__file__}: {reason}. "
+            f"Nothing was changed, and models without its blocks are not affected.{advice}"
         )
-        _fork_failures[name], _undo_forks[name] = failure, _patch_failure(host, failure)
+        failure.__cause__ = error
+        _failures[name] = failure
+        _undo.setdefault(name, []).extend(raise_when_built(host, failure))
 
 
-def patch_engine() -> None:
-    """Patch what the host's `engine.model` needs, once that is loaded and the other patches hold."""
-    engine = sys.modules.get("ultralytics.engine.model")
-    if hasattr(engine, "Model") and "model parser" in _undo and "loaded weights" not in _undo:
-        _undo["loaded weights"] = patch_engine_load(engine, TABLE)
-
-
-def uninstall() -> None:
-    """Undo every patch and stop waiting for the host; `install()` brings them back."""
-    global _failure
-    hook.disarm()
-    _undo_all()
-    while _undo_forks:
-        _undo_forks.popitem()[1]()
-    _failure = None
-    _fork_failures.clear()
+def _undo_all(module: str) -> None:
+    """Undo the patches made with a parser, the last one first; keep those that still have an effect."""
+    _failures.pop(module, None)
+    kept = [undo for undo in reversed(_undo.pop(module)) if not undo()]
+    if kept:
+        _undo[module] = kept[::-1]
 
 
 def register(block: type[Any], channels: str | ChannelRule = "same") -> None:
@@ -177,7 +193,7 @@ def register(block: type[Any], channels: str | ChannelRule = "same") -> None:
 
 def _patched() -> list[ModuleType]:
     """Return the modules whose parsers ask the block table."""
-    return [sys.modules[x] for x in (hook.HOST, *_undo_forks) if parser_holds(sys.modules.get(x))]
+    return [sys.modules[x] for x in {hook.HOST, *_undo} if parser_holds(sys.modules.get(x))]
 
 
 def _register_compared(block: type[Any]) -> None:
@@ -195,55 +211,21 @@ TABLE.discovery.seek_by(functools.partial(environment.seek, register=register))
 
 
 def status() -> tuple[dict[str, bool], HostError | None]:
-    """Look at the loaded host: which patches hold, and why they could not be made if they could not."""
-    host = importlib.import_module(hook.HOST)
+    """Return which patches of the loaded host hold, and why it could not be patched, if so."""
+    host, callbacks = importlib.import_module(hook.HOST), sys.modules.get(_CALLBACKS)
     holds = {
         "model YAML names": names_hold(host),
         "model parser": parser_holds(host),
         "pretrained weights": weights_hold(host),
         "fusing": fuse_holds(host),
-        "safe loading": safe_load_holds(TABLE),
-        **{f"parser {name}": parser_holds(sys.modules[name]) for name in _undo_forks},
+        "safe loading": safe_load_holds(host, TABLE),
+        **{f"parser {name}": parser_holds(sys.modules.get(name)) for name in _undo if name != hook.HOST},
     }
-    if "training log" in _undo:
-        holds["training log"] = training_log_holds(importlib.import_module(_CALLBACKS))
-    return holds, _failure
+    if hasattr(callbacks, "add_integration_callbacks"):
+        holds["training log"] = training_log_holds(callbacks)
+    return holds, _failures.get(hook.HOST)
 
 
 def host_version() -> str:
     """Return the version of the loaded host, "unknown" if it does not say."""
     return str(getattr(importlib.import_module("ultralytics"), "__version__", "unknown"))
-
-
-def _undo_all() -> None:
-    while _undo:
-        _undo.popitem()[1]()
-
-
-def _patch_failure(host: ModuleType, failure: HostError) -> Callable[[], None]:
-    """Make the host raise `failure` where it would build one of our models, and nowhere else."""
-    originals = {x: getattr(host, x) for x in ("parse_model", "check_yaml") if hasattr(host, x)}
-
-    def parse_model(d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        named = [row[2] for part in ("backbone", "head") for row in d.get(part, ()) if len(row) > 2]
-        if any(block.__name__ in named and not hasattr(host, block.__name__) for block in TABLE):
-            raise failure
-        return originals["parse_model"](d, *args, **kwargs)
-
-    def check_yaml(file: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return originals["check_yaml"](file, *args, **kwargs)
-        except FileNotFoundError:
-            if unscaled(str(file)) in shipped() or split(Path(str(file)).name) is not None:
-                raise failure from None
-            raise
-
-    for name, replacement in (("parse_model", parse_model), ("check_yaml", check_yaml)):
-        if name in originals:
-            setattr(host, name, replacement)
-
-    def undo() -> None:
-        for name, original in originals.items():
-            setattr(host, name, original)
-
-    return undo

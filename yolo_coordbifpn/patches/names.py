@@ -1,15 +1,15 @@
 """Patch: the bare name of a model YAML with our blocks is found from any folder, at any scale.
 
-The host looks a model YAML up by `check_yaml`, twice: under the name as given and without its scale letter. The patched
-look-up takes an existing local file first, then the host's own of that name, then a shipped one; a name that is a stock
-model's with a variant behind it, such as `yolo12-pose-coordatt-bifpn`, is made from the stock file. So is the name of a
-shipped file whose stock model is another one in the fork at hand.
+The host looks a model YAML up with `check_yaml`, twice: under the name as given and without its scale letter. In the
+patched look-up an existing local file takes precedence, then the host's own file of that name, then a shipped one. For
+a stock model's name followed by a variant, such as `yolo12-pose-coordatt-bifpn`, a file is made from the stock one, and
+so it is for a shipped name if the installed fork has changed the stock model.
 """
 
 from __future__ import annotations
 
 import atexit
-import functools
+import os
 import re
 import shutil
 import tempfile
@@ -21,41 +21,44 @@ from typing import Any
 from ..errors import HostError
 from ..grafting.names import fingerprint, folder, split, stock, suggestion, unscaled
 from ..grafting.variant import Variant
+from .replacement import Undo, is_replaced, replace
 
-made: set[str] = set()  # names for which a model YAML was made in this process
 _REQUIRES = re.compile(r"^# Requires ultralytics>=([\d.]+)", re.MULTILINE)
 _MADE_FROM = re.compile(r"^# Fingerprint of \S+: (\w+)", re.MULTILINE)
 
 
-def patch_names(
-    host: ModuleType, version: str, graft_text: Callable[[Path, Variant], tuple[str, Any]]
-) -> Callable[[], None]:
+def patch_names(host: ModuleType, version: str, graft_text: Callable[[Path, Variant], tuple[str, Any]]) -> Undo:
     """Make the host's look-up of model YAMLs find the shipped ones.
 
     Args:
         host: `ultralytics.nn.tasks`.
         version: Version of the host.
-        graft_text: Puts an variant into a model YAML file and returns the new text first.
+        graft_text: Puts a variant into a model YAML file; returns the new text first.
 
     Returns:
         A function that undoes the patch.
 
     Raises:
-        HostError: If the host looks its YAMLs up another way.
+        HostError: If the host does not look its YAMLs up with `check_yaml`.
     """
     original = getattr(host, "check_yaml", None)
     loader = getattr(host, "yaml_model_load", None)
     if not callable(original) or "check_yaml" not in getattr(getattr(loader, "__code__", None), "co_names", ()):
-        raise HostError(f"{host.__name__}.yaml_model_load does not look model YAMLs up by check_yaml")
+        raise HostError(f"{host.__name__}.yaml_model_load does not look model YAMLs up with check_yaml")
 
-    @functools.cache
+    files: dict[tuple[int, Path, Variant], Path] = {}
+
     def grafted(source: Path, variant: Variant) -> Path:
-        """Put an variant into a stock model YAML, in a file that lives as long as this process."""
-        place = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
-        atexit.register(shutil.rmtree, place, ignore_errors=True)
-        made_file = place / f"{source.stem}-{variant.name}.yaml"
-        made_file.write_text(graft_text(source, variant)[0], encoding="utf-8")
-        return made_file
+        """Put a variant into a stock model YAML, in a file that is deleted when this process ends."""
+        key = os.getpid(), source, variant  # a forked process makes its own
+        if key not in files or not files[key].is_file():
+            text, _ = graft_text(source, variant)
+            place = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
+            atexit.register(_delete, place, os.getpid())
+            file = place / f"{source.stem}-{variant.name}.yaml"
+            file.write_text(text, encoding="utf-8")
+            files[key] = file
+        return files[key]
 
     def check_yaml(file: str | Path, *args: Any, **kwargs: Any) -> Any:
         found = _find(file, host, version, grafted)
@@ -74,29 +77,30 @@ def patch_names(
                 raise
             raise FileNotFoundError(f"{error}. {hint}") from error
 
-    host.check_yaml = check_yaml  # type: ignore[attr-defined]
-
-    def undo() -> None:
-        host.check_yaml = original  # type: ignore[attr-defined]
-
-    return undo
+    return replace(host, "check_yaml", check_yaml)
 
 
 def names_hold(host: ModuleType) -> bool:
-    """Tell whether the host's look-up of model YAMLs, as it is now, is ours."""
-    return getattr(getattr(host, "check_yaml", None), "__module__", None) == __name__
+    """Return whether the host's look-up of model YAMLs, as it is now, is ours."""
+    return is_replaced(host, "check_yaml", __name__)
+
+
+def _delete(place: Path, process: int) -> None:
+    """Delete a folder at the end of the process that made it, not at the end of one forked from it."""
+    if os.getpid() == process:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[Path, Variant], Path]) -> Path | None:
-    """Return the file for a name of ours, the user's own of that name before it; None for all other names.
+    """Return the file for one of our names, None for any other name.
 
-    A fork's own file of that name is left to the fork.
+    A user's own file of that name takes precedence. If the host has a file of that name, the name is the host's.
 
     Args:
         file: The name.
         host: `ultralytics.nn.tasks`.
         version: Version of the host.
-        grafted: Makes the file of a stock model YAML with an variant.
+        grafted: Makes the file of a stock model YAML with a variant.
 
     Raises:
         HostError: If the host does not have the stock model yet.
@@ -121,28 +125,40 @@ def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[P
         _check_version(ours, version)
     if ours is not None and (source is None or _is_made_from(ours, source)):
         return ours
-    made.add(path.name)
     return grafted(source, variant[1])  # type: ignore[arg-type, index]
 
 
 def _is_made_from(ours: Path, source: Path) -> bool:
-    """Tell whether a stock model YAML says what the one did that a shipped file was made from."""
+    """Return whether a shipped file was made from a stock model YAML with this content."""
     found = _MADE_FROM.search(ours.read_text(encoding="utf-8"))
     return found is not None and found[1] == fingerprint(source)
 
 
 def _check_version(file: Path, version: str, name: str = "") -> None:
-    """Refuse a shipped YAML, or a name without a file beside it, whose stock blocks this host does not have yet."""
+    """Check that the host is new enough for a shipped YAML.
+
+    Args:
+        file: The shipped YAML.
+        version: Version of the host.
+        name: Name for the message, if it is not the file's.
+
+    Raises:
+        HostError: If the host does not have the stock blocks yet.
+    """
     needs = _REQUIRES.search(file.read_text(encoding="utf-8"))
     if needs and _numbers(version) < _numbers(needs[1]):
         raise HostError(
             f"{name or file.name} needs ultralytics>={needs[1]}, this is {version}: "
-            "pip install -U ultralytics, or take a model of an older family."
+            "pip install -U ultralytics, or use a model of an older family."
         )
 
 
 def _check_family(name: str, version: str) -> None:
-    """Refuse a name that nothing stands for if the shipped files of its family need a newer host."""
+    """Check that the host is new enough for the family of a name that has no file.
+
+    Raises:
+        HostError: If it is not.
+    """
     family = re.match(r"[a-z]+\d+", name)
     for file in folder().glob(f"{family[0]}*.yaml") if family else ():
         _check_version(file, version, name)

@@ -1,23 +1,23 @@
 """Patch: rows that name a registered block get their channels from the block table.
 
-The host's `parse_model` is a function of two hundred lines with one `if`/`elif` chain over the module classes. Its
-source file is parsed, one `elif` is put before the chain's last `else: c2 = ch[...]`, rows that name a stock block with
-a registered one inside (`C3k2_CoordAtt`) are built as the stock block and finished at the `return`, and the body is
-wrapped in a `try` that lets the table explain errors; what the file holds beside other functions and classes is
-compiled again, and the function's code object is replaced in place. So every name already bound to the function sees
-the change, and all else stays the host's own.
+The host's `parse_model` is a function of two hundred lines with one `if`/`elif` chain over the module classes. The
+patch parses its source file and changes the function in three places. One `elif` is added before the chain's last
+`else: c2 = ch[...]`. Rows that name a stock block with a registered one inside (`C3k2_CoordAtt`) are built as the stock
+block and finished at the `return`. The body is wrapped in a `try` that lets the table explain errors. The result is
+compiled without the file's other functions and classes, and the function's code object is replaced in place, so every
+name that is already bound to the function sees the change.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
 from types import CodeType, FunctionType, ModuleType
 
 from ..errors import HostError
 from ..registry import BlockTable
 from ..registry.row_builder import RowBuilder
+from .replacement import Undo, replace
 
 BUILDER_NAME = "_yolo_coordbifpn_rows"  # the global by which the patched code finds the builder of rows
 
@@ -40,7 +40,7 @@ _FINISH = f"{BUILDER_NAME}.finish(x, {BUILDER_NAME}_cfg, globals())"
 _LOOP_TARGET = ast.dump(ast.parse("for i, (f, n, m, args) in x: pass").body[0].target)  # type: ignore[attr-defined]
 
 
-def patch_parser(host: ModuleType, table: BlockTable) -> Callable[[], None]:
+def patch_parser(host: ModuleType, table: BlockTable) -> Undo:
     """Teach the host's `parse_model` the blocks of the table.
 
     Args:
@@ -51,7 +51,7 @@ def patch_parser(host: ModuleType, table: BlockTable) -> Callable[[], None]:
         A function that undoes the patch.
 
     Raises:
-        HostError: If the function is not of the shape known, was changed by someone else, or a name is taken.
+        HostError: If the function has an unknown shape or was changed by something else, or a block's name is taken.
     """
     function = getattr(host, "parse_model", None)
     if function is None:
@@ -65,13 +65,15 @@ def patch_parser(host: ModuleType, table: BlockTable) -> Callable[[], None]:
     host.__dict__[BUILDER_NAME] = RowBuilder(table)
     for block in table:
         expose(host, block)
-    function.__code__ = code
+    undo_code = replace(function, "__code__", code)
 
-    def undo() -> None:
-        function.__code__ = original
-        del host.__dict__[BUILDER_NAME]
+    def undo() -> bool:
+        undone = undo_code()
+        host.__dict__.pop(BUILDER_NAME, None)
         for block in table:
-            del host.__dict__[block.__name__]
+            if host.__dict__.get(block.__name__) is block:
+                delattr(host, block.__name__)
+        return undone
 
     return undo
 
@@ -82,9 +84,9 @@ def expose(host: ModuleType, block: type) -> None:
 
 
 def parser_holds(host: ModuleType | None) -> bool:
-    """Tell whether the host's `parse_model`, as it is now, asks the block table."""
-    code = getattr(getattr(host, "parse_model", None), "__code__", None)
-    return BUILDER_NAME in getattr(code, "co_names", ())
+    """Return whether the host's `parse_model`, wrapped by others or not, asks the block table."""
+    function = inspect.unwrap(getattr(host, "parse_model", None))  # type: ignore[arg-type]
+    return BUILDER_NAME in getattr(getattr(function, "__code__", None), "co_names", ())
 
 
 def check_names(host: ModuleType, blocks: BlockTable | list[type]) -> None:
@@ -94,7 +96,7 @@ def check_names(host: ModuleType, blocks: BlockTable | list[type]) -> None:
         if other is not block:
             raise HostError(
                 f"{host.__name__} already has a {block.__name__} ({getattr(other, '__module__', type(other))}); "
-                f"this host keeps its own, and {block.__module__}.{block.__name__} cannot go by that name"
+                f"this host keeps its own, and {block.__module__}.{block.__name__} cannot have that name"
             )
 
 
@@ -135,7 +137,7 @@ def _add_branch(function: ast.FunctionDef, host: ModuleType) -> None:
     ]
     if len(loops) != 1 or len(ends) != 1:
         raise HostError(
-            f"{host.__name__}.parse_model has another shape than the parsers known "
+            f"{host.__name__}.parse_model has another shape than the known parsers "
             f"({len(loops)} loops over rows, {len(ends)} chains that end in `else: c2 = ch[...]`; expected one of each)"
         )
     (end,) = ends
@@ -146,9 +148,9 @@ def _add_branch(function: ast.FunctionDef, host: ModuleType) -> None:
 
 
 def _is_last_else(body: list[ast.stmt]) -> bool:
-    """Tell whether a body gives the layer the channels of the layer that it reads, and does nothing else.
+    """Return whether a body gives the layer the channels of the layer that it reads, and does nothing else.
 
-    It is `c2 = ch[f]`, and where `ch` begins with the image's channels `c2 = ch[f if f < 0 else f + 1]` or the like.
+    It is `c2 = ch[f]`, or, if `ch` begins with the image's channels, `c2 = ch[f if f < 0 else f + 1]` or the like.
     """
     if len(body) != 1 or not isinstance(body[0], ast.Assign) or not isinstance(body[0].value, ast.Subscript):
         return False
@@ -161,7 +163,9 @@ def _add_inside(function: ast.FunctionDef, host: ModuleType) -> None:
     """Let the table see the YAML before the rows are read, and the layers before they are returned."""
     end = function.body[-1]
     if not isinstance(end, ast.Return) or end.value is None:
-        raise HostError(f"{host.__name__}.parse_model does not end in a `return` of its layers, as in those known")
+        raise HostError(
+            f"{host.__name__}.parse_model does not end in a `return` of its layers, as the known parsers do"
+        )
     (statement,) = _located(_FINISH, end)
     assert isinstance(statement, ast.Expr)
     assert isinstance(statement.value, ast.Call)
@@ -175,7 +179,7 @@ def _add_inside(function: ast.FunctionDef, host: ModuleType) -> None:
 
 
 def _add_guard(function: ast.FunctionDef) -> None:
-    """Wrap the body, less its docstring, in a `try` that lets the table name the row of an error."""
+    """Wrap the body, except its docstring, in a `try` that lets the table name the row of an error."""
     start = _start(function)
     (guard,) = _located(_GUARD, function.body[-1])
     assert isinstance(guard, ast.Try)
@@ -184,12 +188,12 @@ def _add_guard(function: ast.FunctionDef) -> None:
 
 
 def _start(function: ast.FunctionDef) -> int:
-    """Return the index of a function's first statement behind its docstring."""
+    """Return the index of a function's first statement after its docstring."""
     return 1 if ast.get_docstring(function) is not None else 0
 
 
 def _located(source: str, where: ast.AST) -> list[ast.stmt]:
-    """Parse a snippet and give all of it the line of a node of the host, for tracebacks."""
+    """Parse a snippet and give all its nodes the line of a node of the host, for tracebacks."""
     body = ast.parse(source).body
     for statement in body:
         for node in ast.walk(statement):

@@ -1,14 +1,13 @@
 """Patch: checkpoints with registered blocks load under torch's `weights_only=True`.
 
-Nothing is taken from a checkpoint but names: a class is allowed if it is registered, or stands ready to be, here or in
-a module that the user's own environment declares.
+Only names are taken from a checkpoint. A class is allowed if it is registered, or can be registered from this package
+or from a module that the user's own environment declares.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -16,14 +15,15 @@ import torch
 from torch import nn
 
 from ..registry import BlockTable
+from .replacement import Undo, is_replaced, replace
 
 _SUPPORTED = hasattr(torch.serialization, "add_safe_globals")  # torch >= 2.4; older hosts do not load this way
 _SCANS = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")  # torch >= 2.6
 _THEIRS = ("torch.", "ultralytics.", "numpy.", "builtins.", "collections.", "pathlib.")
 
 
-def patch_safe_load(host: ModuleType, table: BlockTable) -> Callable[[], None]:
-    """Put the registered blocks on torch's allow-list, and those that are registered when a checkpoint names them.
+def patch_safe_load(host: ModuleType, table: BlockTable) -> Undo:
+    """Put blocks on torch's allow-list: the registered ones now, others when a checkpoint names them.
 
     Args:
         host: `ultralytics.nn.tasks`.
@@ -40,21 +40,19 @@ def patch_safe_load(host: ModuleType, table: BlockTable) -> Callable[[], None]:
     @functools.wraps(original or torch.load)
     def torch_load(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("weights_only") and args and _SCANS:  # as with ULTRALYTICS_SAFE_LOAD=1, from 8.4 on
-            with contextlib.suppress(ValueError):  # no archive of torch; the host says so
+            with contextlib.suppress(ValueError):  # not an archive of torch; the host reports it
                 needed = torch.serialization.get_unsafe_globals_in_checkpoint(args[0])
                 table.discovery.find({name.rpartition(".")[2] for name in needed if not name.startswith(_THEIRS)})
         return original(*args, **kwargs)
 
-    if original is not None:
-        host.torch_load = torch_load  # type: ignore[attr-defined]
+    undo_load = replace(host, "torch_load", torch_load) if original is not None else lambda: True
 
-    def undo() -> None:
-        if original is not None:
-            host.torch_load = original  # type: ignore[attr-defined]
+    def undo() -> bool:
         rest = [x for x in _allowed() if x in before or x not in table]
         if _SUPPORTED:
             torch.serialization.clear_safe_globals()
             torch.serialization.add_safe_globals(rest)
+        return undo_load()
 
     return undo
 
@@ -65,9 +63,10 @@ def allow(block: type[nn.Module]) -> None:
         torch.serialization.add_safe_globals([block])
 
 
-def safe_load_holds(table: BlockTable) -> bool:
-    """Tell whether all registered blocks are on the allow-list, or torch has none."""
-    return not _SUPPORTED or set(table) <= set(_allowed())
+def safe_load_holds(host: ModuleType, table: BlockTable) -> bool:
+    """Return whether the registered blocks are on torch's allow-list, if it has one, and the host's loading is ours."""
+    ours = not hasattr(host, "torch_load") or is_replaced(host, "torch_load", __name__)
+    return ours and (not _SUPPORTED or set(table) <= set(_allowed()))
 
 
 def _allowed() -> list[Any]:

@@ -1,11 +1,11 @@
-"""Patch: during every training the run's folder tells how the fusions weigh their inputs, with no flag.
+"""Patch: every training logs the fusion weights in the run's folder, without a flag.
 
-The host gives each trainer its loggers (TensorBoard, Weights & Biases, MLflow, ...) by `add_integration_callbacks`, in
-the one process that writes. Ours goes with them: after each epoch the normalised weights are added to
-`fusion_weights.csv`, and stand in the trainer's metrics for just as long as the host's loggers read them, so that
-neither `results.csv` nor a user's callback ever sees them; at the end they are drawn as `fusion_weights.png`. The
-weights are those of the averaged model (EMA), which the checkpoints hold. Whatever goes wrong here is told once and
-does not touch the training.
+The host gives each trainer its loggers (TensorBoard, Weights & Biases, MLflow, ...) with `add_integration_callbacks`,
+in the one process that writes. Ours is added with them. After each epoch it appends the normalised weights to
+`fusion_weights.csv` and adds them to the trainer's metrics only while the host's loggers read these, so neither
+`results.csv` nor a user's callback sees them. At the end it draws them as `fusion_weights.png`. The weights are those
+of the averaged model (EMA), which is also the one in the checkpoints. An error here is logged once and does not stop
+the training.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from ..errors import HostError
 from ..files import write
 from ..graph.paths import Fusion, fusions
 from ..inspection.fusion_plot import COLUMNS, plot_fusion_weights
+from .replacement import Undo, is_replaced, replace
 
 SETTING = "YOLO_COORDBIFPN_FUSION_LOG"  # 0 switches the log off
 _logs: WeakKeyDictionary[Any, _FusionLog] = WeakKeyDictionary()  # by trainer
 
 
-def patch_training_log(callbacks: ModuleType) -> Callable[[], None]:
-    """Let each trainer of the host have our log beside the host's own loggers.
+def patch_training_log(callbacks: ModuleType) -> Undo:
+    """Give each trainer of the host our log besides the host's own loggers.
 
     Args:
         callbacks: `ultralytics.utils.callbacks`.
@@ -39,7 +40,7 @@ def patch_training_log(callbacks: ModuleType) -> Callable[[], None]:
         A function that undoes the patch.
 
     Raises:
-        HostError: If the host registers its loggers another way.
+        HostError: If the host does not add its loggers with `add_integration_callbacks`.
     """
     original = getattr(callbacks, "add_integration_callbacks", None)
     if not callable(original):
@@ -57,18 +58,12 @@ def patch_training_log(callbacks: ModuleType) -> Callable[[], None]:
             _add(instance, "on_fit_epoch_end", _take_back)
             _add(instance, "on_train_end", _draw)
 
-    callbacks.add_integration_callbacks = add_integration_callbacks  # type: ignore[attr-defined]
-
-    def undo() -> None:
-        callbacks.add_integration_callbacks = original  # type: ignore[attr-defined]
-
-    return undo
+    return replace(callbacks, "add_integration_callbacks", add_integration_callbacks)
 
 
-def training_log_holds(callbacks: ModuleType) -> bool:
-    """Tell whether the host's way to add loggers, as it is now, is ours."""
-    function = getattr(callbacks, "add_integration_callbacks", None)
-    return getattr(function, "__code__", None) in patch_training_log.__code__.co_consts
+def training_log_holds(callbacks: ModuleType | None) -> bool:
+    """Return whether the host's function that adds loggers, as it is now, is ours."""
+    return is_replaced(callbacks, "add_integration_callbacks", __name__)
 
 
 class _FusionLog:
@@ -81,16 +76,16 @@ class _FusionLog:
     def __init__(self, trainer: Any, nodes: list[Fusion]) -> None:
         self.file = Path(trainer.save_dir) / "fusion_weights.csv"
         self._nodes = nodes
-        self._epoch = int(trainer.start_epoch)  # the last one that is written down
+        self._epoch = int(trainer.start_epoch)  # the last one that is logged
         self._dead: set[tuple[int, str]] = set()
         self._lent: dict[str, float] = {}
         self._metrics: Any = None
-        self._keep(self._epoch)  # a resumed training goes on with its own rows
+        self._keep(self._epoch)  # a resumed training continues its own rows
 
     def record(self, trainer: Any) -> None:
-        """Add the weights after an epoch to the file; tell of those that have died."""
+        """Append the weights after an epoch to the file, and warn of those that are zero."""
         epoch = int(trainer.epoch) + 1
-        if epoch <= self._epoch:  # the host trains an epoch again that came to NaN
+        if epoch <= self._epoch:  # the host repeats an epoch that diverged to NaN
             self._keep(epoch - 1)
         self._epoch = epoch
         rows = []
@@ -98,39 +93,39 @@ class _FusionLog:
             for name, weight in node.shares:
                 rows.append([epoch, node.layer, node.name, name, f"{weight:.6g}"])
                 self._lent[f"fusion/layer{node.layer}_{node.name}/{name}".replace(" ", "_")] = weight
-                self._tell_dead(node, name, weight, epoch)
+                self._warn_of_zero(node, name, weight, epoch)
         with self.file.open("a", encoding="utf-8", newline="") as stream:
             stream.write(_csv(rows))
 
     def lend(self, trainer: Any) -> None:
-        """Put the weights among the metrics, for the host's loggers to read."""
+        """Add the weights to the metrics, for the host's loggers to read."""
         if self._lent:
             self._metrics = trainer.metrics
             trainer.metrics = {**(trainer.metrics or {}), **self._lent}
 
     def take_back(self, trainer: Any) -> None:
-        """Give the trainer its own metrics again."""
+        """Give the trainer its own metrics back."""
         if self._lent:
             trainer.metrics, self._metrics, self._lent = self._metrics, None, {}
 
     def draw(self, trainer: Any) -> None:
-        """Draw the whole file, unless the training is to make no plots."""
+        """Draw the whole file, unless the training makes no plots."""
         if trainer.args.plots:
             plot_fusion_weights(self.file, self.file.with_suffix(".png"))
 
     def _keep(self, epoch: int) -> None:
-        """Keep of the file what there is up to an epoch."""
+        """Keep the rows of the file up to an epoch."""
         write(self.file, _csv([COLUMNS, *_rows_until(self.file, epoch)]))
 
-    def _tell_dead(self, node: Fusion, name: str, weight: float, epoch: int) -> None:
-        """Say it once in the log when a weight has come to zero, where it gets no gradient any more."""
+    def _warn_of_zero(self, node: Fusion, name: str, weight: float, epoch: int) -> None:
+        """Warn once when a weight has become zero, where it no longer gets a gradient."""
         if weight != 0:
             self._dead.discard((node.layer, name))
         elif (node.layer, name) not in self._dead:
             self._dead.add((node.layer, name))
             _logger().warning(
-                f"yolo_coordbifpn: from epoch {epoch} on {node} does not read {name!r} any more: its fusion weight has "
-                "come to 0, where the ReLU gives it no gradient"
+                f"yolo_coordbifpn: from epoch {epoch} on {node} no longer reads {name!r}: its fusion weight is 0, "
+                "where the ReLU gives it no gradient"
             )
 
 
@@ -162,13 +157,13 @@ def _draw(trainer: Any) -> None:
 def _begin(trainer: Any) -> None:
     """Open the log of a training, if its model has a fusion."""
     model = trainer.ema.ema
-    nodes = fusions(getattr(model, "student_model", model))  # of a distillation
+    nodes = fusions(getattr(model, "student_model", model))  # if this is a distillation
     if nodes:
         _logs[trainer] = _FusionLog(trainer, nodes)
 
 
 def _guarded(trainer: Any, work: Callable[..., None]) -> None:
-    """Do a step of the log; if it fails, say so and end the log, not the training."""
+    """Do a step of the log; if it fails, log a warning and end the log, not the training."""
     log = _logs.get(trainer)
     if work is not _begin and log is None:
         return
@@ -177,13 +172,13 @@ def _guarded(trainer: Any, work: Callable[..., None]) -> None:
     except Exception as error:
         _logs.pop(trainer, None)
         _logger().warning(
-            f"yolo_coordbifpn: the fusion weights are not logged any more, the training goes on: "
+            f"yolo_coordbifpn: the fusion weights are no longer logged, the training continues: "
             f"{type(error).__name__}: {error}"
         )
 
 
 def _add(trainer: Any, event: str, function: Callable[[Any], None]) -> None:
-    """Add a callback that is not there yet."""
+    """Add a callback unless it is there already."""
     if function not in trainer.callbacks[event]:
         trainer.callbacks[event].append(function)
 
@@ -195,7 +190,7 @@ def _logger() -> Any:
 
 
 def _rows_until(file: Path, epoch: int) -> list[list[str]]:
-    """Read the whole rows that there are up to an epoch; a kill may have cut the last one."""
+    """Read the complete rows up to an epoch; the last one may be cut if the process was killed."""
     if not file.is_file() or not epoch:
         return []
     with file.open(encoding="utf-8", newline="") as stream:

@@ -1,14 +1,13 @@
 """Patch: pretrained stock weights fit models with registered blocks.
 
 Every route ends in `BaseModel.load`: `pretrained=`, `YOLO(yaml).load(pt)`, a checkpoint given to the trainer. The
-weights are brought into the layout of the new model first, then the host's own `load` does the rest.
+weights are first brought into the layout of the new model, then the host's own `load` does the rest.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,15 +16,17 @@ import torch
 from torch import nn
 
 from ..errors import HostError, WeightsError
+from ..grafting.necks import KEY
 from ..graph.gains import adopt_gains
 from ..graph.transfer import Transfer, listed
 from ..graph.transplant import same_architecture, transplant
 from ..registry import BlockTable
-from .names import made
+from ..registry.row_builder import modules
+from .replacement import Undo, is_replaced, replace
 
 
-def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
-    """Make the host's loading of weights align layers where the model has a registered block.
+def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
+    """Make the host's loading of weights align layers if the model's layers may have moved.
 
     Args:
         host: `ultralytics.nn.tasks`.
@@ -35,7 +36,7 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
         A function that undoes the patch.
 
     Raises:
-        HostError: If the host loads weights another way.
+        HostError: If the host's models have no `load()`.
     """
     base = getattr(host, "BaseModel", None)
     original = getattr(base, "load", None)
@@ -44,7 +45,8 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
 
     @functools.wraps(original)
     def load(self: Any, weights: Any, verbose: bool = True) -> Any:
-        if not (table.in_model(self) or _is_made(self)):
+        table.discovery.find(modules(_yaml(self)), vars(host))  # a checkpoint may be the first to have them
+        if not _has_other_layers(self, table):
             return original(self, weights, verbose)
         source = _model(weights)
         if same_architecture(getattr(source, "model", ()), self.model):
@@ -61,19 +63,14 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Callable[[], None]:
             _log(host.LOGGER, transfer, transfer.report(self, change), change)
         return result
 
-    base.load = load
-
-    def undo() -> None:
-        base.load = original
-
-    return undo
+    return replace(base, "load", load)
 
 
-def patch_engine_load(engine: Any, table: BlockTable) -> Callable[[], None]:
-    """Let weights that were loaded from a model, not from a file, survive `train()`.
+def patch_engine_load(engine: Any, table: BlockTable) -> Undo:
+    """Make `train()` keep weights that were loaded from a model, not from a file.
 
-    Older hosts, 8.4.100 among them, build the model afresh from its YAML in `Model.train` unless `ckpt` is set, which
-    `Model.load` sets for files only.
+    Older hosts, such as 8.4.100, build a new model from the YAML in `Model.train` unless `ckpt` is set, which their
+    `Model.load` does for files only.
 
     Args:
         engine: `ultralytics.engine.model`.
@@ -87,34 +84,46 @@ def patch_engine_load(engine: Any, table: BlockTable) -> Callable[[], None]:
     @functools.wraps(original)
     def load(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        if not self.ckpt and table.in_model(self.model):
+        if not self.ckpt and _has_other_layers(self.model, table):
             self.ckpt = {"model": self.model}
         return result
 
-    engine.Model.load = load
-
-    def undo() -> None:
-        engine.Model.load = original
-
-    return undo
+    return replace(engine.Model, "load", load)
 
 
 def weights_hold(host: ModuleType) -> bool:
-    """Tell whether the host's loading of weights, as it is now, is ours."""
-    return getattr(getattr(host.BaseModel, "load", None), "__code__", None) in patch_weights.__code__.co_consts
+    """Return whether the host's loading of weights, as it is now, is ours."""
+    return is_replaced(getattr(host, "BaseModel", None), "load", __name__)
 
 
-def _is_made(model: Any) -> bool:
-    """Tell whether a model's YAML was made by us, which `-fpn` shows by no block of ours."""
-    return Path(str((getattr(model, "yaml", None) or {}).get("yaml_file") or "")).name in made
+def engine_load_holds(engine: Any) -> bool:
+    """Return whether `load` of the host's `engine.model`, as it is now, is ours, or that is only half imported."""
+    return not hasattr(engine, "Model") or is_replaced(engine.Model, "load", __name__)
+
+
+def _has_other_layers(model: Any, table: BlockTable) -> bool:
+    """Return whether a model's layers may have other indices than the stock model's: its blocks or its YAML say so."""
+    return table.in_model(model) or KEY in _yaml(model)
+
+
+def _yaml(model: Any) -> dict[str, Any]:
+    """Return the YAML that a model was built from, an empty one if it has none."""
+    return getattr(model, "yaml", None) or {}
 
 
 def _model(weights: Any) -> nn.Module:
-    """Return the model in what was given as weights: a model, or a checkpoint that holds one."""
+    """Return the model that was given as weights.
+
+    Args:
+        weights: A model, or a checkpoint that holds one.
+
+    Raises:
+        WeightsError: If it is neither.
+    """
     if isinstance(weights, dict):
         if not isinstance(weights.get("ema") or weights.get("model"), nn.Module):
             raise WeightsError(
-                f"pretrained weights: no model in a dict of {', '.join(map(str, list(weights)[:5]))}, ..."
+                f"pretrained weights: no model in a dict with the keys {', '.join(map(str, list(weights)[:5]))}, ..."
             )
         return weights.get("ema") or weights["model"]
     if isinstance(weights, (str, Path)) or not isinstance(weights, nn.Module):
@@ -123,20 +132,25 @@ def _model(weights: Any) -> nn.Module:
 
 
 def _log(logger: Any, transfer: Transfer, report: str, change: float | None) -> None:
-    """Write one line about what became of the weights, and a warning for what did not go as it should."""
+    """Log what became of the weights, with a warning if the output is not the pretrained model's."""
     logger.info(f"yolo_coordbifpn: {report}")
     pairs = transfer.pairs
     if pairs.unmatched or pairs.unused:
         logger.warning(
-            f"yolo_coordbifpn: without a partner in the pretrained model, starting afresh: {listed(pairs.unmatched)}; "
-            f"without one in the new model, left: {listed(pairs.unused)}"
+            "yolo_coordbifpn: newly initialised, with no counterpart in the pretrained model: "
+            f"{listed(pairs.unmatched)}; not used, with no counterpart in the new model: {listed(pairs.unused)}"
         )
     if not transfer.heads_read and not transfer.problems:
-        logger.warning("yolo_coordbifpn: the start is not the pretrained model's: the head reads a neck that is new")
+        logger.warning(
+            "yolo_coordbifpn: the initial output differs from the pretrained model's: the head reads a new neck"
+        )
     elif transfer.problems and (change is None or change > 1e-5):
-        logger.warning(f"yolo_coordbifpn: the start is not the pretrained model's: {'; '.join(transfer.problems)}")
+        logger.warning(
+            f"yolo_coordbifpn: the initial output differs from the pretrained model's: {'; '.join(transfer.problems)}"
+        )
     elif change is not None and change > 1e-3:
         logger.warning(
-            "yolo_coordbifpn: the start is not the pretrained model's, although every layer has its weights: "
-            "this Ultralytics builds a stock layer otherwise than the one that trained them, in its stock models too"
+            "yolo_coordbifpn: the initial output differs from the pretrained model's, although every layer has its "
+            "weights: this Ultralytics builds a stock layer differently from the one that trained them, also in its "
+            "stock models"
         )

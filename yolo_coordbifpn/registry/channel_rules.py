@@ -1,4 +1,4 @@
-"""How many channels come out of a block, and what it is built with, given the channels that come in."""
+"""How many channels a block outputs, and which arguments it is built with, given its input channels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ChannelRule = Callable[[Channels, list[Any]], "tuple[int, list[Any]]"]
 
 
 def _same(c1: Channels, args: list[Any]) -> tuple[int, list[Any]]:
-    """Output channels are those of the input; of several inputs, which then must agree."""
+    """Output channels are those of the input; several inputs must have equal ones."""
     if isinstance(c1, int):
         return c1, [c1, *args]
     if len(set(c1)) > 1:

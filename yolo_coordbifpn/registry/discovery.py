@@ -1,4 +1,4 @@
-"""Blocks that are registered no sooner than a model YAML, or a checkpoint that is loaded safely, names them."""
+"""Blocks that are registered when a model YAML, or a checkpoint, first names them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable, Collection, Container
 
 
 class Discovery:
-    """What is known of blocks that are not registered yet.
+    """The blocks that are not registered yet.
 
     Attributes:
-        missed: Why declared blocks that were looked for last could not be had.
+        missed: Why declared blocks could not be registered in the last search.
     """
 
     def __init__(self, known: Callable[[], Collection[str]]) -> None:
-        """Start with nothing to find.
+        """Start without any block.
 
         Args:
-            known: Gives the names of the blocks that are registered.
+            known: Returns the names of the blocks that are registered.
         """
         self.missed: list[str] = []
         self._known = known
@@ -24,23 +24,33 @@ class Discovery:
         self._seek: Callable[[Collection[str]], list[str]] = lambda names: []
 
     def add_later(self, name: str, register: Callable[[], None]) -> None:
-        """Have a block registered when a model YAML first names it, and the host has nothing of this name."""
+        """Add a block that is registered when a model YAML first names it, unless the host has something of that name.
+
+        Args:
+            name: Name of the block.
+            register: Registers it.
+        """
         self._later[name] = register
 
     def seek_by(self, seek: Callable[[Collection[str]], list[str]]) -> None:
-        """Have names that nobody knows sought, by a function that registers what it finds and returns problems."""
+        """Set the function that searches for unknown names.
+
+        Args:
+            seek: Takes the names, registers the blocks that it finds, and returns why others could not be registered.
+        """
         self._seek = seek
 
     def find(self, names: Collection[str], host: Container[str] = ()) -> None:
-        """Register those blocks of some names that are registered when they are first named.
+        """Register the blocks among some names that are not registered yet and not the host's.
 
         Args:
-            names: Names that are not known, of blocks or such as `C3k2_CoordAtt`.
+            names: Names of modules, such as `SE` or `C3k2_CoordAtt`.
             host: Names that the host's parser knows.
         """
-        for name in [x for x in self._later if x not in host]:
-            if any(x == name or x.endswith(f"_{name}") for x in names):
-                self._later[name]()
-                del self._later[name]
-        rest = [x for x in names if not any(x == y or x.endswith(f"_{y}") for y in self._known())]
+        unknown = [x for x in names if x not in host and "." not in x]
+        for name, register in list(self._later.items()):
+            if name not in host and any(x == name or x.endswith(f"_{name}") for x in unknown):
+                register()
+                self._later.pop(name, None)  # another thread may have done the same
+        rest = [x for x in unknown if not any(x == y or x.endswith(f"_{y}") for y in list(self._known()))]
         self.missed = self._seek(rest) if rest else []

@@ -1,10 +1,10 @@
-"""A user's own blocks in other processes: workers of several GPUs, and commands such as `yolo train`.
+"""A user's own blocks in other processes: DDP workers, and commands such as `yolo train`.
 
-A block is known in the process that registered it. `register()` also writes where the class is found into an
-environment variable, which the processes started from there inherit; in the shell a user sets it himself. An entry is a
+A block is known in the process that registered it. `register()` also writes where the class can be imported from into
+an environment variable, which child processes inherit; in a shell, users set the variable themselves. An entry is a
 Python name, never code: `package.module`, which registers its blocks when it is imported, or `package.module:Class`,
-with `:sum` or the name of a function of that module behind it for the channels. A module is imported when a model YAML,
-or a checkpoint that is loaded safely, first names a block that nobody knows.
+followed by `:sum` or by the name of a function of that module for the channels. A module is imported when a model YAML,
+or a checkpoint, first names an unknown block.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _HERE = __name__.partition(".")[0]
 
 
 def entries() -> list[str]:
-    """Return what the environment declares."""
+    """Return the entries of the environment variable."""
     return os.environ.get(VARIABLE, "").replace(",", " ").split()
 
 
 def declare(block: type[Any], channels: str | ChannelRule) -> None:
-    """Write where a registered block is found into the environment, if other processes can import it.
+    """Write where a registered block can be imported from into the environment.
 
-    A class of a script or a notebook, or one made inside a function, has no place to import it from. A function for
-    the channels that is none of the class's module is left to that module, to register its block itself.
+    A class of a script or a notebook, or one made inside a function, cannot be imported and is not written. If the
+    function for the channels is not in the class's module, the entry is that module, which has to register the block.
     """
     module, name = block.__module__, block.__name__
     if module == "__main__" or module.partition(".")[0] == _HERE or _find(module, name) is not block:
@@ -45,14 +45,14 @@ def declare(block: type[Any], channels: str | ChannelRule) -> None:
 
 
 def seek(names: Collection[str], register: Callable[..., None]) -> list[str]:
-    """Register the declared blocks that may go by one of these names.
+    """Register the declared blocks that may have one of these names.
 
     Args:
-        names: Names of modules in a model YAML that nobody knows.
-        register: Enters a block, as `yolo_coordbifpn.register`.
+        names: Unknown names of modules in a model YAML.
+        register: Registers a block, as `yolo_coordbifpn.register`.
 
     Returns:
-        Why some of them could not be had.
+        Why some of them could not be registered.
     """
     problems = []
     for entry in entries():
@@ -64,11 +64,11 @@ def seek(names: Collection[str], register: Callable[..., None]) -> list[str]:
             home = importlib.import_module(module)
             if name:
                 register(getattr(home, name), rule if rule in RULES else getattr(home, rule) if rule else "same")
-        except Exception as error:  # whatever a user's module does, the model's own error is told with it
+        except Exception as error:  # of a user's module; the error of the model's row reports it
             problems.append(f"{VARIABLE} names {entry}: {type(error).__name__}: {error}")
     return problems
 
 
 def _find(module: str, name: str) -> Any:
-    """Return what a loaded module has under a name."""
+    """Return an attribute of a loaded module, None if there is none."""
     return getattr(sys.modules.get(module), name, None)

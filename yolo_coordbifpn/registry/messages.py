@@ -1,4 +1,4 @@
-"""What a user is told of a row that cannot be built."""
+"""Error messages for rows that cannot be built."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..graph.rows import where
 from .table import BlockTable
 
 _OWN = (
-    "there is no module {0} here. A newer Ultralytics may have it. If it is a block of your own, this process does not "
-    "know it: yolo_coordbifpn.register() holds where it is called, and in processes started from there if the class "
-    "can be imported. Put it into a module on Python's path and name that: "
+    "there is no module {0} here. A newer Ultralytics may have it. If it is a block of your own, it is not registered "
+    "in this process: yolo_coordbifpn.register() is valid in the process that calls it, and in its child processes if "
+    "they can import the class. Put the class into a module on Python's path and name it: "
     "YOLO_COORDBIFPN_BLOCKS=my_package.blocks:{0}."
 )
 
 
 def _note(error: BaseException, text: str) -> None:
-    """Add a text to an error of the host, which stays of its type."""
+    """Add a text to an error of the host without changing its type."""
     if hasattr(error, "add_note"):  # Python 3.11
         error.add_note(text)
     else:
@@ -32,10 +32,18 @@ def _note(error: BaseException, text: str) -> None:
 def explain_unknown(
     error: BaseException, cfg: dict[str, Any], index: int, row: Any, table: BlockTable, host: Container[str]
 ) -> None:
-    """Explain a row whose module nobody knows.
+    """Explain a row with an unknown module.
+
+    Args:
+        error: The host's error; it gets a note, unless a `RowError` is raised.
+        cfg: The model YAML.
+        index: Index of the row, counted through backbone and head.
+        row: The row.
+        table: The registered blocks.
+        host: Names that the host's parser knows.
 
     Raises:
-        RowError: If a registered block has nearly this name; else `error` gets a note about what was looked for.
+        RowError: If a registered block has a similar name.
     """
     near = difflib.get_close_matches(str(row[2]).lower(), [x.lower() for x in table.names], 1, 0.8)
     name = next((x for x in table.names if [x.lower()] == near), None)
@@ -47,18 +55,18 @@ def explain_unknown(
 
 
 def fail(error: BaseException, cfg: dict[str, Any], index: int, row: Any, usage: str) -> NoReturn:
-    """Raise the error of a row, with what a row of this block looks like."""
+    """Raise the error of a row as a `RowError` that names the row and ends with the usage of its block."""
     if isinstance(error, ValueError):
         reason = str(error).rstrip(".")
-    elif isinstance(error, SyntaxError):  # of the host, which reads texts among the arguments as Python's values
-        reason = f"an argument is a text that stands for no value ({error.msg})"
+    elif isinstance(error, SyntaxError):  # of the host, which reads strings among the arguments as Python literals
+        reason = f"an argument is a string that Python cannot read as a value ({error.msg})"
     else:
         reason = f"{type(error).__name__}: {error}"
     raise RowError(f"{where(cfg, index, row)}: {reason}. {usage}".rstrip()) from error
 
 
 def signature(block: type[nn.Module]) -> inspect.Signature | None:
-    """Return what a block is built with, None if it does not say."""
+    """Return the signature of a block's constructor, None if it has none."""
     try:
         return inspect.signature(block)
     except (TypeError, ValueError):
@@ -66,7 +74,13 @@ def signature(block: type[nn.Module]) -> inspect.Signature | None:
 
 
 def usage(block: type[nn.Module], stock: str | None, host: Container[str]) -> str:
-    """Say which arguments a row takes: the stock block's, or those of the block's constructor less the channels."""
+    """Describe the arguments of a row: the stock block's, or those of the block's constructor without the channels.
+
+    Args:
+        block: The registered block.
+        stock: Name of the stock block that it goes into, None if it stands alone.
+        host: Names that the host's parser knows.
+    """
     if stock is not None:
         return f"Its arguments are those of {stock}." if stock in host else ""
     takes = signature(block)

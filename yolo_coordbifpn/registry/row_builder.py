@@ -1,4 +1,4 @@
-"""What the patched parser asks for: rows of registered blocks checked, worked out and, where they fail, explained."""
+"""What the patched parser calls: it checks and resolves rows of registered blocks, and explains their errors."""
 
 from __future__ import annotations
 
@@ -19,31 +19,30 @@ class RowBuilder:
     """The rows of registered blocks in the models that the host builds."""
 
     def __init__(self, table: BlockTable) -> None:
-        """Build rows by a table of blocks."""
+        """Build rows of the blocks of a table."""
         self._table = table
 
     def __contains__(self, block: object) -> bool:
-        """Tell whether a class is a registered block."""
+        """Return whether a class is a registered block."""
         return block in self._table
 
     def stock(self, cfg: dict[str, Any], host: Container[str]) -> dict[str, Any]:
-        """Check the rows of registered blocks, and give those such as `C3k2_CoordAtt` the stock block's name.
+        """Check the rows of registered blocks, and rename modules such as `C3k2_CoordAtt` to the stock block.
 
         Blocks that are registered when they are first named are registered here.
 
         Args:
-            cfg: The model YAML; stays as it is.
+            cfg: The model YAML; it is not changed.
             host: Names that the host's parser knows.
 
         Returns:
             A model YAML for the host to build, with copies of the rows of registered blocks; `cfg` if there are none.
 
         Raises:
-            RowError: If a row of a registered block is not as a row must be.
+            RowError: If a row of a registered block is malformed.
         """
         rows = all_rows(cfg)
-        modules = [row[2] for row in rows if isinstance(row, (list, tuple)) and len(row) > 2]
-        self._table.discovery.find({x for x in modules if isinstance(x, str) and x not in host and "." not in x}, host)
+        self._table.discovery.find(modules(cfg), host)
         found = self._mentions(cfg, host)
         for index, (stock, block) in found.items():
             row = rows[index]
@@ -69,7 +68,7 @@ class RowBuilder:
             host: Names that the host's parser knows.
 
         Raises:
-            RowError: If a stock block has no bottleneck for it.
+            RowError: If a stock block has no bottleneck for the registered one.
         """
         for index, (name, block) in self._mentions(cfg, host).items():
             if name is None:
@@ -85,12 +84,17 @@ class RowBuilder:
         return layers
 
     def _mentions(self, cfg: dict[str, Any], host: Container[str]) -> dict[int, tuple[str | None, type[nn.Module]]]:
-        """Find the rows that name a registered block; return with it the stock block that it goes into, if it does."""
+        """Find the rows that name a registered block.
+
+        Returns:
+            By index of the row, the stock block that the registered one goes into, None if it stands alone, and the
+            registered block.
+        """
         found = {index: self._mention(row, host) for index, row in enumerate(all_rows(cfg))}
         return {index: mention for index, mention in found.items() if mention is not None}
 
     def _mention(self, row: Any, host: Container[str]) -> tuple[str | None, type[nn.Module]] | None:
-        """Find the registered block that a row names, wherever it stands in the row."""
+        """Find the registered block that a row names, in whichever part of the row."""
         words = row if isinstance(row, (list, tuple, dict)) else [row]
         for word in (x for x in words if isinstance(x, str)):
             block = self._table.named(word)
@@ -105,18 +109,18 @@ class RowBuilder:
         """Build a block that follows a convolution of `c1` channels."""
         c2, args = self._table.rule(block)(c1, [])
         if c2 != c1:
-            raise RowError(f"{block.__name__} makes {c2} channels of {c1}; inside a block they must stay")
+            raise RowError(f"{block.__name__} makes {c2} channels out of {c1}; inside a stock block it must keep them")
         return block(*args)
 
     def resolve(
         self, block: type[nn.Module], cfg: dict[str, Any], ch: Sequence[int], index: int, source: Any, args: list[Any]
     ) -> tuple[int, list[Any]]:
-        """Work out one row of a registered block.
+        """Resolve one row of a registered block.
 
         Args:
             block: The class that the row names.
             cfg: The model YAML.
-            ch: Output channels of the layers so far; for the first row, of the image, which old parsers keep in front.
+            ch: Output channels of the layers so far; for the first row, of the image, which old parsers keep as first.
             index: Index of the row, counted through backbone and head.
             source: The row's `from`.
             args: The row's arguments.
@@ -130,7 +134,7 @@ class RowBuilder:
         repeats = all_rows(cfg)[index][1]
         if isinstance(source, list) and repeats != 1:
             raise RowError(f"a block with several inputs cannot be repeated; repeats must be 1, got {repeats}")
-        front = 1 if len(ch) > index > 0 else 0  # in the YOLOv5 of 2020, and what was forked from it
+        front = 1 if len(ch) > index > 0 else 0  # in the YOLOv5 of 2020 and its forks
         read = [ch[x + front if x >= 0 else x] for x in (source if isinstance(source, list) else [source])]
         c1: Channels = read if isinstance(source, list) else read[0]
         c2, full = self._table.rule(block)(c1, args)
@@ -174,3 +178,9 @@ class RowBuilder:
 def all_rows(cfg: dict[str, Any]) -> list[Any]:
     """Return all rows of a model YAML in the order of the layers."""
     return [*(cfg.get("backbone") or ()), *(cfg.get("head") or ())]
+
+
+def modules(cfg: dict[str, Any]) -> set[str]:
+    """Return the names of the modules in a model YAML, whose rows may be malformed."""
+    rows = [row for row in all_rows(cfg) if isinstance(row, (list, tuple)) and len(row) > 2]
+    return {row[2] for row in rows if isinstance(row[2], str)}

@@ -11,14 +11,14 @@ from ..graph.layers import parts
 from .channel_rules import RULES, ChannelRule
 from .discovery import Discovery
 
-_CHOICES = " or ".join(map(repr, RULES))
+_CHOICES = f"{' or '.join(map(repr, RULES))} or a callable"
 
 
 class BlockTable:
     """Blocks by name and by class, with the channel rule of each.
 
     Attributes:
-        discovery: Where blocks are looked for that a model YAML names and that are not in the table yet.
+        discovery: The blocks that are not in the table yet.
     """
 
     def __init__(self) -> None:
@@ -28,42 +28,38 @@ class BlockTable:
         self.discovery = Discovery(lambda: self._by_name)
 
     def __contains__(self, block: object) -> bool:
-        """Tell whether a class is in the table."""
+        """Return whether a class is in the table."""
         return block in self._rules
 
     def __iter__(self) -> Iterator[type[nn.Module]]:
-        """Iterate over the classes, in the order of their registration."""
-        return iter(self._rules)
+        """Iterate over the classes in the order of registration."""
+        return iter(list(self._rules))  # while another thread registers a block
 
     def is_block(self, layer: nn.Module) -> bool:
-        """Tell whether a layer of a model is a registered block, or several of one."""
+        """Return whether a layer of a model is a registered block, or a sequence of one."""
         return any(type(m) in self for m in parts(layer))
 
     def in_model(self, model: Any) -> bool:
-        """Tell whether a model of the host has a registered block, as a layer or inside one."""
+        """Return whether a model of the host has a registered block, as a layer or inside one."""
         return isinstance(getattr(model, "model", None), nn.Sequential) and any(
             type(m) in self for m in model.modules()
         )
 
     def check(self, block: type[nn.Module], channels: str | ChannelRule) -> ChannelRule:
-        """Check what `register` was given and return the rule, without entering anything.
+        """Check the arguments of `register` and return the rule, without adding anything.
 
         Raises:
-            TypeError: If `block` is not a class of modules, or `channels` neither a string nor callable.
+            TypeError: If `block` is not a subclass of `torch.nn.Module`, or `channels` neither a string nor callable.
             ValueError: If `channels` is an unknown string, or another block has this name.
         """
         if not (isinstance(block, type) and issubclass(block, nn.Module)):
             raise TypeError(f"register() takes a subclass of torch.nn.Module, got {block!r}.")
         if isinstance(channels, str):
             if channels not in RULES:
-                raise ValueError(
-                    f"register(): channels must be {' or '.join(map(repr, RULES))} or a callable, got {channels!r}."
-                )
+                raise ValueError(f"register(): channels must be {_CHOICES}, got {channels!r}.")
             channels = RULES[channels]
         elif not callable(channels):
-            raise TypeError(
-                f"register(): channels must be {' or '.join(map(repr, RULES))} or a callable, got {channels!r}."
-            )
+            raise TypeError(f"register(): channels must be {_CHOICES}, got {channels!r}.")
         known = self._by_name.get(block.__name__)
         if known is not None and known is not block:
             raise ValueError(
@@ -73,7 +69,7 @@ class BlockTable:
         return channels
 
     def add(self, block: type[nn.Module], channels: str | ChannelRule) -> None:
-        """Enter a block under its class name; again with the same class, its rule is replaced."""
+        """Add a block under its class name, or replace its rule if it is in the table."""
         rule = self.check(block, channels)
         self._by_name[block.__name__] = block
         self._rules[block] = rule
@@ -84,7 +80,7 @@ class BlockTable:
 
     @property
     def names(self) -> list[str]:
-        """Return the names of all blocks, in the order of their registration."""
+        """Return the names of all blocks in the order of registration."""
         return list(self._by_name)
 
     def rule(self, block: type[nn.Module]) -> ChannelRule:

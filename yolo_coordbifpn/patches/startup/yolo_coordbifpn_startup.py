@@ -1,7 +1,7 @@
-"""Installed as a top-level module beside the package: what Python runs at every start, unless switched off.
+"""Installed as a top-level module beside the package; Python runs it at every start, unless it is switched off.
 
-It loads the package no sooner than a module is imported that the package patches, so other Pythons pay for this file
-alone.
+It loads the package when one of the modules that the package patches is first imported, so a Python that imports none
+of them pays for this file alone.
 """
 
 import os
@@ -15,7 +15,7 @@ class _Starter:
         self.names = names
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        """Return the spec of a module that the package waits for, None for any other."""
+        """Return the spec of a module that the package patches, None for any other."""
         if name not in self.names:
             return None
         self.names = ()
@@ -27,7 +27,7 @@ class _Starter:
 
 
 def run():  # type: ignore[no-untyped-def]
-    """Wait for Ultralytics, and for the parsers of forks; YOLO_COORDBIFPN_AUTOLOAD=0 switches it off."""
+    """Wait for Ultralytics and the parsers of forks to be imported; YOLO_COORDBIFPN_AUTOLOAD=0 switches this off."""
     if os.environ.get("YOLO_COORDBIFPN_AUTOLOAD", "1") != "0":
         forks = os.environ.get("YOLO_COORDBIFPN_PARSERS", "").replace(",", " ").split()
         sys.meta_path.insert(0, _Starter({"ultralytics.nn.tasks", "ultralytics.engine.model", *forks}))

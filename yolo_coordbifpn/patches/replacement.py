@@ -1,0 +1,58 @@
+"""One attribute of the host replaced, and put back unless something else has replaced it since."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Undo = Callable[[], bool]  # undoes a patch; returns whether it has no effect any more
+
+
+def replace(owner: Any, name: str, ours: Any) -> Undo:
+    """Replace an attribute.
+
+    Args:
+        owner: A module, class or function of the host.
+        name: Name of the attribute.
+        ours: The new value.
+
+    Returns:
+        A function that puts the original back. If something else has replaced the attribute meanwhile, it leaves it
+        alone and logs a warning.
+    """
+    original = getattr(owner, name)
+    setattr(owner, name, ours)
+
+    def undo() -> bool:
+        current = getattr(owner, name, None)
+        if current is ours:
+            setattr(owner, name, original)
+        elif current is not original:
+            logging.getLogger("ultralytics").warning(
+                f"yolo_coordbifpn: {getattr(owner, '__qualname__', owner.__name__)}.{name} has been replaced since by "
+                f"{current!r}; it is left as it is"
+            )
+            return all(x is not ours for x in _unwrapped(current))
+        return True
+
+    return undo
+
+
+def is_replaced(owner: Any, name: str, module: str) -> bool:
+    """Return whether an attribute is a function that a module defines, wrapped by others or not.
+
+    Args:
+        owner: A module or class of the host.
+        name: Name of the attribute.
+        module: Name of a module of this package.
+    """
+    functions = _unwrapped(getattr(owner, name, None))
+    return any(getattr(x, "__globals__", {}).get("__name__") == module for x in functions)
+
+
+def _unwrapped(function: Any) -> Iterator[Any]:
+    """Give a function, the one that it wraps, and so on."""
+    while function is not None:
+        yield function
+        function = getattr(function, "__wrapped__", None)
