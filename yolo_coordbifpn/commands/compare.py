@@ -76,7 +76,7 @@ def run(options: dict[str, str]) -> int:
 
 def _models(options: dict[str, str]) -> tuple[str, ...]:
     """Return the models, a bare name spread into its variants, and check that each of them is there."""
-    from ..compare.arguments import model_exists
+    from ..compare.arguments import checked_model
 
     words = [x.strip() for x in options["models"].split(",") if x.strip()]
     if not words:
@@ -92,7 +92,7 @@ def _models(options: dict[str, str]) -> tuple[str, ...]:
         models += [f"{word}.yaml", *(f"{word}-{variant}.yaml" for variant in variants)]
     if options["variants"] and all(x.endswith((".yaml", ".yml", ".pt")) for x in words):
         raise UsageError("variants= goes with a name without .yaml, such as models=yolo11n.")
-    return tuple(model_exists(x) for x in models)
+    return tuple(checked_model(x) for x in models)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
