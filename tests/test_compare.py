@@ -248,7 +248,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "devices=7"], "devices= takes cpu", 2),
         (
             ["models=yolo11n.yaml", "variants=bifpn", "data=coco8.yaml", "epochs=1"],
-            "variants= goes with a name without .yaml",
+            "variants= needs a name without .yaml",
             2,
         ),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seed=3"], "seed= is set by the comparison", 2),

@@ -100,7 +100,7 @@ def planned(folder: Path, *labels: str, seeds: tuple[int, ...] = (0,)) -> Plan:
 )
 @pytest.mark.usefixtures("fakes")
 def test_no_process_is_left_running(number: int, whole_group: bool, status: int, tmp_path: Path) -> None:
-    """Interrupted or killed, alone or with its group, a comparison leaves no process running and says how to continue."""
+    """Interrupted or killed, alone or in its group, a comparison leaves no process running and says how to continue."""
     process = subprocess.Popen(
         [sys.executable, "-c", SESSION],
         cwd=tmp_path,

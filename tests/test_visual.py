@@ -413,7 +413,7 @@ def test_inspect_of_a_stock_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("words", "status", "message"),
     [
         (["inspect"], 2, "model= must be a checkpoint"),
-        (["inspect", "model=yolo11n-coordatt.yaml"], 2, "source= must be a picture"),
+        (["inspect", "model=yolo11n-coordatt.yaml"], 2, "source= must be an image"),
         (["inspect", "model=yolo11n-coordatt.yaml", "imgsize=64"], 1, "imgsize"),
         (["inspect", "model=yolo11n-coordatt.yaml", "augment=True"], 2, "augment= is not for inspect"),
         (["inspect", "model=nowhere.pt"], 1, "there is no checkpoint nowhere.pt"),
