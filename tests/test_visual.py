@@ -314,9 +314,9 @@ def test_blocks_inside_bottlenecks(tmp_path: Path) -> None:
         ("nowhere.pt", None, "there is no checkpoint nowhere.pt"),
         ("model.onnx", None, "must be a checkpoint (.pt) or a model YAML, got 'model.onnx'"),
         ("yolo11n-coordat.yaml", None, "no such model YAML. Did you mean yolo11n-coordatt.yaml"),
-        ("yolo11n-coordatt.yaml", "nowhere.jpg", "there is no picture or folder nowhere.jpg"),
-        ("yolo11n-coordatt.yaml", "empty", "there is no picture in the folder empty"),
-        ("yolo11n-coordatt.yaml", "text.txt", "text.txt is no picture; known are"),
+        ("yolo11n-coordatt.yaml", "nowhere.jpg", "there is no image or folder nowhere.jpg"),
+        ("yolo11n-coordatt.yaml", "empty", "there is no image in the folder empty"),
+        ("yolo11n-coordatt.yaml", "text.txt", "text.txt is no image; the formats are"),
     ],
 )
 def test_errors(model: str, source: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,12 +388,13 @@ def test_inspect_writes_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         ramp(tmp_path / name / "same.png", 80, 64)
+    ramp(tmp_path / "a" / "same_3.png", 80, 64)
     words = ["inspect", "model=yolo11n-coordatt-bifpn.yaml", "source=a,b", "project=out", "name=x", "imgsz=64"]
     assert main(words) == 0
     assert {x.suffix for x in (tmp_path / "out" / "x").iterdir()} == {".png", ".svg", ".html"}
-    assert len(list((tmp_path / "out" / "x").glob("same*.png"))) == 2
+    assert len(list((tmp_path / "out" / "x").glob("same*.png"))) == 3
     page = (tmp_path / "out" / "x" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<img") == 3
+    assert page.count("<img") == 4
     assert set(re.findall(r'(?:src|href)="(.{5})', page)) == {"data:"}
     assert "P4 bottom-up (layer 19)" in page
     assert "P4 bottom-up (layer 19)" in capsys.readouterr().out
@@ -450,5 +451,5 @@ def test_graph_of_a_graft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_plot_of_an_empty_file(tmp_path: Path) -> None:
     """A log without rows is an error that names it."""
     (tmp_path / "empty.csv").write_text("epoch,layer,node,input,weight\n")
-    with pytest.raises(ValueError, match="empty.csv holds no fusion weights"):
+    with pytest.raises(ValueError, match="empty.csv has no fusion weights"):
         plot_fusion_weights(tmp_path / "empty.csv", tmp_path / "x.png")

@@ -39,7 +39,7 @@ def run(options: dict[str, str]) -> int:
         from ..grafting.names import split
         from ..inspection.diagram import diagram
         from ..inspection.graph_plot import draw
-        from ..inspection.inspect import built
+        from ..inspection.sources import built
         from ..patches.install import install
 
         install()

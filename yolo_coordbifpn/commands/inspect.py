@@ -36,7 +36,8 @@ def run(options: dict[str, str]) -> int:
     if not options["model"]:
         raise UsageError("model= must be a checkpoint such as best.pt.")
     from ..errors import HostError, InspectError
-    from ..inspection.inspect import inspect, write_inspection
+    from ..inspection.inspect import inspect
+    from ..inspection.page import write_inspection
     from ..patches.install import install
 
     given = {k: v for k, v in options.items() if k not in OPTIONS}
