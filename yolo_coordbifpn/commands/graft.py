@@ -24,6 +24,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from ..files import write
 from . import UsageError, whole_number
 
 OPTIONS = {
@@ -75,7 +76,7 @@ def run(options: dict[str, str]) -> int:
         print(f"{options['model']}: {error}", file=sys.stderr)
         return 1
     changed = " ".join(f"{key}={value}" for key, value in options.items() if value != OPTIONS[key] and key != "save")
-    save.write_text(f"# Made by: yolo-coordbifpn graft {changed}\n{text}", encoding="utf-8")
+    write(save, f"# Made by: yolo-coordbifpn graft {changed}\n{text}")
     print(save)
     for index, node in enumerate(rows.nodes):
         if node.origin is None or node.note or node.module.startswith("BiFPN_") or "_" in node.module:

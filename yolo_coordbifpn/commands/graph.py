@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from ..files import write
 from . import UsageError
 
 OPTIONS = {"model": "", "against": "", "save": ""}
@@ -52,6 +53,6 @@ def run(options: dict[str, str]) -> int:
         return 1
     except ModuleNotFoundError as error:
         raise UsageError(f"graph needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
-    save.write_bytes(content)
+    write(save, content)
     print(save)
     return 0
