@@ -1,23 +1,26 @@
-"""The command line `yolo-coordbifpn`: its tables, its checks, its errors, and the demo's data set."""
+"""The command line `yolo-coordbifpn`: help, errors, tables, checks, and the demo with its data set."""
 
 from __future__ import annotations
 
+import functools
 import os
 import random
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 
-from yolo_coordbifpn.commands import COMMANDS, main
+from yolo_coordbifpn.commands import COMMANDS, main, scenes
 from yolo_coordbifpn.commands.scenes import NAMES, draw_scene, write_scenes
 
 
 def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line as `python -m`, in a folder."""
+    """Run a command with `python -m` in a folder."""
     return subprocess.run(
         [sys.executable, "-m", "yolo_coordbifpn", *words],
         cwd=cwd,
@@ -30,11 +33,24 @@ def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["help"], *([x, "--help"] for x in COMMANDS)])
 def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command has a help text that shows how it is called, and --help never runs it."""
+    """Every command has a help text that shows how to call it, and --help never runs the command."""
     assert main(words) == 0
     out = capsys.readouterr().out
     for name in words[:-1] or COMMANDS:
         assert f"yolo-coordbifpn {name}" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_every_option(name: str) -> None:
+    """Each option has a line in the help, which names it, and the sections come in the same order everywhere."""
+    command = import_module(f"yolo_coordbifpn.commands.{name}")
+    lines = (command.__doc__ or "").splitlines()
+    assert lines[0].endswith(".")
+    listed = [line.partition("=")[0] for line in lines if re.match(r"[a-z]+= ", line)]
+    assert listed == [key for key in command.OPTIONS if key != "*"]
+    usage = [k for k, line in enumerate(lines) if line.startswith("    yolo-coordbifpn ")]
+    assert usage[0] == 2
+    assert not listed or lines.index(next(x for x in lines if x.startswith(listed[0]))) > usage[-1]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,13 +81,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_bad_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong command line says what was expected and ends with status 2, before anything is done."""
+    """A wrong command line says what was expected and exits with status 2 before anything else."""
     assert main(words) == 2
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
-    """The table has the stock models and our variants with what they cost on top."""
+    """The table shows the stock models, and the variants with their extra cost."""
     assert main(["models", "only=yolo*1[0-2]*"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("yolo")}
@@ -82,7 +99,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(rows) == 13 + 5 + 3 + 1 + 18 + 6  # files and stock models of yolo11, yolo12 and yolov10
 
 
-def test_check_is_well(tmp_path: Path) -> None:
+def test_check_without_faults(tmp_path: Path) -> None:
     """With the hook on, all patches hold and the exit status is 0."""
     done = run("check", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
@@ -109,7 +126,7 @@ def test_check_finds_faults(tmp_path: Path) -> None:
 
 
 def test_scenes_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
-    """The data set is in the host's layout, reproducible to the byte, and differs with the seed."""
+    """The data set has the host's layout, is reproducible to the byte, and depends on the seed."""
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         write_scenes(tmp_path / name, train=3, val=2, size=64, seed=seed)
     files = sorted(x.relative_to(tmp_path / "a") for x in (tmp_path / "a").rglob("*.[pt][nx][gt]"))
@@ -123,8 +140,8 @@ def test_scenes_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
         assert image.size == (64, 64)
 
 
-def test_scenes_hold_what_they_promise() -> None:
-    """All classes occur, boxes lie in the picture, and sizes reach from small to large."""
+def test_scenes_have_all_classes_and_sizes() -> None:
+    """All classes occur, all boxes are inside the image, and the sizes range from small to large."""
     boxes = [box for k in range(60) for box in draw_scene(192, random.Random(k))[1]]
     assert {box[0] for box in boxes} == set(range(len(NAMES)))
     for _, x, y, w, h in boxes:
@@ -137,8 +154,9 @@ def test_scenes_hold_what_they_promise() -> None:
     assert longest[-1] > 55
 
 
+@pytest.mark.slow
 def test_demo_learns(tmp_path: Path) -> None:
-    """The demo trains with the stock command and reaches an mAP50 of 0.5, here in half of its epochs."""
+    """The demo trains with the stock command and reaches an mAP50 of 0.5, here in half of its default epochs."""
     done = run("demo", f"folder={tmp_path / 'my demo'}", "epochs=8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "yolo train model=yolo11n-coordatt-bifpn.yaml" in done.stdout
@@ -147,9 +165,14 @@ def test_demo_learns(tmp_path: Path) -> None:
     assert (tmp_path / "my demo" / "train" / "val_batch0_pred.jpg").is_file()
 
 
-def test_demo_reports_a_failed_training(tmp_path: Path) -> None:
-    """A model that does not exist ends the demo with the training's own status and message."""
-    done = run("demo", f"folder={tmp_path}", "model=yolo11n-coordat.yaml", cwd=tmp_path)
-    assert done.returncode != 0
-    assert "The training failed" in done.stderr
-    assert "Did you mean" in done.stderr + done.stdout
+def test_demo_reports_a_failed_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A model that does not exist ends the demo with the status and message of the training."""
+    monkeypatch.chdir(tmp_path)
+    few = functools.partial(write_scenes, train=1, val=1)
+    monkeypatch.setattr(scenes, "write_scenes", lambda folder, size, seed, **_: few(folder, size=size, seed=seed))
+    assert main(["demo", f"folder={tmp_path}", "model=yolo11n-coordat.yaml"]) != 0
+    text = "".join(capfd.readouterr())
+    assert "The training failed" in text
+    assert "Did you mean" in text

@@ -1,4 +1,4 @@
-"""Exported models put out what PyTorch does. The table of all formats is made by `scripts/check_exports.py`."""
+"""Exported models give the outputs of PyTorch. `scripts/check_exports.py` makes the table of all formats."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from yolo_coordbifpn import CoordAtt, graft
 
 SIZE = 64
 LEGACY = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
-FORMATS = {  # packages, and how far the output may be from PyTorch's
+FORMATS = {  # packages, and the largest relative difference from PyTorch's output
     "torchscript": ([], 1e-5),
     "onnx": ([], 1e-5),
-    "openvino": (["openvino"], 1e-2),  # computes in bfloat16 where the processor can
+    "openvino": (["openvino"], 1e-2),  # computes in bfloat16 if the processor can
     "ncnn": (["ncnn", "pnnx"], 1e-4),
     "mnn": (["MNN"], 1e-4),
     "executorch": (["executorch"], 1e-4),
 }
 
 
-def folding() -> dict[str, Any]:
-    """Graft what `fuse()` folds."""
+def folded() -> dict[str, Any]:
+    """Graft blocks that `fuse()` folds away."""
     return graft("yolo11n.yaml")
 
 
-def staying() -> dict[str, Any]:
-    """Graft what `fuse()` leaves as it is: attention inside the bottlenecks, and weighted sums."""
+def kept() -> dict[str, Any]:
+    """Graft blocks that `fuse()` keeps: attention inside the bottlenecks, and weighted sums."""
     return graft("yolo11n.yaml", coordatt="P5,bottleneck", bifpn="add")
 
 
-@pytest.fixture(params=[folding, staying], scope="module")
+@pytest.fixture(params=[folded, kept], scope="module")
 def yolo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> YOLO:
-    """Build a model with weights as after a training."""
+    """Build a model with weights as after training."""
     file = tmp_path_factory.mktemp("models") / "yolo11n-grafted.yaml"
     file.write_text(yaml.safe_dump(request.param()))
     yolo = YOLO(file)
@@ -58,7 +58,7 @@ def yolo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def gap(run: Any, model: Any, size: tuple[int, int] = (SIZE, SIZE)) -> float:
-    """Return the relative difference of what is put out for one picture."""
+    """Return the relative difference between the outputs for one image."""
     x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         new, old = (next(tensors(f(x))) for f in (run, model))
@@ -73,7 +73,7 @@ def exported(yolo: YOLO, folder: Path, **options: Any) -> AutoBackend:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_exported_models_put_out_the_same(kind: str, yolo: YOLO, tmp_path: Path) -> None:
+def test_exported_models_give_the_same_output(kind: str, yolo: YOLO, tmp_path: Path) -> None:
     """Each format, opened by the host, gives the model's output."""
     packages, tolerance = FORMATS[kind]
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
@@ -81,15 +81,15 @@ def test_exported_models_put_out_the_same(kind: str, yolo: YOLO, tmp_path: Path)
     assert gap(exported(yolo, tmp_path, format=kind), yolo.model) < tolerance
 
 
-def test_onnx_with_sizes_of_its_own(yolo: YOLO, tmp_path: Path) -> None:
-    """A dynamic export takes other sizes, also oblong ones."""
+def test_dynamic_onnx(yolo: YOLO, tmp_path: Path) -> None:
+    """A dynamic export accepts other sizes, also oblong ones."""
     run = exported(yolo, tmp_path, format="onnx", dynamic=True)
     for size in ((SIZE, SIZE), (96, 64), (128, 160)):
         assert gap(run, yolo.model, size) < 1e-5
 
 
 def test_the_exported_graph_of_coordatt() -> None:
-    """Exported, CoordAtt is two means, two paths of two convolutions, and products: nothing is reshaped or split."""
+    """Exported, CoordAtt is two means, two paths of two convolutions, and products; nothing is reshaped or split."""
     block = CoordAtt(64, gain=4.0).eval()
     block.fuse()
     file = io.BytesIO()
@@ -103,14 +103,14 @@ def test_the_exported_graph_of_coordatt() -> None:
 
 @pytest.mark.skipif(not hasattr(torch, "export"), reason="this torch has no torch.export")
 def test_torch_export(yolo: YOLO) -> None:
-    """The exporter that others build on takes the whole model."""
+    """`torch.export`, which other exporters build on, exports the whole model."""
     fused = copy.deepcopy(yolo.model).fuse(verbose=False)
     program = torch.export.export(fused, (torch.zeros(1, 3, SIZE, SIZE),))
     assert gap(program.module(), yolo.model) < 1e-5
 
 
 def test_boxes_are_compared() -> None:
-    """What is missing, new, moved or of another class is counted; boxes of low scores may come and go."""
+    """Boxes that are missing, new, moved or of another class are counted; boxes of low scores are ignored."""
     old = [[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.8, 1], [60, 60, 80, 80, 0.7, 2], [9, 50, 0, 59, 0.26, 0]]
     new = [[0, 0, 10, 8, 0.8, 0], [20, 20, 40, 40, 0.8, 3], [90, 0, 99, 9, 0.5, 2], [9, 50, 0, 59, 0.24, 0]]
     same, moved = (check_exports.differences([(results(old), results(x))]) for x in (old, new))
@@ -118,8 +118,8 @@ def test_boxes_are_compared() -> None:
     assert moved == {"boxes": 4, "missing": 1, "new": 1, "iou": 0.8, "score": 0.1, "classes": 1}
 
 
-def test_the_script_tells_what_is_missing(monkeypatch: Any, tmp_path: Path) -> None:
-    """A format without its packages, one that fails and one that hangs each become a row with the reason."""
+def test_the_script_reports_failures(monkeypatch: Any, tmp_path: Path) -> None:
+    """A format without its packages, one that fails and one that hangs each give a row with the reason."""
     kind = check_exports.Format({"format": "none"}, ("no-such-package",))
     monkeypatch.setitem(check_exports.FORMATS, "none", kind)
     job = {"format": "none", "model": "none.pt", "source": [], "imgsz": 64}
@@ -133,5 +133,5 @@ def test_the_script_tells_what_is_missing(monkeypatch: Any, tmp_path: Path) -> N
 
 
 def results(boxes: list[list[float]]) -> Results:
-    """Make the host's results of a picture, each box as x1, y1, x2, y2, score, class."""
-    return Results(np.zeros((99, 99, 3), np.uint8), "picture.jpg", dict(enumerate("abcd")), boxes=torch.tensor(boxes))
+    """Make the host's results for an image, each box as x1, y1, x2, y2, score, class."""
+    return Results(np.zeros((99, 99, 3), np.uint8), "image.jpg", dict(enumerate("abcd")), boxes=torch.tensor(boxes))

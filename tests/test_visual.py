@@ -1,4 +1,4 @@
-"""What the blocks learned: names of inputs, the log of a training, gates over pictures, the graph, the two commands."""
+"""What the blocks learned: names of inputs, log of the weights, gates over images, graph, and the two commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from yolo_coordbifpn.inspection.fusion_plot import plot_fusion_weights
 from yolo_coordbifpn.inspection.graph_plot import draw
 from yolo_coordbifpn.patches.training_log import SETTING, patch_training_log
 
-NODES = {  # node and inputs, of some models
+NODES = {  # nodes and their inputs in some models
     "yolo11n-coordatt-bifpn": [
         ("P4 top-down (layer 13)", ("P5 top-down", "P4 backbone")),
         ("P3 top-down (layer 16)", ("P4 top-down", "P3 backbone")),
@@ -56,7 +56,7 @@ NODES = {  # node and inputs, of some models
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """Build a model with both blocks, as after a training: gates and weights of their own."""
+    """Build a model with both blocks and random weights, as after training."""
     built = scrambled(build(load("yolo11n-coordatt-bifpn.yaml")))
     generator = torch.Generator().manual_seed(0)
     for m in built.modules():
@@ -70,12 +70,12 @@ def model() -> Any:
 
 @pytest.mark.parametrize("name", NODES)
 def test_inputs_have_the_names_of_their_paths(name: str) -> None:
-    """A fusion's inputs are named by the level and the path that they come from."""
+    """The inputs of a fusion are named by the level and path that they come from."""
     assert [(str(x), x.inputs) for x in fusion_weights(f"{name}.yaml")] == NODES[name]
 
 
 def test_a_repeated_neck() -> None:
-    """In the second layer of the paper's neck a level's own input is the node of the first."""
+    """In the second layer of the paper's neck the same-level input is the node of the first layer."""
     nodes = fusion_weights("yolo11n-bifpn-add.yaml")
     assert len(nodes) == 12
     assert nodes[2].inputs == ("P4 backbone", "P4 top-down", "P3 bottom-up")
@@ -83,7 +83,7 @@ def test_a_repeated_neck() -> None:
 
 
 def test_weights_are_those_of_the_block(model: Any) -> None:
-    """The shares follow the paper's formula, and a dead weight is 0."""
+    """The shares follow the formula of the paper."""
     node = fusion_weights(model)[2]
     raw = node.block.weight.detach().clamp_min(0).numpy()
     np.testing.assert_allclose(node.weights, raw / (raw.sum() + 1e-4), rtol=1e-5)
@@ -91,14 +91,14 @@ def test_weights_are_those_of_the_block(model: Any) -> None:
 
 
 def test_a_fusion_inside_a_layer() -> None:
-    """A fusion in a block of the user's own is found, its inputs numbered."""
+    """A fusion inside a user's own block is found, and its inputs are numbered."""
     built = build(load("yolo11n-bifpn.yaml"))
     built.model[8].own = BiFPN_Concat([4, 4])
     assert next((x.layer, x.inputs) for x in fusions(built)) == (8, ("input 0", "input 1"))
 
 
 def test_a_stock_model_has_none() -> None:
-    """Of a stock model nothing is said."""
+    """A stock model has no fusion weights."""
     assert fusion_weights("yolo11n.yaml") == []
 
 
@@ -106,7 +106,7 @@ def test_a_stock_model_has_none() -> None:
 
 
 class BaseTrainer:
-    """As much of the host's trainer as its callbacks see."""
+    """The part of the host's trainer that its callbacks use."""
 
     def __init__(self, folder: Path, model: nn.Module, start_epoch: int = 0) -> None:
         self.save_dir, self.start_epoch, self.epoch = folder, start_epoch, start_epoch
@@ -132,7 +132,7 @@ class BaseTrainer:
 
 @pytest.fixture
 def start() -> Any:
-    """Make trainers that have the log, and a host's logger that notes the metrics it is shown."""
+    """Make trainers with the log, and a logger of the host that notes the metrics it gets."""
     seen: list[dict[str, float]] = []
     add = lambda trainer: trainer.callbacks["on_fit_epoch_end"].append(lambda x: seen.append(dict(x.metrics)))  # noqa: E731
     registry = SimpleNamespace(__name__="callbacks", add_integration_callbacks=add)
@@ -149,12 +149,12 @@ def start() -> Any:
 
 
 def epochs(folder: Path) -> list[str]:
-    """Read the first column of a folder's log."""
+    """Read the first column of the log in a folder."""
     return [x.split(",")[0] for x in (folder / "fusion_weights.csv").read_text().splitlines()[1:]]
 
 
 def test_the_hosts_loggers_see_the_weights(start: Any, model: Any, tmp_path: Path) -> None:
-    """Only the host's loggers see them among the metrics, once an epoch; file and picture are written."""
+    """Only the host's loggers see the weights among the metrics, once for each epoch; log and plot are written."""
     trainer, seen = start(tmp_path, model)
     trainer.train(2)
     assert trainer.metrics == {"mAP": 0.5}
@@ -166,19 +166,19 @@ def test_the_hosts_loggers_see_the_weights(start: Any, model: Any, tmp_path: Pat
         assert min(picture.size) > 400
 
 
-def test_a_resumed_training_goes_on_with_its_file(start: Any, model: Any, tmp_path: Path) -> None:
-    """Epochs that are trained again are not there twice, and a line cut by a kill is dropped."""
+def test_a_resumed_training_continues_its_log(start: Any, model: Any, tmp_path: Path) -> None:
+    """Repeated epochs are not logged twice, and a line that a kill has truncated is dropped."""
     start(tmp_path, model)[0].train(3)
     with (tmp_path / "fusion_weights.csv").open("a") as stream:
         stream.write("4,13,P4 to")
     start(tmp_path, model, 2)[0].train(4)
     assert epochs(tmp_path) == [x for x in "1234" for _ in range(9)]
-    start(tmp_path, model)[0].train(1)  # anew in the same folder
+    start(tmp_path, model)[0].train(1)  # a new training in the same folder
     assert epochs(tmp_path) == ["1"] * 9
 
 
 def test_an_epoch_that_is_trained_again(start: Any, model: Any, tmp_path: Path) -> None:
-    """After a recovery from NaN the epoch counts once."""
+    """An epoch that is repeated after a recovery from NaN is logged once."""
     trainer, _ = start(tmp_path, model)
     trainer.run_callbacks("on_train_start")
     for trainer.epoch in (0, 1, 1):
@@ -186,8 +186,8 @@ def test_an_epoch_that_is_trained_again(start: Any, model: Any, tmp_path: Path) 
     assert epochs(tmp_path) == ["1"] * 9 + ["2"] * 9
 
 
-def test_a_dead_weight_is_told_once(start: Any, tmp_path: Path, log: Any) -> None:
-    """The log names the node and the input whose weight has come to zero."""
+def test_a_dead_weight_is_logged_once(start: Any, tmp_path: Path, log: Any) -> None:
+    """The message names the node and the input whose weight is 0."""
     built = build(load("yolo11n-bifpn.yaml"))
     built.model[12].weight.data[1] = -0.1
     start(tmp_path, built)[0].train(3)
@@ -196,7 +196,7 @@ def test_a_dead_weight_is_told_once(start: Any, tmp_path: Path, log: Any) -> Non
 
 
 def test_a_failing_log_does_not_stop_the_training(start: Any, model: Any, tmp_path: Path, log: Any) -> None:
-    """What goes wrong is told once; the training goes on, its metrics untouched."""
+    """A failure is logged once; the training continues with its metrics unchanged."""
     trainer, seen = start(tmp_path, model)
     trainer.run_callbacks("on_train_start")
     (tmp_path / "fusion_weights.csv").unlink()
@@ -210,14 +210,14 @@ def test_a_failing_log_does_not_stop_the_training(start: Any, model: Any, tmp_pa
 
 @pytest.mark.parametrize("off", [False, True])
 def test_no_file(start: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: bool) -> None:
-    """A stock model has no log, and none has one where the setting is 0."""
+    """A stock model has no log, and no model has one if the setting is 0."""
     if off:
         monkeypatch.setenv(SETTING, "0")
     start(tmp_path, model if off else build(load("yolo11n.yaml")))[0].train(1)
     assert not list(tmp_path.iterdir())
 
 
-def test_without_plots_there_is_no_picture(start: Any, model: Any, tmp_path: Path) -> None:
+def test_without_plots_there_is_no_plot(start: Any, model: Any, tmp_path: Path) -> None:
     """`plots=False` is respected."""
     trainer, _ = start(tmp_path, model)
     trainer.args.plots = False
@@ -229,7 +229,7 @@ def test_without_plots_there_is_no_picture(start: Any, model: Any, tmp_path: Pat
 
 
 def ramp(file: Path, width: int, height: int) -> Path:
-    """Write a picture whose red is the place from left to right, whose green that from top to bottom."""
+    """Write an image whose red grows from left to right and whose green grows from top to bottom."""
     y, x = np.mgrid[:height, :width]
     pixels = np.stack(((x + 0.5) / width, (y + 0.5) / height, np.zeros_like(x)), 2)
     Image.fromarray((pixels * 255).round().astype(np.uint8)).save(file)
@@ -238,7 +238,7 @@ def ramp(file: Path, width: int, height: int) -> Path:
 
 @pytest.fixture
 def passes() -> Any:
-    """Note the input of every model, and input and output of every CoordAtt, of all forward passes."""
+    """Note the input of every model and the input and output of every CoordAtt in all forward passes."""
     noted = SimpleNamespace(images=[], blocks=[])
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -262,7 +262,7 @@ def passes() -> Any:
     ],
 )
 def test_maps_lie_where_the_network_saw_them(name: str, size: tuple[int, int], passes: Any, tmp_path: Path) -> None:
-    """The region of the gates is that of the network's input on the picture, letterbox, stretched or cropped."""
+    """The region of the gates is that of the network's input on the image, with letterbox, stretched or cropped."""
     file = ramp(tmp_path / "ramp.png", *size)
     yolo = (RTDETR if "rtdetr" in name else YOLO)(f"{name}.yaml")
     if yolo.task == "classify":
@@ -277,12 +277,12 @@ def test_maps_lie_where_the_network_saw_them(name: str, size: tuple[int, int], p
         value = channel[h // 2] if axis else channel[:, w // 2]
         inside = (place > 4) & (place < size[1 - axis] - 4)
         assert inside.sum() > n / 3
-        assert (value[inside] * size[1 - axis] - place[inside]).abs().max() < 2  # pixels of the picture
+        assert (value[inside] * size[1 - axis] - place[inside]).abs().max() < 2  # pixels of the image
     assert picture.image.shape == (size[1], size[0], 3) == picture.found.shape
 
 
 def test_gates_are_those_of_the_pass(model: Any, passes: Any, tmp_path: Path) -> None:
-    """The block's output is its input times the gates that are given, and their product is a plain mean."""
+    """The output of the block is its input times the captured gates, and their product is a plain mean."""
     yolo = YOLO("yolo11n-coordatt-bifpn.yaml")
     yolo.model.load_state_dict(model.state_dict())
     found = inspect(yolo, ramp(tmp_path / "a.png", 160, 96), imgsz=96)
@@ -299,7 +299,7 @@ def test_gates_are_those_of_the_pass(model: Any, passes: Any, tmp_path: Path) ->
 
 
 def test_blocks_inside_bottlenecks(tmp_path: Path) -> None:
-    """CoordAtt inside a stock block is found, and named by its layer."""
+    """CoordAtt inside a stock block is found and named by its layer."""
     cfg = yolo_coordbifpn.graft("yolo11n.yaml", coordatt="bottleneck", bifpn="none")
     yolo = YOLO("yolo11n.yaml")
     yolo.model = build(cfg)
@@ -314,16 +314,16 @@ def test_blocks_inside_bottlenecks(tmp_path: Path) -> None:
         ("nowhere.pt", None, "there is no checkpoint nowhere.pt"),
         ("model.onnx", None, "must be a checkpoint (.pt) or a model YAML, got 'model.onnx'"),
         ("yolo11n-coordat.yaml", None, "no such model YAML. Did you mean yolo11n-coordatt.yaml"),
-        ("yolo11n-coordatt.yaml", "nowhere.jpg", "there is no picture or folder nowhere.jpg"),
-        ("yolo11n-coordatt.yaml", "empty", "there is no picture in the folder empty"),
-        ("yolo11n-coordatt.yaml", "text.txt", "text.txt is no picture; known are"),
+        ("yolo11n-coordatt.yaml", "nowhere.jpg", "there is no image or folder nowhere.jpg"),
+        ("yolo11n-coordatt.yaml", "empty", "there is no image in the folder empty"),
+        ("yolo11n-coordatt.yaml", "text.txt", "text.txt is no image; the formats are"),
     ],
 )
 def test_errors(model: str, source: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not there, or is something else, is named."""
+    """A missing file, or one of another kind, is named."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "text.txt").write_text("no picture")
+    (tmp_path / "text.txt").write_text("no image")
     with pytest.raises(InspectError, match=re.escape(message)):
         inspect(model, source)
 
@@ -332,7 +332,7 @@ def test_errors(model: str, source: str | None, message: str, tmp_path: Path, mo
 
 
 def test_the_cells_are_the_figure_of_the_paper(model: Any) -> None:
-    """The backbone goes up in the first column, the top-down path down in the next, the bottom-up path up behind it."""
+    """The backbone goes up in column 0, the top-down path down in column 1, the bottom-up path up in column 2."""
     cells = [(c.part, c.level, c.direction, c.column, len(c.lines)) for c in diagram(model, "").cells]
     backbone = [("backbone", f"P{k}", 1, 0, n) for k, n in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 5))]
     necks = [("neck", "P4", -1, 1, 3), ("neck", "P3", -1, 1, 3), ("neck", "P4", 1, 2, 3), ("neck", "P5", 1, 2, 3)]
@@ -341,7 +341,7 @@ def test_the_cells_are_the_figure_of_the_paper(model: Any) -> None:
 
 @pytest.mark.parametrize("name", ["yolo11n-bifpn-add", "yolov9t-bifpn", "yolov8n-p6-bifpn", "yolo11n-cls-coordatt"])
 def test_everything_is_drawn(name: str) -> None:
-    """Each layer is in one cell, each reading is an arrow or a step in a cell, no two cells share a place."""
+    """Each layer is in one cell, each input is an arrow or the line before, and no two cells share a place."""
     built = build(load(f"{name}.yaml"))
     drawing = diagram(built, name)
     lines = [line.index for cell in drawing.cells for line in cell.lines]
@@ -361,7 +361,7 @@ def test_everything_is_drawn(name: str) -> None:
 
 
 def test_arrows_carry_the_weights(model: Any) -> None:
-    """The shares at the arrows into a fusion's cell are the fusion's, those of a stock model are not there."""
+    """The arrows into the cell of a fusion have its shares; a stock model has none."""
     drawing = neck(diagram(model, "", weights=True))
     assert {c.level for c in drawing.cells} == {"P3", "P4", "P5"}
     for node in fusion_weights(model):
@@ -372,7 +372,7 @@ def test_arrows_carry_the_weights(model: Any) -> None:
 
 
 def test_a_layer_that_reads_across_levels() -> None:
-    """A user's YAML of any wiring is drawn: here a second CoordAtt behind two layers, one of them repeated."""
+    """A user's YAML with any connections is drawn, here with CoordAtt after two layers, repeated."""
     built = build(inserted(load("yolov8n.yaml"), 6, 12, repeats=6))  # at scale n a third of them
     texts = [line.text for cell in diagram(built, "").cells for line in cell.lines]
     assert texts.count("2 x CoordAtt") == 2
@@ -383,17 +383,18 @@ def test_a_layer_that_reads_across_levels() -> None:
 
 
 def test_inspect_writes_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """All pictures are on a page that needs nothing from elsewhere; the same name again goes into another folder."""
+    """All plots are on one page without outside resources; the same name= again gives another folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         ramp(tmp_path / name / "same.png", 80, 64)
+    ramp(tmp_path / "a" / "same_3.png", 80, 64)
     words = ["inspect", "model=yolo11n-coordatt-bifpn.yaml", "source=a,b", "project=out", "name=x", "imgsz=64"]
     assert main(words) == 0
     assert {x.suffix for x in (tmp_path / "out" / "x").iterdir()} == {".png", ".svg", ".html"}
-    assert len(list((tmp_path / "out" / "x").glob("same*.png"))) == 2
+    assert len(list((tmp_path / "out" / "x").glob("same*.png"))) == 3
     page = (tmp_path / "out" / "x" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<img") == 3
+    assert page.count("<img") == 4
     assert set(re.findall(r'(?:src|href)="(.{5})', page)) == {"data:"}
     assert "P4 bottom-up (layer 19)" in page
     assert "P4 bottom-up (layer 19)" in capsys.readouterr().out
@@ -402,7 +403,7 @@ def test_inspect_writes_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_inspect_of_a_stock_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """There is nothing to show, and nothing is written."""
+    """For a stock model there is nothing to show, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     assert main(["inspect", "model=yolo11n.yaml"]) == 0
     assert "there is nothing to show" in capsys.readouterr().out
@@ -413,7 +414,7 @@ def test_inspect_of_a_stock_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("words", "status", "message"),
     [
         (["inspect"], 2, "model= must be a checkpoint"),
-        (["inspect", "model=yolo11n-coordatt.yaml"], 2, "source= must be a picture"),
+        (["inspect", "model=yolo11n-coordatt.yaml"], 2, "source= must be an image"),
         (["inspect", "model=yolo11n-coordatt.yaml", "imgsize=64"], 1, "imgsize"),
         (["inspect", "model=yolo11n-coordatt.yaml", "augment=True"], 2, "augment= is not for inspect"),
         (["inspect", "model=nowhere.pt"], 1, "there is no checkpoint nowhere.pt"),
@@ -433,8 +434,8 @@ def test_command_errors(
     assert not list(tmp_path.iterdir())
 
 
-def test_graph_of_a_graft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """A model with an variant is drawn behind its stock model, the same each time; a file is not overwritten."""
+def test_graph_of_a_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A variant is drawn after its stock model, always the same; a file is not overwritten."""
     monkeypatch.chdir(tmp_path)
     words = ["graph", "model=yolov8n-coordatt.yaml"]
     assert main(words) == 0
@@ -448,7 +449,7 @@ def test_graph_of_a_graft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_plot_of_an_empty_file(tmp_path: Path) -> None:
-    """A log without rows is an error that names it."""
+    """A log without rows is an error that names the file."""
     (tmp_path / "empty.csv").write_text("epoch,layer,node,input,weight\n")
-    with pytest.raises(ValueError, match="empty.csv holds no fusion weights"):
+    with pytest.raises(ValueError, match="empty.csv has no fusion weights"):
         plot_fusion_weights(tmp_path / "empty.csv", tmp_path / "x.png")

@@ -1,15 +1,16 @@
-"""Command line of yolo_coordbifpn, in the key=value habit of `yolo`.
+"""Command line of yolo_coordbifpn; options are written as key=value, as for `yolo`.
 
-    yolo-coordbifpn models   list the shipped models and what they cost against the stock ones
+    yolo-coordbifpn models   list the shipped models and their cost compared with the stock models
     yolo-coordbifpn graft    put the blocks into any model YAML, stock or your own
-    yolo-coordbifpn upgrade  put the blocks into a trained checkpoint, with the same output
-    yolo-coordbifpn graph    draw a model's layer graph as SVG, with the blocks marked
-    yolo-coordbifpn inspect  show what the blocks learned: gates over pictures, weights of the fusions
-    yolo-coordbifpn compare  train several models with several seeds, and say with intervals which is better
-    yolo-coordbifpn check    show versions, whether the start-up hook is active, which patches hold
+    yolo-coordbifpn upgrade  put the blocks into a trained checkpoint without changing its output
+    yolo-coordbifpn graph    draw the layer graph of a model, with the blocks marked
+    yolo-coordbifpn inspect  show what the blocks learned: gates over images, weights of the fusions
+    yolo-coordbifpn compare  train several models with several seeds, and report with intervals which is better
+    yolo-coordbifpn check    show the versions, the start-up hook and the patches, and find conflicts
     yolo-coordbifpn demo     make a small data set and train a model on it, in about five minutes on two CPU cores
 
-`yolo-coordbifpn COMMAND --help` tells more. Training, validation, prediction and export are the host's own: `yolo`.
+`yolo-coordbifpn COMMAND --help` lists the options of a command. Training, validation, prediction and export are stock
+`yolo` commands.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: Words after the program's name; those of the process if not given.
+        argv: Words after the program's name; by default those of this process.
 
     Returns:
-        Exit status: 0 if all is well, 1 if the command found a fault, 2 if the command line is wrong.
+        Exit status: 0 for success, 1 for a failure, 2 for a wrong command line; 130 if `compare` was interrupted.
     """
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in {"-h", "--help", "help"}:
@@ -64,13 +65,13 @@ def parse(words: list[str], options: dict[str, str]) -> dict[str, str]:
 
     Args:
         words: The words of the command line.
-        options: The keys there are, with their defaults; a key `*` stands for any other.
+        options: The known keys with their defaults; the key `*` allows any other.
 
     Returns:
         A value for each key.
 
     Raises:
-        UsageError: If a word has no `=`, or its key is unknown or given twice.
+        UsageError: If a word has no `=`, or if its key is unknown or given twice.
     """
     given: dict[str, str] = {}
     for word in words:
@@ -88,7 +89,11 @@ def parse(words: list[str], options: dict[str, str]) -> dict[str, str]:
 
 
 def whole_number(options: dict[str, str], key: str, least: int) -> int:
-    """Read one option as a whole number of at least `least`."""
+    """Return an option as a whole number.
+
+    Raises:
+        UsageError: If it is none, or below `least`.
+    """
     try:
         value = int(options[key])
     except ValueError:

@@ -1,9 +1,9 @@
-"""Show versions, whether the start-up hook is active, and which patches hold.
+"""Show the versions, the start-up hook and the patches, and find conflicts.
 
     yolo-coordbifpn check
 
-Exit status 0 means that `yolo train model=yolo11n-coordatt-bifpn.yaml ...` finds the blocks; 1 that it does not, with
-the reason in the list.
+Exit status 0 means that `yolo train model=yolo11n-coordatt-bifpn.yaml ...` finds the blocks, 1 that it does not; then
+the list says why.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HOSTS = ("ultralytics", "ultralytics-opencv-headless")
 
 
 def run(options: dict[str, str]) -> int:
-    """Print what was found; return 0 if the blocks are there for `yolo`, else 1."""
+    """Print the list; return 0 if `yolo` finds the blocks, else 1."""
     import yolo_coordbifpn
 
     from ..errors import HostError
@@ -45,7 +45,7 @@ def run(options: dict[str, str]) -> int:
         for name, holds in status()[0].items():
             print(f"{'patch: ' + name:26}{'holds' if holds else 'does NOT hold'}")
             if not holds and not faults:
-                faults.append(f"the patch of the {name} was undone by something else")
+                faults.append(f"the patch of the {name} was undone by other code")
     for name in hook.forks():
         print(f"{'parser: ' + name:26}{'imported' if name in sys.modules else 'waited for'}")
     active, reason = _hook()
@@ -63,9 +63,9 @@ def run(options: dict[str, str]) -> int:
 
 
 def _hook() -> tuple[bool, str]:
-    """Ask a fresh interpreter, as `yolo` is one, whether the hook is there."""
+    """Start a new interpreter, as `yolo` does; return whether it has the hook, and the reason."""
     code = "import sys; print('yolo_coordbifpn_startup' in {type(x).__module__ for x in sys.meta_path})"
-    # from the file system's root, where no folder of ours is on the path
+    # in the root folder, so that the current folder adds nothing to the path
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path("/").resolve())
     if answer.stdout.strip() == "True":
         return True, "active"

@@ -1,17 +1,18 @@
-"""Train several models with several seeds, and say with intervals which is better on your data.
+"""Train several models with several seeds, and report with intervals which is better on your data.
 
     yolo-coordbifpn compare models=yolo11n variants=coordatt,bifpn data=my.yaml epochs=50 pretrained=yolo11n.pt
     yolo-coordbifpn compare models=yolo11n.yaml,yolo11n-bifpn.yaml,best.pt data=my.yaml seeds=0,1,2 epochs=50 imgsz=640
 
-models=     model YAMLs and checkpoints with commas between; the first is what the others are compared with
-variants=   for names without .yaml: what to train beside the stock model; default coordatt,bifpn,coordatt-bifpn
-seeds=      default 0,1,2; every model is trained with each
-devices=    cpu or GPUs such as 0,1,2,3, one run at a time on each (cpu,cpu for two side by side); default 0, else cpu
-engine=     local, or ray for a cluster (pip install 'yolo_coordbifpn[ray]')
-project=, name=   the folder of the comparison, default runs/compare/compare
+models=     model YAMLs, checkpoints and names without .yaml, with commas between; the first is the baseline
+variants=   for names without .yaml: what to train besides the stock model; default coordatt,bifpn,coordatt-bifpn
+seeds=      whole numbers with commas between; every model is trained with each; default 0,1,2
+devices=    cpu, or GPUs such as 0,1,2,3; one run at a time on each, cpu,cpu for two at a time; default 0, else cpu
+engine=     local, or ray for a cluster that shares the folder (pip install 'yolo_coordbifpn[ray]'); default local
+project=    parent of the folder of the comparison; default runs/compare
+name=       name of the folder of the comparison; default compare
 
 Everything else is an argument of the stock `yolo train`, the same for all runs: data, epochs, imgsz, pretrained, ...
-The same command again goes on where it stopped, also in the middle of a run. Written are runs.csv (one row a run),
+After an interrupt the same command continues, in the middle of a run too. It writes runs.csv (one row for each run),
 summary.csv, report.md, report.html, report.tex, curves.png and pareto.png.
 """
 
@@ -30,14 +31,14 @@ OPTIONS = {
     "engine": "local",
     "project": "",
     "name": "",
-    "*": "",  # any other is the host's
+    "*": "",  # arguments of the host
 }
-OWN = {"model", "seed", "device", "resume", "exist_ok", "save", "mode", "task", "save_dir"}  # set by the plan
+OWN = {"model", "seed", "device", "resume", "exist_ok", "save", "mode", "task", "save_dir"}  # set by the comparison
 VARIANTS = "coordatt,bifpn,coordatt-bifpn"
 
 
 def run(options: dict[str, str]) -> int:
-    """Run the comparison and write its report; return 1 if a run has failed."""
+    """Run the comparison and write its report; return 1 if a run failed, 130 after an interrupt."""
     try:
         import faster_coco_eval
         import filelock
@@ -59,7 +60,9 @@ def run(options: dict[str, str]) -> int:
         if refused:
             raise UsageError(f"{refused[0]}= is set by the comparison; it takes models=, seeds=, devices=, name=.")
         if "data" not in given or "epochs" not in given:
-            raise UsageError("data= and epochs= must be given: for how long and on what is the comparison?")
+            raise UsageError(
+                "data= and epochs= must be given: the data to compare on, and the length of each training."
+            )
         plan = Plan(
             folder=(Path(options["project"] or "runs/compare") / (options["name"] or "compare")).absolute(),
             models=_models(options),
@@ -75,8 +78,8 @@ def run(options: dict[str, str]) -> int:
 
 
 def _models(options: dict[str, str]) -> tuple[str, ...]:
-    """Return the models, a bare name spread into its variants, and check that each of them is there."""
-    from ..compare.arguments import model_exists
+    """Return the models, with the variants of each name without .yaml; check that all of them exist."""
+    from ..compare.arguments import checked_model
 
     words = [x.strip() for x in options["models"].split(",") if x.strip()]
     if not words:
@@ -91,8 +94,8 @@ def _models(options: dict[str, str]) -> tuple[str, ...]:
         variants = [x.strip() for x in (options["variants"] or VARIANTS).split(",") if x.strip()]
         models += [f"{word}.yaml", *(f"{word}-{variant}.yaml" for variant in variants)]
     if options["variants"] and all(x.endswith((".yaml", ".yml", ".pt")) for x in words):
-        raise UsageError("variants= goes with a name without .yaml, such as models=yolo11n.")
-    return tuple(model_exists(x) for x in models)
+        raise UsageError("variants= needs a name without .yaml, such as models=yolo11n.")
+    return tuple(checked_model(x) for x in models)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

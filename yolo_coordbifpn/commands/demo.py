@@ -1,11 +1,16 @@
-"""Make a small data set and train a model on it: the whole way, without a download.
+"""Make a small data set and train a model on it, without any download.
 
     yolo-coordbifpn demo
     yolo-coordbifpn demo folder=demo model=yolo11n-coordatt-bifpn.yaml epochs=15 seed=0
 
-Writes aerial scenes with cars, trucks, boats, houses and tanks, drawn by code from the seed, into folder/scenes; prints
-the stock `yolo train` command and runs it; then shows the mAP and where the pictures are. On two CPU cores it takes
-about four minutes. An earlier demo in the same folder is kept: the next run goes to train2, train3, ...
+folder=     folder to write to; default yolo-coordbifpn-demo
+model=      model to train; default yolo11n-coordatt-bifpn.yaml
+epochs=     epochs to train; default 15, about four minutes on two CPU cores
+seed=       seed of the scenes and of the training; default 0
+
+It draws aerial scenes with cars, trucks, boats, houses and tanks into FOLDER/scenes, prints the stock `yolo train`
+command, runs it, and shows the mAP and where the plots are. A repeated demo keeps the earlier training: it writes to
+train2, train3, ...
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from . import UsageError, whole_number
 
 OPTIONS = {"folder": "yolo-coordbifpn-demo", "model": "yolo11n-coordatt-bifpn.yaml", "epochs": "15", "seed": "0"}
 SIZE = 192  # pixels
-# From scratch in a few minutes on two cores: no gradient accumulation (nbs), one epoch of warm-up, whole scenes.
+# For a few minutes from scratch on two cores: no gradient accumulation (nbs), one epoch of warm-up, no mosaic.
 RECIPE = f"imgsz={SIZE} batch=8 nbs=8 optimizer=AdamW lr0=0.002 warmup_epochs=1 mosaic=0 workers=2"
 
 
@@ -43,7 +48,7 @@ def run(options: dict[str, str]) -> int:
     data = write_scenes(folder / "scenes", train=320, val=64, size=SIZE, seed=seed)
     words = ["train", f"model={options['model']}", f"data={data}", f"epochs={epochs}", f"seed={seed}", *RECIPE.split()]
     words += [f"project={folder}", "name=train"]
-    print(f"384 scenes are in {data.parent}. Training on them with stock Ultralytics:\n")
+    print(f"Wrote 384 scenes to {data.parent}. Training on them with stock Ultralytics:\n")
     print(f"  {shlex.join(['yolo', *words])}\n")
     sys.stdout.flush()
     before = set(folder.glob("train*/results.csv"))
@@ -57,12 +62,12 @@ def run(options: dict[str, str]) -> int:
 
 
 def _report(results: Path, seconds: float) -> None:
-    """Print what came out of a run and what to try next."""
+    """Print the result of the training and what to try next."""
     with results.open(newline="", encoding="utf-8") as file:
         rows = [{k.strip(): v.strip() for k, v in row.items()} for row in csv.DictReader(file)]
     epochs = [tuple(float(row[f"metrics/{x}(B)"]) for x in ("mAP50-95", "mAP50")) for row in rows]
     map50_95, map50 = max(epochs)
     best = results.parent / "weights" / "best.pt"
     print(f"\nmAP50 {map50:.3f}, mAP50-95 {map50_95:.3f} on the validation scenes, after {seconds / 60:.1f} minutes.")
-    print(f"Pictures: {results.parent / 'val_batch0_pred.jpg'} and beside it.")
+    print(f"Plots: {results.parent / 'val_batch0_pred.jpg'} and others in the same folder.")
     print(f"Next: yolo predict model={best} source={results.parent.parent / 'scenes' / 'images' / 'val'}")

@@ -1,21 +1,22 @@
-"""Put the blocks into any model YAML, stock or your own, and write it with every index shifted and its comments kept.
+"""Put the blocks into any model YAML, stock or your own; layer indices are shifted and comments kept.
 
     yolo-coordbifpn graft model=yolo12.yaml
     yolo-coordbifpn graft model=yolo12.yaml coordatt=P5 bifpn=concat save=my.yaml
 
-coordatt=   P2...P5 the end of that stage of the backbone (P5: before SPPF), deepest, N3...N5 a neck output, bottleneck
-            inside the backbone's blocks as in the paper, several with commas between, or none; default P5
-bifpn=      concat: every concatenation of the neck weighted; add: the neck of the BiFPN paper, weighted sums at one
-            width with a separable convolution after each; none; default concat
-neck=       pan: the neck's paths as they are; fpn: its top-down path alone; default pan
-attention=  CoordAtt, or to compare with: CBAM, SE; default CoordAtt
-edge=       True or False: whether the middle levels get the same-level edge of BiFPN; default True
-repeats=    with bifpn=add: how many times the layer is repeated; default 3
-width=      with bifpn=add: channels of all levels, before the model's width multiple; default 256
-save=       file to write; default the model's name with the variant behind it, in this folder
+model=      a model YAML: a stock name or a file
+coordatt=   P2...P5: the end of that stage of the backbone (P5: before SPPF); deepest; N3...N5: an output of the neck;
+            bottleneck: inside the backbone's blocks, as in the paper; several with commas between; none; default P5
+bifpn=      concat: weight every concatenation of the neck; add: the neck of the BiFPN paper, weighted sums at one width
+            with a separable convolution after each; none; default concat
+neck=       pan: keep all paths of the neck; fpn: keep its top-down path alone; default pan
+attention=  CoordAtt, or CBAM or SE to compare with it; default CoordAtt
+edge=       True or False: give the middle levels the same-level edge of BiFPN; default True
+repeats=    how many times the layer of bifpn=add is repeated; default 3
+width=      channels of all levels of bifpn=add, before the model's width multiple; default 256
+save=       file to write; default the model's name followed by the variant's, in this folder
 
-Each scale of the new model is built and counted before the file is written. An existing file is not overwritten.
-Models of the host need no file: yolo train model=yolo12n-coordatt-bifpn.yaml works as it is, see README.
+Each scale of the new model is built and counted before the file is written. An existing file is not overwritten. Stock
+models need no file: yolo train model=yolo12n-coordatt-bifpn.yaml works as it is, see README.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from ..files import write
 from . import UsageError, whole_number
 
 OPTIONS = {
@@ -39,7 +41,7 @@ OPTIONS = {
 
 
 def run(options: dict[str, str]) -> int:
-    """Write the new model YAML; return 1 if that is not possible."""
+    """Write the new model YAML; return 1 if the blocks cannot be put into the model."""
     from ..errors import GraftError, HostError, RowError
 
     if not options["model"].endswith((".yaml", ".yml")):
@@ -74,7 +76,7 @@ def run(options: dict[str, str]) -> int:
         print(f"{options['model']}: {error}", file=sys.stderr)
         return 1
     changed = " ".join(f"{key}={value}" for key, value in options.items() if value != OPTIONS[key] and key != "save")
-    save.write_text(f"# Made by: yolo-coordbifpn graft {changed}\n{text}", encoding="utf-8")
+    write(save, f"# Made by: yolo-coordbifpn graft {changed}\n{text}")
     print(save)
     for index, node in enumerate(rows.nodes):
         if node.origin is None or node.note or node.module.startswith("BiFPN_") or "_" in node.module:

@@ -1,10 +1,10 @@
-"""Draw a model's layer graph, with the blocks marked: backbone, top-down path, bottom-up path, head, by level.
+"""Draw the layer graph of a model by level and path, with the blocks marked.
 
     yolo-coordbifpn graph model=yolo11n-coordatt-bifpn.yaml save=graph.svg
     yolo-coordbifpn graph model=best.pt against=yolo11n.yaml save=graft.svg
 
 model=      a model YAML, a name such as yolo12n-bifpn.yaml, or a checkpoint
-against=    another model, drawn before it; default the stock model where the name is one with an variant, or none
+against=    another model to draw first, or none; default the stock model if model= is the name of a variant of it
 save=       file to write, .svg, .pdf or .png; default the model's name with .svg, in this folder
 
 An existing file is not overwritten.
@@ -15,22 +15,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from ..files import write
 from . import UsageError
 
 OPTIONS = {"model": "", "against": "", "save": ""}
-FORMS = (".svg", ".pdf", ".png")
+FORMATS = (".svg", ".pdf", ".png")
 
 
 def run(options: dict[str, str]) -> int:
-    """Write the drawing; return 1 if the model cannot be built."""
+    """Draw the model; return 1 if it cannot be built."""
     from ..errors import HostError, InspectError
 
     model = options["model"]
     if not model:
         raise UsageError("model= must be a model YAML such as yolo11n-coordatt-bifpn.yaml, or a checkpoint.")
     save = Path(options["save"] or f"{Path(model).stem}.svg").expanduser()
-    if save.suffix not in FORMS:
-        raise UsageError(f"save= must end in {', '.join(FORMS)}, got {save}.")
+    if save.suffix not in FORMATS:
+        raise UsageError(f"save= must end in {', '.join(FORMATS)}, got {save}.")
     if save.exists():
         raise UsageError(f"save={save} exists already; give another name.")
     if not save.parent.is_dir():
@@ -39,7 +40,7 @@ def run(options: dict[str, str]) -> int:
         from ..grafting.names import split
         from ..inspection.diagram import diagram
         from ..inspection.graph_plot import draw
-        from ..inspection.inspect import built
+        from ..inspection.sources import built
         from ..patches.install import install
 
         install()
@@ -52,6 +53,6 @@ def run(options: dict[str, str]) -> int:
         return 1
     except ModuleNotFoundError as error:
         raise UsageError(f"graph needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
-    save.write_bytes(content)
+    write(save, content)
     print(save)
     return 0

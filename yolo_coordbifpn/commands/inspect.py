@@ -1,15 +1,16 @@
-"""Show what the blocks of a trained model have learned: CoordAtt's gates over pictures, what each fusion weighs.
+"""Show what the blocks of a trained model learned: the gates of CoordAtt over images, the weights of the fusions.
 
     yolo-coordbifpn inspect model=best.pt source=image.jpg
     yolo-coordbifpn inspect model=best.pt source=images/ project=runs/inspect name=bccd imgsz=640 conf=0.25
 
-model=      a checkpoint, or a model YAML to see what it starts from
-source=     a picture, a folder of pictures, or several of both with commas between; not needed without CoordAtt
-project=, name=   the folder to write to, default runs/inspect/inspect; one that is there already is not overwritten
+model=      a checkpoint, or a model YAML to see its initial state
+source=     an image, a folder of images, or several of both with commas between; not needed without CoordAtt
+project=    parent of the folder to write to; default runs/inspect
+name=       name of the folder to write to; default inspect, with a number if it exists
 
-Everything else is an argument of the stock `yolo predict`. For each picture PICTURE.png shows the height gate, the
-width gate and their product beside what was found; neck.png and neck.svg show the weights of the fusions; index.html
-has all of it on one page that needs no network.
+Everything else is an argument of the stock `yolo predict`. For each image, IMAGE.png shows the height gate, the width
+gate and their product next to the detections; neck.png and neck.svg show the weights of the fusions; index.html shows
+all of it on one page that needs no network.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ OWN = {"mode", "task", "save", "stream", "augment", "embed", "visualize", "batch
 
 
 def run(options: dict[str, str]) -> int:
-    """Write the pictures and the page; return 1 if that is not possible."""
+    """Write the plots and the page; return 1 if the model or an image cannot be opened."""
     try:
         import jinja2
         import matplotlib
@@ -35,23 +36,24 @@ def run(options: dict[str, str]) -> int:
     if not options["model"]:
         raise UsageError("model= must be a checkpoint such as best.pt.")
     from ..errors import HostError, InspectError
-    from ..inspection.inspect import inspect, write_inspection
+    from ..inspection.inspect import inspect
+    from ..inspection.page import write_inspection
     from ..patches.install import install
 
     given = {k: v for k, v in options.items() if k not in OPTIONS}
     refused = sorted(OWN & given.keys())
     if refused:
-        raise UsageError(f"{refused[0]}= is not for inspect, which shows one pass over each picture.")
+        raise UsageError(f"{refused[0]}= is not for inspect, which shows one pass over each image.")
     source = options["source"]
     sources: list[str | Path] = [source] if source and Path(source).exists() else [*filter(None, source.split(","))]
     try:
         install()
         found = inspect(options["model"], sources or None, **_predict_arguments(given))
         if not found.fusions and not found.attention:
-            print(f"{options['model']} holds no CoordAtt and no BiFPN block: there is nothing to show.")
+            print(f"{options['model']} has no CoordAtt and no BiFPN block: there is nothing to show.")
             return 0
         if found.attention and not sources:
-            raise UsageError("source= must be a picture or a folder of pictures: gates depend on what is seen.")
+            raise UsageError("source= must be an image or a folder of images: the gates depend on the image.")
         folder = write_inspection(
             found, options["model"], Path(options["project"] or "runs/inspect") / (options["name"] or "inspect")
         )
@@ -61,7 +63,7 @@ def run(options: dict[str, str]) -> int:
     for node in found.fusions:
         print(f"{node!s:32}" + "   ".join(f"{name} {weight:.3f}" for name, weight in node.shares))
     print(
-        f"pictures: {len(found.pictures)}, CoordAtt: {len(found.attention)}, fusions: {len(found.fusions)}, in {folder}"
+        f"images: {len(found.pictures)}, CoordAtt: {len(found.attention)}, fusions: {len(found.fusions)}, in {folder}"
     )
     print(f"Page: {folder / 'index.html'}")
     return 0
@@ -75,4 +77,4 @@ def _predict_arguments(given: dict[str, str]) -> dict[str, Any]:
     try:
         return read_arguments(given)
     except ValueError as error:
-        raise InspectError(f"the host's predict does not take these arguments: {error}") from error
+        raise InspectError(f"the host's predict does not accept these arguments: {error}") from error

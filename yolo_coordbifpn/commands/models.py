@@ -1,13 +1,17 @@
-"""List the shipped models and what they cost against the stock models, counted on the Ultralytics in hand; copy them.
+"""List the shipped models and their cost compared with the stock models, counted by the installed Ultralytics.
 
-    yolo-coordbifpn models                scale n of each, about a minute
-    yolo-coordbifpn models only=yolo11*   those whose names begin so, in seconds
-    yolo-coordbifpn models scale=nsx      these scales
-    yolo-coordbifpn models of=yolo12n     every variant that one stock model takes by its name, with or without a file
+    yolo-coordbifpn models
+    yolo-coordbifpn models only=yolo11* scale=nsx
+    yolo-coordbifpn models of=yolo12n
     yolo-coordbifpn models only=yolov5-repository/* copy=models
-                                          copy files into a folder, here those for the repository ultralytics/yolov5
 
-Parameters are in millions, GFLOPs at 640 px; the percentages are against the stock model of the same scale.
+scale=      scales to count, letters of nsmlx; default n
+only=       pattern of the models' names; default *, all of them, which takes about a minute
+of=         a stock model such as yolo12n, to list every variant that its name takes, with or without a file
+copy=       folder to copy the files of only= to, instead of listing them
+
+Parameters are in millions, GFLOPs at 640 px; percentages are relative to the stock model of the same scale. An existing
+file is not overwritten.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
+from ..host.cost import Summary
 from . import UsageError
 
 OPTIONS = {"scale": "n", "only": "*", "of": "", "copy": ""}
@@ -50,21 +55,21 @@ def run(options: dict[str, str]) -> int:
     print(f"{'model':34}{'variant':18}{'params (M)':>11}{'':9}{'GFLOPs':>8}")
     stock_summary = functools.cache(summarize)  # one for all variants of a family
     status = 0
-    told: set[str] = set()
+    listed: set[str] = set()
     for file in names:
         for name in dict.fromkeys(file if s == "-" else scaled(file, s) for s in scales):
             base, variant = split(name) or ("", None)
             assert variant is not None  # every shipped name has one
             try:
                 stock = stock_summary(base)
-                if base not in told:
+                if base not in listed:
                     _row(base, "(stock)", stock, stock)
-                    told.add(base)
+                    listed.add(base)
                 ours = summarize(name)
             except (GraftError, HostError) as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 status = 1
-                if not told:  # the stock model itself is not there
+                if not listed:  # there is no such stock model
                     return status
                 continue
             _row(name, variant.name, ours, stock)
@@ -72,22 +77,23 @@ def run(options: dict[str, str]) -> int:
 
 
 def _copy(pattern: str, to: Path) -> int:
-    """Copy the shipped files whose names, with their folder, match a pattern; none is written over."""
+    """Copy the shipped files whose names, with their folder, match a pattern; overwrite none."""
     from ..grafting.names import folder
 
     names = {x: x.relative_to(folder()).with_suffix("").as_posix() for x in sorted(folder().rglob("*.yaml"))}
     files = [x for x, name in names.items() if fnmatch(name, pattern) and name.count("/") == pattern.count("/")]
     if not files:
         raise UsageError(f"only= must match names such as yolo11-coordatt or yolov5-repository/*, got {pattern!r}.")
-    there = [x.name for x in files if (to / x.name).exists()]
-    if there:
-        raise UsageError(f"{to} already has {', '.join(there)}; nothing was copied.")
+    existing = [x.name for x in files if (to / x.name).exists()]
+    if existing:
+        raise UsageError(f"{to} already has {', '.join(existing)}; nothing was copied.")
     to.mkdir(parents=True, exist_ok=True)
     for file in files:
         print(shutil.copyfile(file, to / file.name))
     return 0
 
 
-def _row(name, variant, ours, stock) -> None:  # type: ignore[no-untyped-def]
+def _row(name: str, variant: str, ours: Summary, stock: Summary) -> None:
+    """Print one model, with its cost relative to the stock model."""
     share = [f"{a / b - 1:+8.2%}" if a is not b else " " * 8 for a, b in zip(ours[1::2], stock[1::2])]
     print(f"{name:34}{variant:18}{ours.parameters / 1e6:11.3f}{share[0]} {ours.gflops:8.2f}{share[1]}", flush=True)

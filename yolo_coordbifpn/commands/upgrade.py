@@ -1,13 +1,15 @@
-"""Put the blocks into a trained checkpoint, with the same output, names and mAP, ready to be trained on.
+"""Put the blocks into a trained checkpoint without changing its output, class names or mAP, to train it further.
 
     yolo-coordbifpn upgrade model=best.pt
     yolo-coordbifpn upgrade model=best.pt coordatt=P5 bifpn=concat save=best-coordatt-bifpn.pt
 
-coordatt= takes the places of `yolo-coordbifpn graft` (P2...P5, N3...N5, bottleneck, none), attention= its blocks.
-bifpn=concat weighs every concatenation of the neck and adds the same-level edge; bifpn=none leaves the neck. Without
-save= the name of the checkpoint gets the blocks' names. An existing file is not overwritten.
+model=      a checkpoint
+coordatt=   where to put the attention, see `yolo-coordbifpn graft --help`; default P5
+bifpn=      concat: weight every concatenation of the neck, and add the same-level edge; none; default concat
+attention=  CoordAtt, or CBAM or SE to compare with it; default CoordAtt
+save=       file to write; default the checkpoint's name followed by the variant's, in its folder
 
-Then: yolo train model=best-coordatt-bifpn.pt data=my.yaml
+An existing file is not overwritten. Then: yolo train model=best-coordatt-bifpn.pt data=my.yaml
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ OPTIONS = {"model": "", "coordatt": "P5", "bifpn": "concat", "attention": "Coord
 
 
 def run(options: dict[str, str]) -> int:
-    """Write the new checkpoint; return 1 if that is not possible."""
+    """Write the new checkpoint; return 1 if the blocks cannot be put into the model."""
     from ..errors import GraftError, HostError, WeightsError
 
     model = Path(options["model"]).expanduser()
@@ -30,7 +32,7 @@ def run(options: dict[str, str]) -> int:
             f"model= must be a checkpoint file such as runs/train/weights/best.pt, got {options['model']!r}."
         )
     if options["bifpn"] == "add":
-        raise UsageError("bifpn=add is another neck, whose weights would be new; bifpn=concat keeps the output.")
+        raise UsageError("bifpn=add is another neck with newly initialised weights; bifpn=concat keeps the output.")
     try:
         from ..grafting.variant import Variant
 

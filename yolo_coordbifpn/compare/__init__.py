@@ -1,13 +1,21 @@
-"""A comparison of models that a reviewer would believe: the same data, arguments and seeds for each, with intervals.
+"""Comparison of models that a reviewer would believe: same data, arguments and seeds for each, with intervals.
 
-    plan.py        which runs there are, and what each has come to; the folder on disk
-    session.py     from the command to the report
-    schedule.py    who runs next and where: devices of this machine, or a Ray cluster
-    statistics.py  intervals and paired differences
-    sizes.py       AP of small, medium and large objects
-    report.py      what the tables and sentences say
-    forms.py       Markdown, HTML and LaTeX
-    plots.py       curves by epoch, accuracy against latency
-
-One run itself, which is the host's training, is `yolo_coordbifpn.compare.run`.
+arguments.py    models and training arguments, checked before anything is run
+plan.py         the runs, their results, and the folder
+session.py      from the command to the report
+executors.py    which run is started when and where: on devices of this machine, or on a Ray cluster
+processes.py    child processes: started, ended on an interrupt, never alive without their parent
+run.py          one run: trained by the host and measured
+resume.py       exact resume of an interrupted run
+provenance.py   versions and machine of a result
+validation.py   metrics of a trained model
+object_sizes.py AP of small, medium and large objects
+latency.py      latency of the fused models
+metrics.py      the metric that decides, and short names
+statistics.py   intervals and paired differences
+report.py       findings and notes
+tables.py       tables of the report
+summary.py      summary.csv
+plots.py        metric by epoch, metric against latency
+formats.py      Markdown, LaTeX and HTML
 """

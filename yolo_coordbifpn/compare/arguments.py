@@ -1,4 +1,4 @@
-"""What a comparison is given, the host's training arguments and models, checked before anything is run."""
+"""Training arguments and models of a comparison, checked before anything is run."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ def train_arguments(given: dict[str, str]) -> dict[str, Any]:
         given: Values by key, as written.
 
     Returns:
-        The values, files with their whole paths, since runs are started from elsewhere.
+        The values; files with absolute paths, since a run may start in another folder.
 
     Raises:
-        CompareError: If the host has no such argument, or does not take the value.
+        CompareError: If the host does not accept an argument or its value, or if a file does not exist.
     """
     from ultralytics.utils.checks import check_file
 
-    whole = {key: _whole(value) if key in {"data", "pretrained", "cfg"} else value for key, value in given.items()}
+    absolute = {
+        key: _absolute(value) if key in {"data", "pretrained", "cfg"} else value for key, value in given.items()
+    }
     try:
-        values = read_arguments(whole)
+        values = read_arguments(absolute)
     except ValueError as error:
-        raise CompareError(f"the host's train does not take these arguments: {error}") from error
+        raise CompareError(f"the host's train does not accept these arguments: {error}") from error
     data = str(values.get("data", ""))
     if data.endswith((".yaml", ".yml")) and "://" not in data and not check_file(data, download=False, hard=False):
-        raise CompareError(f"data={data}: there is no such file, neither here nor among the host's own data sets")
+        raise CompareError(f"data={data}: there is no such file, here or among the host's data sets")
     pretrained = values.get("pretrained")
     if isinstance(pretrained, str) and _is_missing(pretrained):
         raise CompareError(f"pretrained={pretrained}: there is no such file")
     return values
 
 
-def model_exists(name: str) -> str:
-    """Return a model's name as the runs are given it: a file by its whole path, a stock name as it is.
+def checked_model(name: str) -> str:
+    """Check that a model exists; return its absolute path if it is a file, otherwise its name.
 
     Raises:
         CompareError: If there is no such model YAML or checkpoint.
@@ -47,20 +49,20 @@ def model_exists(name: str) -> str:
     if name.endswith(".pt"):
         if _is_missing(name):
             raise CompareError(f"models=: there is no checkpoint {name}")
-        return _whole(name)
+        return _absolute(name)
     try:
         find(name)
     except GraftError as error:
         raise CompareError(f"models=: {name}: {error}") from error
-    return _whole(name)
+    return _absolute(name)
 
 
-def _whole(name: str) -> str:
+def _absolute(name: str) -> str:
     return str(Path(name).absolute()) if Path(name).exists() else name
 
 
 def _is_missing(name: str) -> bool:
-    """Tell whether a checkpoint is neither here nor one that the host would fetch."""
+    """Return whether a checkpoint is neither a file nor one that the host downloads."""
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
     return not Path(name).is_file() and name not in GITHUB_ASSETS_NAMES

@@ -1,4 +1,7 @@
-"""The forms that a report is written in: Markdown, LaTeX, and one HTML page that needs nothing else."""
+"""The formats of a report: Markdown, LaTeX, and one HTML page without outside resources.
+
+The tables are written here, since tabulate escapes neither Markdown nor the text around a table.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_LATEX = {
+    **{x: f"\\{x}" for x in "&%$#_{}"},
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    "±": "$\\pm$",
+    "...": "\\ldots{}",
+}
+
 
 @dataclass
 class Table:
-    """A table with a head, and a note below it."""
+    """A table with a header row, and a note below it; all of it plain text."""
 
     title: str
-    head: list[str]
+    header: list[str]
     rows: list[list[str]] = field(default_factory=list)
     note: str = ""
 
 
 @dataclass
 class Report:
-    """What a comparison says, before it is written in one form or another."""
+    """The contents of a report, in plain text that each format escapes."""
 
     title: str
     findings: list[str]
@@ -29,33 +44,44 @@ class Report:
     tables: list[Table]
 
 
-def markdown(report: Report, pictures: Sequence[Path]) -> str:
-    """Write the report as Markdown, the pictures by their names."""
-    lines = [f"# {report.title}", "", *(f"- {x}" for x in report.findings)]
+def markdown(report: Report, plots: Sequence[Path]) -> str:
+    """Write the report as Markdown that refers to its plots by their file names."""
+    lines = [f"# {_markdown(report.title)}", "", *(f"- {_markdown(x)}" for x in report.findings)]
     for table in report.tables:
-        lines += ["", f"## {table.title}", "", f"| {' | '.join(table.head)} |"]
-        lines.append("|---" + "|--:" * (len(table.head) - 1) + "|")
-        lines += [f"| {' | '.join(row)} |" for row in table.rows]
-        lines += ["", table.note] if table.note else []
-    for picture in pictures:
-        lines += ["", f"![{picture.stem}]({picture.name})"]
-    return "\n".join([*lines, "", "## How it was run", "", *(f"- {x}" for x in report.notes)]) + "\n"
+        lines += ["", f"## {_markdown(table.title)}", "", _markdown_row(table.header)]
+        lines.append("|---" + "|--:" * (len(table.header) - 1) + "|")
+        lines += map(_markdown_row, table.rows)
+        lines += ["", _markdown(table.note)] if table.note else []
+    for plot in plots:
+        lines += ["", f"![{plot.stem}]({plot.name})"]
+    return "\n".join([*lines, "", "## How it was run", "", *(f"- {_markdown(x)}" for x in report.notes)]) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_markdown, cells))} |"
+
+
+def _markdown(text: str) -> str:
+    """Escape what Markdown or HTML would interpret; an underscore inside a word is safe and stays readable."""
+    text = " ".join(text.split()).replace("&", "&amp;")
+    text = re.sub(r"[\\`*\[\]|~^#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    return text.replace("<", "&lt;").replace(">", "&gt;")
 
 
 def latex(report: Report) -> str:
-    """Write the tables in the style of the booktabs package."""
-    lines = ["% \\usepackage{booktabs}", *(f"% {x}" for x in [*report.findings, *report.notes])]
+    """Write the tables in the style of the booktabs package, the findings and notes as comments."""
+    lines = ["% \\usepackage{booktabs}", *(f"% {' '.join(x.split())}" for x in [*report.findings, *report.notes])]
     for table in report.tables:
         lines += [
             "",
             "\\begin{table}",
             "\\centering",
-            f"\\caption{{{_escape(table.title)}. {_escape(table.note)}}}",
-            f"\\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
+            f"\\caption{{{_latex(table.title)}. {_latex(table.note)}}}",
+            f"\\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
             "\\toprule",
-            " & ".join(map(_escape, table.head)) + " \\\\",
+            _latex_row(table.header),
             "\\midrule",
-            *(" & ".join(map(_escape, row)) + " \\\\" for row in table.rows),
+            *map(_latex_row, table.rows),
             "\\bottomrule",
             "\\end{tabular}",
             "\\end{table}",
@@ -63,15 +89,19 @@ def latex(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _escape(text: str) -> str:
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text)
-    return text.replace("±", "$\\pm$").replace("...", "\\ldots{}")
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex, cells)) + " \\\\"
 
 
-def html(report: Report, pictures: Sequence[Path]) -> str:
-    """Write one page with the pictures in it."""
+def _latex(text: str) -> str:
+    """Escape what LaTeX would interpret, in one pass, so that nothing is escaped twice."""
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda x: _LATEX[x[0]], " ".join(text.split()))
+
+
+def html(report: Report, plots: Sequence[Path]) -> str:
+    """Write one page that holds its plots."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("yolo_coordbifpn.compare", "."), autoescape=True, trim_blocks=True)
-    images = [(x.stem, base64.b64encode(x.read_bytes()).decode()) for x in pictures]
+    images = [(x.stem, base64.b64encode(x.read_bytes()).decode()) for x in plots]
     return environment.get_template("report.html.j2").render(report=report, images=images)

@@ -1,4 +1,4 @@
-"""How long the fused models take for one picture, all of them in turn in one session.
+"""Latency of the fused models for one image, all of them in turn in one process.
 
 python -m yolo_coordbifpn.compare.latency FOLDER DEVICE
 """
@@ -20,20 +20,21 @@ from ..files import write
 from ..host.machine import machine
 from ..host.models import open_model
 from .plan import Plan
+from .processes import end_with_parent
 
 ROUNDS = 60
 
 
 def measure(plan: Plan, device: str) -> dict[str, Any]:
-    """Time one picture through the fused models of the first seed that each has finished.
+    """Time one image through each fused model, of the first seed that has a result.
 
     Args:
         plan: The plan.
-        device: As the host takes it.
+        device: Name of the host: `cpu`, `0`, ...
 
     Returns:
-        For each model the median, the first and the third quartile in milliseconds at batch 1 in float32; the device,
-        the size of the picture and the number of rounds.
+        For each model the median and the first and third quartile in milliseconds, at batch 1 in float32; the device,
+        the image size in pixels and the number of rounds.
     """
     where = torch.device(f"cuda:{device}" if device.isdecimal() else device)
     size = int(plan.train.get("imgsz", 640))
@@ -57,18 +58,18 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
 def in_turn(
     calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, repeats: int = 1
 ) -> dict[str, list[float]]:
-    """Time calls in rounds of all of them, in which each comes first as often as the others.
+    """Time calls in rounds of all of them, in which each is first as often as the others.
 
-    Each is called once untimed before it is timed, so that it finds caches and free memory as it left them itself.
+    Each is called once before it is timed, so that it finds caches and memory as it left them.
 
     Args:
         calls: What to time, by name.
-        device: Where they compute; an accelerator is waited for.
+        device: Device that they compute on; it is synchronised before the clock is read.
         rounds: How often each is timed.
-        repeats: How often each is called for one time.
+        repeats: How many calls make one measurement.
 
     Returns:
-        For each call the seconds that one took, in the order of the rounds.
+        For each call the seconds of one call, in the order of the rounds.
     """
     wait = getattr(torch, device.type).synchronize if device.type != "cpu" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -86,5 +87,6 @@ def in_turn(
 
 
 if __name__ == "__main__":
-    given = Plan.read(Path(sys.argv[1]))
-    write(given.folder / "latency.json", json.dumps(measure(given, sys.argv[2]), indent=2))
+    end_with_parent()
+    plan = Plan.read(Path(sys.argv[1]))
+    write(plan.folder / "latency.json", json.dumps(measure(plan, sys.argv[2]), indent=2))

@@ -1,6 +1,6 @@
-"""Pictures of a comparison: the metric by epoch, accuracy against latency; readable in grey and by the colour-blind.
+"""Plots of a comparison: a metric by epoch and against latency, readable in grey and by the colour-blind.
 
-Each model has a colour, a marker and a line of its own.
+Each model has its own colour, marker and line.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write
-from ..inspection.palette import COLOURS as _COLOURS
+from ..inspection.palette import COLOURS
+from .metrics import short_name
 from .plan import Plan
 from .statistics import interval
 
@@ -20,10 +21,10 @@ _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)),
 
 
 def curves(plan: Plan, metric: str) -> Path | None:
-    """Draw mean and 95 % interval of a metric by epoch, as the host validated during the training.
+    """Plot mean and 95 % interval of a metric by epoch, as validated by the host during the training.
 
     Returns:
-        The picture's file, None if no run has such a column.
+        The file `curves.png`, None if no run has such a column.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -39,7 +40,7 @@ def curves(plan: Plan, metric: str) -> Path | None:
         epochs = range(min(map(len, rows)))
         found = [interval([row[i] for row in rows]) for i in epochs]
         x = [i + 1 for i in epochs]
-        style = {"color": _COLOURS[k % 8], "linestyle": _LINES[k % 8], "marker": _MARKERS[k % 8]}
+        style = {"color": COLOURS[k % 8], "linestyle": _LINES[k % 8], "marker": _MARKERS[k % 8]}
         axes.plot(x, [f.mean for f in found], label=label, markersize=4, markevery=max(1, len(x) // 10), **style)
         if len(rows) > 1:
             axes.fill_between(
@@ -49,7 +50,7 @@ def curves(plan: Plan, metric: str) -> Path | None:
         return None
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel(metric.removeprefix("metrics/").removesuffix("(B)"))
+    axes.set_ylabel(short_name(metric))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right")
@@ -58,30 +59,29 @@ def curves(plan: Plan, metric: str) -> Path | None:
 
 
 def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
-    """Draw a metric against latency, with the 95 % interval over seeds and the quartiles of the latency.
+    """Plot a metric against latency, with the 95 % interval over seeds and the quartiles of the latency.
 
     Returns:
-        The picture's file, None if no latency is known.
+        The file `pareto.png`, None if no latency is known.
     """
     from matplotlib.figure import Figure
 
     times = latency.get("models", {})
-    labels = [x for x in plan.labels if x in times]
-    if not labels:
+    if not times:
         return None
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for k, label in enumerate(plan.labels):
         if label not in times:
             continue
-        found = interval([r["metrics"][metric] for r in plan.results if r["model"] == label])
+        found = interval(list(plan.values(label, metric).values()))
         time = times[label]
         axes.errorbar(
             time["median"],
             found.mean,
             xerr=[[time["median"] - time["low"]], [time["high"] - time["median"]]],
             yerr=None if found.count < 2 else [[found.mean - found.low], [found.high - found.mean]],
-            color=_COLOURS[k % 8],
+            color=COLOURS[k % 8],
             marker=_MARKERS[k % 8],
             markersize=7,
             capsize=3,
@@ -89,7 +89,7 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
             label=label,
         )
     axes.set_xlabel(f"latency (ms), batch 1, {latency['imgsz']} px, {latency['device']}", fontsize=9)
-    axes.set_ylabel(metric.removeprefix("metrics/").removesuffix("(B)"))
+    axes.set_ylabel(short_name(metric))
     axes.grid(alpha=0.25)
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     axes.set_title("Bars: 95 % interval over seeds, quartiles of the latency", fontsize=10)

@@ -1,7 +1,7 @@
-"""What several seeds tell: means with intervals, and differences paired by seed.
+"""Statistics over seeds: means with confidence intervals, and differences paired by seed.
 
-Source: Student, "The Probable Error of a Mean", Biometrika 1908. Runs of one seed see the same pictures in the same
-order, so the difference between two models is taken seed by seed, which leaves out what the seed does to both.
+Source: Student, "The Probable Error of a Mean", Biometrika 1908. Runs of one seed see the same images in the same
+order, so the difference between two models is taken seed by seed, which cancels what the seed does to both.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Compute mean and confidence interval (Student's t) of some values."""
+def interval(values: Sequence[float]) -> Interval:
+    """Compute the mean of some values and its 95 % confidence interval (Student's t)."""
     from scipy import stats
 
     mean = sum(values) / len(values) if values else math.nan
@@ -36,17 +36,17 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     error = stats.sem(values)
     if error == 0:
         return Interval(mean, mean, mean, len(values))
-    low, high = stats.t.interval(confidence, len(values) - 1, loc=mean, scale=error)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
     return Interval(mean, float(low), float(high), len(values))
 
 
-def difference(ours: Mapping[int, float], base: Mapping[int, float]) -> Interval:
-    """Compute the interval of the paired difference, ours minus base, over the seeds that both have."""
-    return interval([ours[seed] - base[seed] for seed in sorted(ours.keys() & base.keys())])
+def difference(values: Mapping[int, float], base: Mapping[int, float]) -> Interval:
+    """Compute the interval of the paired difference, values minus base, over the seeds that both have."""
+    return interval([values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())])
 
 
 def verdict(found: Interval, larger_is_better: bool = True) -> str:
-    """Say in a word what an interval of differences tells: better, worse, or that nothing is shown."""
+    """Return what an interval of differences shows: `better`, `worse` or `not shown`."""
     if found.count < 2:
         return "not shown (one seed tells nothing)"
     if found.low > 0:

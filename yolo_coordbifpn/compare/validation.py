@@ -1,4 +1,4 @@
-"""What a trained model is measured by: the host's validation, AP by class and by size, parameters and GFLOPs."""
+"""Metrics of a trained model: the host's validation, AP by class and object size, parameters and GFLOPs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .object_sizes import average_precision
 from .plan import Plan, Run
 
 
-def validate(plan: Plan, trial: Run, best: Path, device: str) -> dict[str, Any]:
-    """Validate the best checkpoint as the host does; add AP by class and by size, parameters and GFLOPs."""
-    model = open_model(best, trial.model)
+def validate(plan: Plan, run: Run, best: Path, device: str) -> dict[str, Any]:
+    """Validate the best checkpoint with the host; add AP by class and object size, parameters and GFLOPs."""
+    model = open_model(best, run.model)
     seen: list[Any] = []
     model.add_callback("on_val_end", seen.append)
     keys = ("data", "imgsz", "batch", "workers", "single_cls", "iou", "max_det", "rect", "split", "classes")
     options = {k: plan.train[k] for k in keys if k in plan.train}
-    where = {"project": str(trial.folder), "name": "val", "exist_ok": True, "plots": False, "device": device}
+    where = {"project": str(run.folder), "name": "val", "exist_ok": True, "plots": False, "device": device}
     metrics = model.val(**options, **where, save_json=model.task in ("detect", "segment", "pose"))
-    size = count(open_model(best, trial.model).model)
+    size = count(open_model(best, run.model).model)
     results = {k: float(v) for k, v in metrics.results_dict.items()}
     return {
         "task": model.task,
@@ -34,7 +34,7 @@ def validate(plan: Plan, trial: Run, best: Path, device: str) -> dict[str, Any]:
 
 
 def _classes(metrics: Any) -> dict[str, float]:
-    """Return mAP50-95 of each class that the validation data has."""
+    """Return mAP50-95 of each class in the validation data."""
     box = getattr(metrics, "box", None)
     if box is None or not len(getattr(box, "ap_class_index", ())):
         return {}
@@ -42,20 +42,22 @@ def _classes(metrics: Any) -> dict[str, float]:
 
 
 def _sizes(validator: Any) -> dict[str, float]:
-    """Return COCO's AP of small, medium and large boxes, of the validation that was just done."""
+    """Return COCO's AP of small, medium and large boxes from a finished validation."""
     from PIL import Image
     from ultralytics.data.utils import exif_size
 
     truths, sizes = [], {}
     for label in validator.dataloader.dataset.labels:
-        with Image.open(label["im_file"]) as picture:
-            width, height = exif_size(picture)
-        image = Path(label["im_file"]).stem
-        sizes[image] = (width, height)
+        with Image.open(label["im_file"]) as image:
+            width, height = exif_size(image)
+        name = Path(label["im_file"]).stem
+        sizes[name] = (width, height)
         for c, (x, y, w, h) in zip(label["cls"].reshape(-1), label["bboxes"]):
             box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            truths.append((image, int(c), [float(v) for v in box]))
-    back = {x: i for i, x in enumerate(validator.class_map)}
-    found = [(str(x["image_id"]), back[x["category_id"]], x["bbox"], x["score"]) for x in validator.jdict]
-    numeric = {str(int(x)) if x.isnumeric() else x: x for x in sizes}  # the host writes 007 as 7
-    return average_precision(sizes, truths, [(numeric[x], c, box, score) for x, c, box, score in found])
+            truths.append((name, int(c), [float(v) for v in box]))
+    classes = {x: i for i, x in enumerate(validator.class_map)}
+    names = {str(int(x)) if x.isnumeric() else x: x for x in sizes}  # the host writes 007 as 7
+    detections = [
+        (names[str(x["image_id"])], classes[x["category_id"]], x["bbox"], x["score"]) for x in validator.jdict
+    ]
+    return average_precision(sizes, truths, detections)

@@ -1,9 +1,9 @@
-"""The layers of a model as a drawing has them: cells by level and path, as in the figures of the BiFPN paper.
+"""The layers of a model as a diagram: cells by level and path, as in the figures of the BiFPN paper.
 
 A cell holds the layers that follow each other at one level, such as upsampling, fusion and convolution. Its row is its
-level, coarse levels on top. Its column is how often the way to it has turned: the backbone goes up in the first one,
-the top-down path comes down in the next, the bottom-up path goes up in the one after. Source of the form: Tan, Pang,
-Le, CVPR 2020, arXiv 1911.09070, figure 2.
+level, coarse levels on top. Its column counts the changes of direction before it: the backbone goes up in the first
+column, the top-down path comes down in the next, the bottom-up path goes up in the one after. Source: Tan, Pang, Le,
+CVPR 2020, arXiv 1911.09070, figure 2.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Line:
 
     Attributes:
         index: Index of the layer.
-        text: What it is, such as `2 x C3k2`.
-        mark: `fusion`, `attention` or `block` (another registered one) if it is or holds such a block, else empty.
+        text: Its modules, such as `2 x C3k2`.
+        mark: `fusion`, `attention` or `block` (another registered block) if it is or contains one, else empty.
     """
 
     index: int
@@ -43,8 +43,8 @@ class Cell:
         part: `backbone`, `neck` or `head`.
         level: Name of the level, such as P4.
         direction: -1 down to a finer level, 1 up to a coarser one, 0 neither.
-        lines: The layers, in their order.
-        column: Place from left to right, from 0.
+        lines: The layers, in order.
+        column: Index from left to right, from 0.
     """
 
     part: str
@@ -61,12 +61,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Arrow:
-    """What one layer reads of another, where the two are not in one cell behind each other.
+    """An output of one layer that another reads, unless it is the next one in the same cell.
 
     Attributes:
         source: Index of the layer that is read.
         target: Index of the layer that reads.
-        weight: Where weights are shown, the share of this input in the fusion that it comes to, 0...1, else None.
+        weight: Share of this input in the fusion that it leads to, 0...1; None without one or if weights are not shown.
     """
 
     source: int
@@ -76,10 +76,10 @@ class Arrow:
 
 @dataclass
 class Diagram:
-    """All that a drawing of a model shows.
+    """The diagram of a model.
 
     Attributes:
-        title: What stands above it.
+        title: Heading above it.
         cells: All cells.
         arrows: All arrows between them.
     """
@@ -89,61 +89,61 @@ class Diagram:
     arrows: list[Arrow]
 
     def cell(self, index: int) -> Cell:
-        """Return the cell that a layer is in."""
+        """Return the cell of a layer."""
         return next(cell for cell in self.cells if any(line.index == index for line in cell.lines))
 
 
 def diagram(model: Any, title: str, weights: bool = False) -> Diagram:
-    """Lay out the layers of a model.
+    """Make the diagram of a model.
 
     Args:
         model: A built model of the host.
-        title: What stands above the drawing.
-        weights: Give the arrows into weighted fusions their shares.
+        title: Heading above it.
+        weights: Whether arrows into weighted fusions get their shares.
     """
     layers = list(model.model)
     paths = Paths(model)
     cells: list[Cell] = []
-    of: dict[int, Cell] = {}
+    cell_of: dict[int, Cell] = {}
     arrows = []
     for layer, place in zip(layers, paths.places):
-        before = of.get(place.index - 1)
+        before = cell_of.get(place.index - 1)
         if before is None or not _continues(before, place):
             before = Cell(place.part, place.level)
             cells.append(before)
-        of[place.index] = before
+        cell_of[place.index] = before
         before.direction = _direction(place, paths, before.direction)
         before.lines.append(Line(place.index, _text(layer), _mark(layer)))
         for source in place.inputs:
-            if source >= 0 and not (source == place.index - 1 and of[source] is before):
+            if source >= 0 and not (source == place.index - 1 and cell_of[source] is before):
                 arrows.append(Arrow(source, place.index))
-    _set_columns(cells, arrows, of)
+    _set_columns(cells, arrows, cell_of)
     if weights:
-        arrows = [replace(x, weight=_share(layers, of[x.target], x.source, x.target)) for x in arrows]
+        arrows = [replace(x, weight=_share(layers, cell_of[x.target], x.source, x.target)) for x in arrows]
     return Diagram(title, cells, arrows)
 
 
-def neck(whole: Diagram) -> Diagram:
-    """Take out of a diagram what is not at the neck: the levels of the backbone that nothing of the neck reads."""
-    read = {arrow.source for arrow in whole.arrows if whole.cell(arrow.target).part != "backbone"}
-    kept = [c for c in whole.cells if c.part != "backbone" or any(line.index in read for line in c.lines)]
+def neck(diagram: Diagram) -> Diagram:
+    """Return a diagram without the levels of the backbone that neither neck nor head reads."""
+    read = {arrow.source for arrow in diagram.arrows if diagram.cell(arrow.target).part != "backbone"}
+    kept = [c for c in diagram.cells if c.part != "backbone" or any(line.index in read for line in c.lines)]
     indices = {line.index for cell in kept for line in cell.lines}
-    return Diagram(whole.title, kept, [a for a in whole.arrows if {a.source, a.target} <= indices])
+    return Diagram(diagram.title, kept, [a for a in diagram.arrows if {a.source, a.target} <= indices])
 
 
 def _continues(cell: Cell, place: Place) -> bool:
-    """Tell whether a layer goes on where a cell ends."""
+    """Return whether a layer belongs to a cell: the same part and level, and it reads the last layer."""
     same = cell.part == place.part and cell.level == place.level
     return same and cell.lines[-1].index in place.inputs
 
 
 def _direction(place: Place, paths: Paths, before: int) -> int:
-    """Tell where a cell goes: in the neck by the path of its last layer, in the backbone by where its first comes from.
+    """Return the direction of a cell: that of its last layer's path in the neck, of its first input in the backbone.
 
     Args:
         place: A layer of the cell.
         paths: All layers.
-        before: What its layers so far say, 0 if they say nothing.
+        before: Direction by its earlier layers, 0 for none.
     """
     if place.part == "neck":
         return {"top-down": -1, "bottom-up": 1}.get(paths.path(place.index), before)
@@ -154,7 +154,7 @@ def _direction(place: Place, paths: Paths, before: int) -> int:
 
 
 def _share(layers: list[Any], cell: Cell, source: int, target: int) -> float | None:
-    """Return the share of an arrow's features in the fusion that it comes to, directly or through lines of the cell."""
+    """Return the share of an arrow in the fusion that it leads to, directly or through its cell; None for no fusion."""
     last = cell.lines[-1].index
     while not isinstance(layers[target], (BiFPN_Concat, BiFPN_Add)):
         if target == last or len(reads(layers[target])) != 1:
@@ -163,12 +163,14 @@ def _share(layers: list[Any], cell: Cell, source: int, target: int) -> float | N
     return float(layers[target].normalized_weights().detach()[reads(layers[target]).index(source)])
 
 
-def _set_columns(cells: list[Cell], arrows: list[Arrow], of: dict[int, Cell]) -> None:
-    """Put each cell one column behind those that it reads, or into the same where it goes on up or down from one."""
+def _set_columns(cells: list[Cell], arrows: list[Arrow], cell_of: dict[int, Cell]) -> None:
+    """Put each cell one column after those that it reads, or into the same column if it continues one of them."""
     taken: set[tuple[int, int]] = set()
     for cell in cells:
-        sources = {id(c): c for a in arrows if of[a.target] is cell and (c := of[a.source]) is not cell}.values()
-        column = max((c.column + (not _goes_on(c, cell)) for c in sources), default=0)
+        sources = {
+            id(c): c for a in arrows if cell_of[a.target] is cell and (c := cell_of[a.source]) is not cell
+        }.values()
+        column = max((c.column + (not _continues_cell(c, cell)) for c in sources), default=0)
         if cell.part == "head":
             column = 1 + max((c.column for c in cells if c is not cell), default=-1)
         while (column, cell.row) in taken:
@@ -177,8 +179,8 @@ def _set_columns(cells: list[Cell], arrows: list[Arrow], of: dict[int, Cell]) ->
         taken.add((column, cell.row))
 
 
-def _goes_on(source: Cell, cell: Cell) -> bool:
-    """Tell whether one cell goes on from another in the same direction, so that they stand above each other."""
+def _continues_cell(source: Cell, cell: Cell) -> bool:
+    """Return whether a cell continues another in the same direction, so that both share a column."""
     towards = (cell.row > source.row) - (cell.row < source.row)
     return source.part == cell.part and 0 != cell.direction == towards and source.direction in (0, towards)
 
@@ -206,5 +208,5 @@ def _kind(module: nn.Module) -> str:
 
 
 def rows(diagrams: Collection[Diagram]) -> list[int]:
-    """Return the numbers of the levels of diagrams, the coarsest first."""
+    """Return the level numbers of diagrams, the coarsest first."""
     return sorted({cell.row for x in diagrams for cell in x.cells}, reverse=True)

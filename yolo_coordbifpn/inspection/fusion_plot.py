@@ -1,4 +1,4 @@
-"""How each fusion weighs its inputs, epoch by epoch."""
+"""Plot of the fusion weights by epoch."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ _Lines = dict[str, tuple[list[int], list[float]]]  # input -> epochs and weights
 
 
 def plot_fusion_weights(source: Path, save: Path) -> None:
-    """Draw `fusion_weights.csv`: a panel for each fusion, a line for each of its inputs.
+    """Plot `fusion_weights.csv`: a panel for each fusion, a line for each of its inputs.
 
     Args:
-        source: The file that a training has written; columns epoch, layer, node, input and weight, which is the
-            normalised one, 0...1.
-        save: Picture to write, PNG.
+        source: The file that a training has written, with the columns epoch, layer, node, input and weight (normalised,
+            0...1).
+        save: PNG file to write.
 
     Raises:
-        ValueError: If the file holds no row.
+        ValueError: If the file has no rows.
     """
     from matplotlib.figure import Figure
 
     panels = _read(source)
     if not panels:
-        raise ValueError(f"{source} holds no fusion weights")
+        raise ValueError(f"{source} has no fusion weights")
     columns = min(len(panels), 2 if len(panels) <= 4 else 4)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(3.9 * columns, 0.5 + 2.1 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    span = max(0.06, 1.25 * max(_range(lines) for lines in panels.values()))  # one for all, so that slopes compare
+    span = max(
+        0.06, 1.25 * max(_range(lines) for lines in panels.values())
+    )  # the same for all panels, so that slopes can be compared
     for axes, (title, lines) in zip(grid.flat, panels.items()):
         _panel(axes, title, lines, span)
     for axes in list(grid.flat)[len(panels) :]:
@@ -65,16 +67,16 @@ def _range(lines: _Lines) -> float:
 
 
 def _panel(axes: Any, title: str, lines: _Lines, span: float) -> None:
-    """Draw one fusion, its inputs named at the end of their lines."""
+    """Draw one fusion, with the names of its inputs at the ends of their lines."""
     from matplotlib.ticker import MaxNLocator
 
     values = [x for _, weights in lines.values() for x in weights]
     middle = (max(values) + min(values)) / 2
-    low = max(-0.02, middle - span / 2)  # a share is not below zero
+    low = max(-0.02, middle - span / 2)  # a share is never negative
     axes.set_ylim(low, low + span)
     last = max(epoch for epochs, _ in lines.values() for epoch in epochs)
     first = min(epoch for epochs, _ in lines.values() for epoch in epochs)
-    axes.hlines(1 / len(lines), first, last, color=GREY, linewidth=0.8, zorder=0)  # all inputs alike
+    axes.hlines(1 / len(lines), first, last, color=GREY, linewidth=0.8, zorder=0)  # equal shares
     places = _spread([weights[-1] for _, weights in lines.values()], span * 0.11)
     for (name, (epochs, weights)), place in zip(lines.items(), places):
         style = path_style(name)
@@ -84,7 +86,7 @@ def _panel(axes: Any, title: str, lines: _Lines, span: float) -> None:
         axes.annotate(
             text, (last, place), color=style["color"], fontsize=8, va="center", annotation_clip=False
         ).set_in_layout(False)
-    axes.set_xlim(first - 0.02 * (last - first + 1), last + 0.75 * (last - first + 1))  # room for the names
+    axes.set_xlim(first - 0.02 * (last - first + 1), last + 0.75 * (last - first + 1))  # space for the names
     ticks = [x for x in MaxNLocator(integer=True, nbins=5).tick_values(first, last) if first < x < last]
     axes.set_xticks([first, *(x for x in ticks if last - x > (last - first) / 10), last])
     axes.spines["bottom"].set_bounds(first, last)
@@ -94,7 +96,7 @@ def _panel(axes: Any, title: str, lines: _Lines, span: float) -> None:
 
 
 def _spread(values: list[float], gap: float) -> list[float]:
-    """Move values apart by at least a gap, in their order, so that names do not overlap."""
+    """Move values apart by at least a gap, keeping their order, so that names do not overlap."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     places = list(values)
     for lower, upper in itertools.pairwise(order):

@@ -1,4 +1,4 @@
-"""Colours, markers and lines that the colour-blind tell apart, and everybody in grey.
+"""Colours, markers and lines that are distinct for the colour-blind, and in grey.
 
 Colours: Okabe, Ito, "Color Universal Design", 2008.
 """
@@ -10,7 +10,7 @@ from typing import Any
 BLACK, BLUE, VERMILION, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
 PURPLE, SKY, ORANGE, GREY = "#CC79A7", "#56B4E9", "#E69F00", "#999999"
 COLOURS = (BLACK, BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, GREY)
-PATHS: dict[str, dict[str, Any]] = {  # how an input is drawn, by the path that it comes on
+PATHS: dict[str, dict[str, Any]] = {  # style of an input by its path
     "backbone": {"color": BLACK, "linestyle": "-", "marker": "o"},
     "top-down": {"color": BLUE, "linestyle": "--", "marker": "v"},
     "bottom-up": {"color": VERMILION, "linestyle": "-.", "marker": "^"},
@@ -19,5 +19,5 @@ PATHS: dict[str, dict[str, Any]] = {  # how an input is drawn, by the path that 
 
 
 def path_style(name: str) -> dict[str, Any]:
-    """Return how an input of a name such as `P5 top-down` is drawn."""
+    """Return the style of an input by its name, such as `P5 top-down`."""
     return next((style for path, style in PATHS.items() if path in name), PATHS["neck"])

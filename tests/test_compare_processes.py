@@ -1,0 +1,169 @@
+"""The processes of a comparison: interrupts, lost parents, failures, and Ray; the runs themselves are fakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from yolo_coordbifpn.compare import executors
+from yolo_coordbifpn.compare.executors import RETRIES, on_devices
+from yolo_coordbifpn.compare.plan import Plan, Run
+from yolo_coordbifpn.compare.processes import start
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+
+SITE = 'from yolo_coordbifpn.compare import executors; executors.RUN = "fake_run"'  # read by every Python process
+FAKE_RUN = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+from yolo_coordbifpn.compare.plan import Plan
+from yolo_coordbifpn.compare.processes import end_with_parent
+
+def wait():
+    subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(300)"])  # as a worker of the host's loader
+    (folder / "waits").touch()
+    time.sleep(300)
+
+end_with_parent()
+folder, index = Path(sys.argv[1]), int(sys.argv[2])
+run = Plan.read(folder).runs[index]
+with (run.folder / "attempts").open("a") as file:
+    file.write("x")
+first = (run.folder / "attempts").stat().st_size == 1
+if run.label == "waits":
+    wait()
+if run.label == "fails":
+    sys.exit("ValueError: no such thing")
+if run.label == "killed" or (run.label == "killed-once" and first):
+    os.kill(os.getpid(), signal.SIGKILL)
+if run.label == "worker-lost" and first:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(300)
+(run.folder / "result.json").write_text(json.dumps({"metrics": {"mAP": 0.5}}))
+"""
+SESSION = """
+import sys
+from pathlib import Path
+
+from yolo_coordbifpn.compare.plan import Plan
+from yolo_coordbifpn.compare.session import compare
+
+sys.exit(compare(Plan(Path("compared"), ("waits.yaml",), (0, 1), {"epochs": 2}), ["cpu", "cpu"], "local"))
+"""
+ON_RAY = """
+import json
+from pathlib import Path
+
+from yolo_coordbifpn.compare.executors import on_ray
+from yolo_coordbifpn.compare.plan import Plan
+
+plan = Plan.read(Path("compared"))
+reasons = {}
+on_ray(plan, "cpu", lambda run, reason: reasons.update({run.label: reason}), lambda: None)
+print(json.dumps(reasons))
+"""
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every Python process that is started from now on take the fake run for the real one."""
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    (tmp_path / "fake_run.py").write_text(FAKE_RUN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(executors, "RUN", "fake_run")
+
+
+def planned(folder: Path, *labels: str, seeds: tuple[int, ...] = (0,)) -> Plan:
+    """Write a plan whose fake runs do what their model is called."""
+    plan = Plan(folder, tuple(f"{x}.yaml" for x in labels), seeds, {"epochs": 2})
+    plan.start()
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("number", "whole_group", "status"),
+    [
+        (signal.SIGINT, False, 130),
+        (signal.SIGINT, True, 130),
+        (signal.SIGTERM, False, 130),
+        (signal.SIGKILL, False, -9),
+    ],
+)
+@pytest.mark.usefixtures("fakes")
+def test_no_process_is_left_running(number: int, whole_group: bool, status: int, tmp_path: Path) -> None:
+    """Interrupted or killed, alone or in its group, a comparison leaves no process running and says how to continue."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SESSION],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    descendants: list[psutil.Process] = []
+    end = time.monotonic() + 60
+    while len(descendants) < 4 or not (tmp_path / "compared" / "waits").exists():  # two runs with one child each
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+        descendants = psutil.Process(process.pid).children(recursive=True)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    text = process.communicate(timeout=30)[0]
+    assert process.returncode == status
+    assert psutil.wait_procs(descendants, timeout=10)[1] == []
+    if status == 130:
+        assert "Interrupted: 0 of 2 runs have a result; the same command continues" in text
+        assert "Traceback" not in text
+
+
+@pytest.mark.usefixtures("fakes")
+def test_an_interrupt_just_after_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that arrives before the new process is noted does not leave it running."""
+    started = []
+
+    def interrupted_start(*words: str, log: Path) -> subprocess.Popen[bytes]:
+        started.append(start(*words, log=log))
+        os.kill(os.getpid(), signal.SIGINT)
+        return started[-1]
+
+    monkeypatch.setattr(executors, "start", interrupted_start)
+    with pytest.raises(KeyboardInterrupt):
+        on_devices(planned(tmp_path / "compared", "waits"), ["cpu"], lambda *_: None, lambda: None)
+    assert [x.poll() for x in started] == [-signal.SIGKILL]
+
+
+@pytest.mark.usefixtures("fakes")
+def test_local_failures_have_a_reason(tmp_path: Path) -> None:
+    """A run that exits gives the last line of its log, one that was killed the signal; the others go on."""
+    plan = planned(tmp_path / "compared", "fails", "killed", "works")
+    reasons: dict[Run, str] = {}
+    on_devices(plan, ["cpu"], reasons.__setitem__, lambda: None)
+    assert [reasons[x] for x in plan.runs[:2]] == ["ValueError: no such thing", "its process was killed by SIGKILL"]
+    assert [x.result is not None for x in plan.runs] == [False, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fakes")
+def test_ray_tries_again_and_reports(tmp_path: Path) -> None:
+    """On Ray a killed run and a lost worker are tried again, not without end; an error is reported and not repeated."""
+    pytest.importorskip("ray")
+    plan = planned(tmp_path / "compared", "works", "fails", "killed", "killed-once", "worker-lost")
+    words = [sys.executable, "-c", ON_RAY]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    reasons = json.loads(done.stdout.splitlines()[-1])
+    assert reasons["fails"] == "ValueError: no such thing"
+    assert reasons["killed"] == "RunKilledError: its process was killed by SIGKILL"
+    attempts = {x.label: len((x.folder / "attempts").read_text()) for x in plan.runs}
+    assert attempts == {"works": 1, "fails": 1, "killed": RETRIES + 1, "killed-once": 2, "worker-lost": 2}
+    finished = {x.label for x in plan.runs if x.result is not None}
+    assert finished == {"works", "killed-once", "worker-lost"}

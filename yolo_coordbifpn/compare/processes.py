@@ -1,0 +1,95 @@
+"""Child processes of a comparison: started, ended on an interrupt, and never alive without their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+POLL = 0.2  # seconds between two looks at the children
+
+
+def start(module: str, *words: str, log: Path) -> subprocess.Popen[bytes]:
+    """Run a module in a child process that leads its own session (on POSIX) and appends its output to a log.
+
+    Its standard input is a pipe that only this process holds open, which `end_with_parent` relies on.
+    """
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *words],
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=os.name == "posix",
+        )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child and its own children, and wait for its end. A run loses no more than the current epoch."""
+    if process.poll() is None:
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
+
+
+def end_with_parent() -> None:
+    """End this process and its children as soon as its parent is gone, even after `kill -9`.
+
+    The parent holds the other end of the standard input and writes nothing, so end of file means that it is gone. Has
+    no effect unless the standard input is a pipe.
+    """
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        threading.Thread(target=_end_at_end_of_file, daemon=True).start()
+
+
+def _end_at_end_of_file() -> None:
+    os.read(0, 1)
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def held_interrupts() -> Iterator[Callable[[], None]]:
+    """Hold back SIGINT and SIGTERM, so that neither can arrive between starting a child and noting it.
+
+    Yields:
+        A function that raises `KeyboardInterrupt` if one of them has arrived.
+    """
+    arrived: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        arrived.append(number)
+
+    def check() -> None:
+        if arrived:
+            raise KeyboardInterrupt
+
+    previous = {x: signal.signal(x, note) for x in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def failure(code: int, log: Path) -> str:
+    """Return why a child failed: the signal that killed it, or the last line of its log.
+
+    Args:
+        code: Its exit status; negative for a signal, as `subprocess` has it.
+        log: Its log.
+    """
+    if code < 0:
+        return f"its process was killed by {signal.Signals(-code).name}"
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    return next((x.strip() for x in reversed(lines) if x.strip()), f"exit status {code}, and nothing in its log")

@@ -1,0 +1,43 @@
+"""Where a result comes from: model, seed, versions and machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import yolo_coordbifpn
+
+from ..host.machine import machine
+from .plan import Run
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Return model and seed of a run, the installed versions, and the machine."""
+    import ultralytics
+
+    return {
+        "model": run.label,
+        "seed": run.seed,
+        "ultralytics": ultralytics.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "yolo_coordbifpn": yolo_coordbifpn.__version__,
+        "commit": _commit(),
+        "machine": machine(),
+    }
+
+
+def _commit() -> str:
+    """Return the commit of this package's checkout, an empty string if there is none or no git."""
+    root = Path(yolo_coordbifpn.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return ""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

@@ -1,0 +1,54 @@
+"""`summary.csv`: each metric of each model, with its interval and its difference from the first model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import Any
+
+from .metrics import short_name
+from .plan import Plan
+from .statistics import Interval, difference, interval, verdict
+
+_COLUMNS = (
+    *("model", "metric", "seeds", "mean", "low", "high"),
+    *("difference", "difference_low", "difference_high", "verdict"),
+)
+
+
+def summary(plan: Plan, latency: dict[str, Any]) -> str:
+    """Return the file's text, a row for each model and metric, and one for the latency of each model.
+
+    Args:
+        plan: A plan with at least one result.
+        latency: Contents of `latency.json`, or an empty dict.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    base = plan.labels[0]
+    for label in plan.labels:
+        for metric in plan.results[0]["metrics"]:
+            values = plan.values(label, metric)
+            if not values:
+                continue
+            mean = interval(list(values.values()))
+            row = {"model": label, "metric": short_name(metric), "seeds": mean.count, **_numbers(mean)}
+            if label != base:
+                found = difference(values, plan.values(base, metric))
+                mean_difference, low, high = _numbers(found).values()
+                row |= {"difference": mean_difference, "difference_low": low, "difference_high": high}
+                row["verdict"] = verdict(found, larger_is_better="loss" not in metric)
+            writer.writerow(row)
+        time = latency.get("models", {}).get(label)
+        if time:
+            times = {"mean": time["median"], "low": time["low"], "high": time["high"]}
+            writer.writerow({"model": label, "metric": "latency_ms", "seeds": 1, **times})
+    return text.getvalue()
+
+
+def _numbers(found: Interval) -> dict[str, Any]:
+    """Return mean and bounds, an empty string for what is not known."""
+    numbers = {"mean": found.mean, "low": found.low, "high": found.high}
+    return {key: "" if math.isnan(x) else x for key, x in numbers.items()}

@@ -1,0 +1,101 @@
+"""The tables of a report: results, differences, AP by object size, mAP by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .formats import Table
+from .metrics import short_name, table_metrics
+from .plan import Plan
+from .statistics import Interval, difference, interval, verdict
+
+
+def results_table(plan: Plan, latency: dict[str, Any]) -> Table:
+    """Make the table of all metrics and costs, a row for each model."""
+    metrics = table_metrics(plan)
+    costs = ["params (M)", "GFLOPs", "latency (ms)", "training (s)", "memory (MiB)", "pretrained items"]
+    table = Table(
+        "Results",
+        ["model", *map(short_name, metrics), *costs],
+        note="Mean ± 95 % interval over the seeds (Student's t); latency: median (quartiles).",
+    )
+    for label in plan.labels:
+        results = plan.results_of(label)
+        if not results:
+            table.rows.append([label, "missing", *[""] * (len(table.header) - 2)])
+            continue
+        time = latency.get("models", {}).get(label)
+        table.rows.append(
+            [
+                label,
+                *(_mean(plan.values(label, x).values()) for x in metrics),
+                f"{results[0]['parameters'] / 1e6:.3f}",
+                f"{results[0]['gflops']:.2f}",
+                f"{time['median']:.2f} ({time['low']:.2f}-{time['high']:.2f})" if time else "",
+                f"{interval([r['train_seconds'] for r in results]).mean:.0f}",
+                f"{max(r['peak_memory_mib'] for r in results):.0f}",
+                results[0]["items"],
+            ]
+        )
+    return table
+
+
+def difference_table(plan: Plan) -> Table:
+    """Make the table of the differences between each model and the first, paired by seed."""
+    base, *others = plan.labels
+    table = Table(
+        f"Difference from {base}, paired by seed",
+        ["model", "metric", "difference", "95 % interval", "seeds", "verdict"],
+        note="Better or worse if the interval excludes 0, otherwise not shown. "
+        f"The intervals are not corrected for the number of comparisons, {len(others)}.",
+    )
+    for label in others:
+        for metric in table_metrics(plan):
+            found = difference(plan.values(label, metric), plan.values(base, metric))
+            if found.count:
+                row = [label, short_name(metric), f"{found.mean:+.4f}", bounds(found), str(found.count), verdict(found)]
+                table.rows.append(row)
+    return table
+
+
+def size_table(plan: Plan) -> Table | None:
+    """Make the table of AP by object size; None if no result has it."""
+    sizes = [x for x in ("small", "medium", "large") if any(x in r["sizes"] for r in plan.results)]
+    if not sizes:
+        return None
+    counts = next(r["sizes"] for r in plan.results if r["sizes"])
+    table = Table(
+        "AP by size of the objects",
+        ["model", *(f"{x} ({counts.get(f'{x} objects', 0)})" for x in sizes)],
+        note="COCO's AP at IoU 0.50...0.95 (faster-coco-eval); small: below 32 x 32 pixels of the image, large: "
+        "above 96 x 96; in brackets: the number of objects in the validation data.",
+    )
+    for label in plan.labels:
+        results = plan.results_of(label)
+        if results:
+            table.rows.append([label, *(_mean(r["sizes"][x] for r in results) for x in sizes)])
+    return table
+
+
+def class_table(plan: Plan) -> Table | None:
+    """Make the table of mAP by class; None if no result has it."""
+    names = list(dict.fromkeys(name for r in plan.results for name in r["classes"]))
+    if not names:
+        return None
+    results = {label: found for label in plan.labels if (found := plan.results_of(label))}
+    table = Table("mAP50-95 by class", ["class", *results])
+    for name in names:
+        means = (_mean(r["classes"][name] for r in found if name in r["classes"]) for found in results.values())
+        table.rows.append([name, *means])
+    return table
+
+
+def bounds(found: Interval) -> str:
+    """Return the bounds of an interval of differences, an empty string if it has none."""
+    return "" if found.count < 2 else f"{found.low:+.4f} ... {found.high:+.4f}"
+
+
+def _mean(values: Iterable[float]) -> str:
+    found = interval(list(values))
+    return f"{found.mean:.4f}" if found.count < 2 else f"{found.mean:.4f} ± {found.half:.4f}"

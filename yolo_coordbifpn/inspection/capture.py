@@ -1,0 +1,100 @@
+"""The gates of CoordAtt, captured during the host's own prediction on an image."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..graph.paths import Paths
+from .gates import Gates, Picture, attention
+
+
+def attention_names(model: Any) -> dict[str, str]:
+    """Return a readable name for each CoordAtt of a model, by level and layer; keys are their names as modules."""
+    blocks = attention(model)
+    if not blocks:
+        return {}
+    places = Paths(model).places
+    names = {}
+    for name in blocks:
+        index, _, inside = name.partition(".")
+        names[name] = f"{places[int(index)].level}, layer {index}" + (f" {inside}" if inside else "")
+    return names
+
+
+def capture(yolo: Any, file: Path, names: dict[str, str], arguments: dict[str, Any]) -> Picture:
+    """Predict on one image as the host does, and capture the gates of that forward pass.
+
+    Args:
+        yolo: The host's model object; its callbacks are the same afterwards.
+        file: The image.
+        names: Readable names of the blocks, see `attention_names`.
+        arguments: Arguments of the host's `predict`.
+    """
+    captured: dict[str, tuple[Tensor, Tensor, float]] = {}
+    sizes: list[tuple[int, int]] = []  # of the network's input
+    regions: list[tuple[float, float, float, float]] = []
+    hooks: list[Any] = []
+
+    def add_hooks(predictor: Any) -> None:
+        network = predictor.model.model  # the one that runs, a fused copy in most hosts
+        hooks.append(network.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:]))))
+        for name, block in attention(network).items():
+            hooks.append(block.register_forward_pre_hook(lambda m, args, n=name: note(n, m, args[0])))
+
+    def note(name: str, block: Any, x: Tensor) -> None:
+        height, width = block.gates(x)
+        captured[name] = (height[0, :, :, 0].float().cpu(), width[0, :, 0].float().cpu(), float(block.gain))
+
+    def note_region(predictor: Any) -> None:
+        regions.append(_region(predictor, predictor.results[0].orig_shape, sizes[-1]))
+
+    try:
+        with _callbacks(yolo, {"on_predict_start": add_hooks, "on_predict_postprocess_end": note_region}):
+            (result,) = yolo.predict(source=str(file), **{"verbose": False, "save": False, **arguments})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    gates = tuple(
+        Gates(names[n], height.numpy(), width.numpy(), gain, regions[0])
+        for n, (height, width, gain) in captured.items()
+    )
+    image, found = (x[..., ::-1].copy() for x in (result.orig_img, result.plot()))
+    return Picture(file.stem, image, found, gates)
+
+
+@contextlib.contextmanager
+def _callbacks(yolo: Any, functions: dict[str, Callable[[Any], None]]) -> Iterator[None]:
+    """Add callbacks to a model object of the host, and to its predictor if that has its own; remove them at the end."""
+    for event, function in functions.items():
+        yolo.add_callback(event, function)
+        if yolo.predictor is not None and yolo.predictor.callbacks is not yolo.callbacks:
+            yolo.predictor.add_callback(event, function)
+    try:
+        yield
+    finally:
+        for event, function in functions.items():
+            for callbacks in (yolo.callbacks, getattr(yolo.predictor, "callbacks", {})):
+                if function in callbacks.get(event, ()):
+                    callbacks[event].remove(function)
+
+
+def _region(predictor: Any, image: tuple[int, int], network: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return which part of the image the network saw: left, top, right, bottom in the image's pixels.
+
+    Args:
+        predictor: The host's predictor that prepared the image.
+        image: Height and width of the image.
+        network: Height and width of the network's input.
+    """
+    (h0, w0), (h, w) = image, network
+    if getattr(predictor, "scale_fill", False) or "RTDETR" in type(predictor).__name__:  # stretched
+        return 0.0, 0.0, float(w0), float(h0)
+    scales = (h / h0, w / w0)
+    scale = max(scales) if predictor.args.task == "classify" else min(scales)  # centre crop, or padding on both sides
+    width, height = w / scale, h / scale
+    return (w0 - width) / 2, (h0 - height) / 2, (w0 + width) / 2, (h0 + height) / 2
