@@ -2,7 +2,7 @@
 
     python scripts/make_pictures.py model=runs/detect/train/weights/best.pt source=image.jpg imgsz=256
 
-Written into out=, scripts/pictures by default, are gates.png, neck.png, fusion_weights.png (from the run's
+Written into out=, scripts/results/pictures by default, are gates.png, neck.png, fusion_weights.png (from the run's
 fusion_weights.csv) and graph.svg, of yolo11n with CoordAtt and BiFPN against the stock model. Each PNG is brought to
 256 colours, to keep the repository small.
 """
@@ -33,5 +33,5 @@ def make(model: str, source: str, imgsz: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    given = parse(sys.argv[1:], {"model": "", "source": "", "imgsz": "640", "out": "scripts/pictures"})
+    given = parse(sys.argv[1:], {"model": "", "source": "", "imgsz": "640", "out": "scripts/results/pictures"})
     make(given["model"], given["source"], given["imgsz"], Path(given["out"]))
