@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -51,6 +51,13 @@ def table(rows: Sequence[Row]) -> str:
         for name, value, unit, most in summary(rows)
     ]
     return markdown(("what", "measured", "target"), lines, 2)
+
+
+def case_table(rows: Sequence[Row], part: str, case: str, names: Mapping[str, str]) -> str:
+    """Write the times of all contenders in one case, under other names if `names` has them."""
+    found = [row for row in rows if (row.part, row.case) == (part, case)]
+    lines = [(names.get(row.what, row.what), f"{row.value:.0f}", f"{row.ratio:.2f}") for row in found]
+    return markdown(("what", "µs", "ratio"), lines, 2)
 
 
 def summary(rows: Sequence[Row]) -> Iterator[tuple[str, float, str, float]]:

@@ -1,10 +1,10 @@
-"""Make the pictures of the README's section on what the blocks learned, from a trained checkpoint and one picture.
+"""Make the pictures of the pages from a trained checkpoint and one image.
 
     python scripts/make_pictures.py model=runs/detect/train/weights/best.pt source=image.jpg imgsz=256
 
-Written into out=, scripts/results/pictures by default, are gates.png, neck.png, fusion_weights.png (from the run's
-fusion_weights.csv) and graph.svg, of yolo11n with CoordAtt and BiFPN against the stock model. Each PNG is brought to
-256 colours, to keep the repository small.
+Writes into out=, by default scripts/results/pictures: gates.png, neck.png, fusion_weights.png (from fusion_weights.csv in
+the run of the checkpoint), and graph.svg, of yolo11n with CoordAtt and BiFPN beside the stock model. PNG files are reduced
+to 256 colours, to keep the repository small.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from yolo_coordbifpn.commands import main, parse
 
 
 def make(model: str, source: str, imgsz: str, out: Path) -> None:
-    """Run the two commands and take over what they draw."""
+    """Run the two commands and keep what they draw; the neck is titled with the name of the model."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "graph.svg").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:

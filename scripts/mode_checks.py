@@ -15,14 +15,16 @@ from side_by_side import MODELS, SIZE, checkpoint, cut_off_and_resume, host_log,
 
 
 def track(name: str, data: Path) -> str:
-    """`yolo track` (BoT-SORT, ReID by the model's own features): the same tracks in each frame of a still film."""
+    """`yolo track` (BoT-SORT, ReID by the model's own features): the same tracks in each frame of a film of one image."""
     import cv2
     import ultralytics
     import yaml
 
     settings = yaml.safe_load((Path(ultralytics.__file__).parent / "cfg/trackers/botsort.yaml").read_text("utf-8"))
     settings |= {"with_reid": True, "model": "auto", "fuse_score": False}
-    settings |= dict.fromkeys(("track_high_thresh", "track_low_thresh", "new_track_thresh"), 1e-9)  # it knows nothing
+    settings |= dict.fromkeys(
+        ("track_high_thresh", "track_low_thresh", "new_track_thresh"), 1e-9
+    )  # an untrained model has low scores
     Path("tracker.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     picture: Any = cv2.imread(str(data.parent / "images/val/0000.png"))
     film = cv2.VideoWriter("film.avi", cv2.VideoWriter.fourcc(*"MJPG"), 5, (SIZE, SIZE))
@@ -38,7 +40,7 @@ def track(name: str, data: Path) -> str:
 
 
 def benchmark(name: str, data: Path) -> None:
-    """`yolo benchmark`, of the ONNX export."""
+    """`yolo benchmark` of the ONNX export."""
     file = checkpoint(name, nc=5)
     yolo("benchmark", model=file, data=data, imgsz=SIZE, device="cpu", format="onnx", verbose=True)
     assert file.with_suffix(".onnx").is_file(), "nothing was exported"
@@ -57,7 +59,7 @@ def compile_train(name: str, data: Path) -> None:
 
 
 def compile_predict(name: str, data: Path) -> str:
-    """`predict compile=True`: the boxes of the model as it is."""
+    """`predict compile=True`: the boxes of the model that is not compiled."""
     file, picture = checkpoint(name), data.parent / "images/val/0000.png"
     boxes = []
     for compiled in (False, True):
@@ -70,29 +72,30 @@ def compile_predict(name: str, data: Path) -> str:
 
 
 def distill(name: str, data: Path) -> None:
-    """`distill_model=`, teacher yolo11s; cut off and resumed."""
+    """`distill_model=`, teacher yolo11s; interrupted and resumed."""
     _distill(name, data, "yolo11s.yaml")
 
 
 def distill_ours(name: str, data: Path) -> None:
-    """`distill_model=`, teacher yolo11s-coordatt-bifpn; cut off and resumed."""
+    """`distill_model=`, teacher yolo11s-coordatt-bifpn; interrupted and resumed."""
     _distill(name, data, "yolo11s-coordatt-bifpn.yaml")
 
 
 def freeze(name: str, data: Path) -> str:
-    """`freeze=10`: those layers stay, others move."""
+    """`freeze=10`: the first 10 layers are unchanged, others train."""
     moved = [k for k, v in _moved(name, data, lambda trainer: trainer.model, freeze=10).items() if v]
     frozen = [x for x in moved if int(x.split(".")[1]) < 10]
-    assert not frozen, f"moved all the same: {frozen[:3]}"
-    assert moved, "nothing else moved"
-    return f"{len(moved)} others moved"
+    assert not frozen, f"frozen layers changed: {frozen[:3]}"
+    assert moved, "no other layer changed"
+    return f"{len(moved)} others trained"
 
 
 def ema(name: str, data: Path) -> str:
-    """EMA: the average of every parameter moves."""
+    """EMA: the average of every parameter follows."""
     moved = _moved(name, data, lambda trainer: trainer.ema.ema)
+    # a bias before a batch norm gets no gradient, and dfl is a constant
     still = [k for k, v in moved.items() if not v and not k.endswith(("conv1.bias", "dfl.conv.weight"))]
-    assert not still, f"the average stands still: {still[:3]}"  # but for a bias before a batch norm, and a constant
+    assert not still, f"the average does not follow: {still[:3]}"
     return f"{sum(moved.values())} parameters follow"
 
 
@@ -102,7 +105,7 @@ def multi_scale(name: str, data: Path) -> None:
 
 
 def rect(name: str, data: Path) -> None:
-    """`rect=True`, train and val, of wide pictures."""
+    """`rect=True`, train and val, on wide images."""
     from PIL import Image
 
     for picture in (data.parent / "images").rglob("*.png"):
@@ -120,7 +123,7 @@ def rect(name: str, data: Path) -> None:
 
 
 def bf16(name: str, data: Path) -> str:
-    """Autocast to bfloat16 (AMP, on the CPU): loss, and a gradient for all that trains."""
+    """Autocast to bfloat16 (AMP on the CPU): loss, and a gradient for each trained parameter."""
     from ultralytics.cfg import get_cfg
 
     model = opened(name).model.train()
@@ -133,7 +136,7 @@ def bf16(name: str, data: Path) -> str:
     with torch.autocast("cpu", torch.bfloat16):
         loss = model({**batch, "batch_idx": torch.arange(2.0)})[0].sum()
     loss.backward()
-    assert torch.bfloat16 in seen, f"layers put out {seen}"
+    assert torch.bfloat16 in seen, f"layers output {seen}"
     gradients = {k: p.grad for k, p in model.named_parameters() if p.requires_grad}
     wrong = [k for k, v in gradients.items() if v is None or not v.isfinite().all()]
     assert not wrong, f"no gradient, or not a number: {wrong[:3]}"
@@ -146,7 +149,7 @@ def info(name: str, data: Path) -> str:
         model = opened(name)
         _, parameters, _, gflops = model.info(detailed=True)
     if name == MODELS["ours"]:
-        assert any("BiFPN_Concat" in x for x in lines), "BiFPN_Concat is not told"
+        assert any("BiFPN_Concat" in x for x in lines), "BiFPN_Concat is not listed"
     assert parameters > 1e6, f"{parameters} parameters"
     assert gflops > 1, f"{gflops} GFLOPs"
     return f"{gflops:.1f} GFLOPs"
@@ -162,7 +165,7 @@ def profile(name: str, data: Path) -> None:
 
 
 def profile_train(name: str, data: Path) -> str:
-    """`train profile=True`: figures for the loggers, by an ONNX export."""
+    """`train profile=True`: figures for the loggers, from an ONNX export."""
     from ultralytics.utils.torch_utils import model_info_for_loggers
 
     told: dict[str, float] = {}
@@ -172,7 +175,7 @@ def profile_train(name: str, data: Path) -> str:
 
 
 def quantize(name: str, data: Path) -> str:
-    """`train quantize=8` (quantisation-aware): cut off and resumed, exported to ONNX with the same boxes."""
+    """`train quantize=8` (quantisation-aware): interrupted, resumed, and exported to ONNX with the same boxes."""
     import onnx
 
     cut_off_and_resume(name, data, plots=False, quantize=8)
@@ -197,7 +200,7 @@ def classes(name: str, data: Path) -> str:
         found.append(sum(k in old and torch.equal(v.float(), old[k].float()) for k, v in new.items()) / len(new))
 
     model = _train(str(file), data, {"on_pretrain_routine_end": compare})
-    assert opened(model.trainer.best).model.nc == 5, "the checkpoint has not five classes"
+    assert opened(model.trainer.best).model.nc == 5, "the checkpoint does not have five classes"
     return f"{found[0]:.0%} of the weights kept"
 
 
@@ -239,7 +242,7 @@ def supervision(name: str, data: Path) -> str:
 
 
 def tensorboard(name: str, data: Path) -> str:
-    """TensorBoard: curves, fusion weights, and the graph."""
+    """TensorBoard: curves, fusion weights and the graph."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from ultralytics import settings
 
@@ -285,7 +288,7 @@ CHECKS: dict[str, Callable[[str, Path], str | None]] = {
 
 
 def _train(name: str, data: Path, callbacks: dict[str, Callable[[Any], Any]] | None = None, **options: Any) -> Any:
-    """Train one epoch and look whether there is a checkpoint and every loss a number."""
+    """Train one epoch; check that there is a checkpoint and that every loss is a number."""
     model = opened(name)
     for event, function in (callbacks or {}).items():
         model.add_callback(event, function)
@@ -299,7 +302,7 @@ def _train(name: str, data: Path, callbacks: dict[str, Callable[[Any], Any]] | N
 
 
 def _moved(name: str, data: Path, part: Callable[[Any], Any], **options: Any) -> dict[str, bool]:
-    """Train, and tell of each parameter of a part of the trainer whether it moved."""
+    """Train, and return for each parameter of a part of the trainer whether it changed."""
     before: dict[str, Any] = {}
     moved: dict[str, bool] = {}
 
@@ -314,7 +317,7 @@ def _moved(name: str, data: Path, part: Callable[[Any], Any], **options: Any) ->
 
 
 def _distill(name: str, data: Path, teacher: str) -> None:
-    """Learn from a teacher; the result is the student alone."""
+    """Train with a teacher; the checkpoint is the student alone."""
     options = {"plots": False, "distill_model": str(checkpoint(teacher, nc=5))}
     cut_off_and_resume(name, data, **options)
     head = Path("cut/results.csv").read_text(encoding="utf-8").splitlines()[0]

@@ -16,7 +16,7 @@ from fuzz_report import BUILT, FINDING, OURS
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
-from yolo_coordbifpn.registry import BlockTable
+from yolo_coordbifpn.registry.row_builder import RowBuilder
 
 PACKAGE = ROOT / "yolo_coordbifpn"
 
@@ -50,8 +50,8 @@ def test_a_bare_error_is_a_finding(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -
     def broken(*args: Any) -> Any:
         raise KeyError("CoordAtt")
 
-    monkeypatch.setattr(BlockTable, "resolve", broken)
-    monkeypatch.setattr(BlockTable, "explain", lambda *args: None)
+    monkeypatch.setattr(RowBuilder, "resolve", broken)
+    monkeypatch.setattr(RowBuilder, "explain", lambda *args: None)
     import fuzz_judge
 
     result = fuzz.fuzz("rows", 10, 0, [fuzz.SMALL])
