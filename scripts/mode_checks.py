@@ -15,7 +15,7 @@ from side_by_side import MODELS, SIZE, checkpoint, cut_off_and_resume, host_log,
 
 
 def track(name: str, data: Path) -> str:
-    """`yolo track` (BoT-SORT, ReID by the model's own features): the same tracks in each frame of a film of one image."""
+    """`yolo track` (BoT-SORT, ReID by the model's own features): the same tracks in each frame of a still film."""
     import cv2
     import ultralytics
     import yaml
@@ -82,12 +82,12 @@ def distill_ours(name: str, data: Path) -> None:
 
 
 def freeze(name: str, data: Path) -> str:
-    """`freeze=10`: the first 10 layers are unchanged, others train."""
+    """`freeze=10`: the first 10 layers are unchanged, others move."""
     moved = [k for k, v in _moved(name, data, lambda trainer: trainer.model, freeze=10).items() if v]
     frozen = [x for x in moved if int(x.split(".")[1]) < 10]
     assert not frozen, f"frozen layers changed: {frozen[:3]}"
     assert moved, "no other layer changed"
-    return f"{len(moved)} others trained"
+    return f"{len(moved)} others moved"
 
 
 def ema(name: str, data: Path) -> str:

@@ -1,7 +1,7 @@
 """Forks with a `parse_model` of their own: small ones, written here in the styles of the field's repositories.
 
 The repositories themselves (ultralytics/yolov5, WongKinYiu/yolov7 and yolov9, THU-MIG/yolov10, sunsmarterjie/yolov12,
-iMoonLab/yolov13) were tried by hand, see README.md, "In your fork".
+iMoonLab/yolov13) were tried by hand, see scripts/README.md, "Forks".
 """
 
 from __future__ import annotations
