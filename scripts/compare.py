@@ -1,8 +1,8 @@
-"""Train several models with several seeds, say with intervals which is better: `yolo-coordbifpn compare` as a script.
+"""Train several models with several seeds and compare them: `yolo-coordbifpn compare` as a script.
 
     python scripts/compare.py models=yolo11n data=my.yaml epochs=50 imgsz=640 pretrained=yolo11n.pt
 
-`yolo-coordbifpn compare --help` tells all options.
+`yolo-coordbifpn compare --help` lists all options.
 """
 
 import sys

@@ -1,17 +1,9 @@
-"""How should a block start beside pretrained weights? Fine-tunes yolo11n with each way to start, several seeds each.
+"""Compare ways to start blocks in a model with pretrained weights: fine-tunes yolo11n each way, with several seeds.
 
-    python scripts/compare_starts.py weights=yolo11n.pt data=bccd.yaml out=starts.csv seeds=0,1,2 epochs=10 imgsz=256
+    python scripts/compare_starts.py weights=yolo11n.pt data=bccd/data.yaml seeds=0,1,2 epochs=10 imgsz=256
 
-Ways to start yolo11n-coordatt-bifpn (stock is yolo11n itself):
-    keys        what the host does without us: tensors matched by index and shape
-    aligned     layers aligned, blocks as they are built
-    gain        output kept, our default: each block is the identity by a constant gain
-    weights     output kept, gain 1: the blocks' scales are divided out of the weights of the next convolution
-    batchnorm   output kept, gain 1: the batch normalisation behind the next convolution takes the scale
-    open        as gain, with the gates of CoordAtt at sigmoid(2) = 0.88 in place of 1/2
-
-One row a run is appended to the CSV as soon as it is there; runs that are in it are not done again. Then the table is
-printed: mean and 95 % interval over the seeds (Student's t).
+`STARTS` lists the ways; all but the first are of yolo11n-coordatt-bifpn. Each run adds its row to out= as soon as it is
+done; a run that has a row is not done again. The table gives mean and 95 % interval over the seeds (Student's t).
 """
 
 from __future__ import annotations
@@ -21,20 +13,30 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from csv_rows import append, read
+from markdown_table import markdown, plus_minus
 
 from yolo_coordbifpn.compare.statistics import interval
 
-STARTS = ("stock", "keys", "aligned", "gain", "weights", "batchnorm", "open")
-DEFAULTS = {
+STARTS = {
+    "stock": "stock yolo11n, for comparison",
+    "keys": "tensors matched by index and shape, as the host does without this package",
+    "aligned": "layers aligned, all weights kept, blocks as they are built",
+    "gain": "output kept: each block is the identity by a constant gain (the default)",
+    "weights": "output kept, gain 1: the scale of a block is divided out of the weights of the next convolution",
+    "batchnorm": "output kept, gain 1: the batch normalisation after the next convolution takes the scale",
+    "open": "as `gain`, with the gates of CoordAtt at sigmoid(2) = 0.88 in place of 1/2",
+}
+OPTIONS = {
     "weights": "",
     "data": "",
-    "out": "starts.csv",
+    "out": "scripts/results/compare_starts.csv",
     "seeds": "0,1,2",
     "epochs": "10",
     "imgsz": "256",
@@ -44,8 +46,8 @@ FIELDS = ("start", "seed", "mAP50", "mAP50-95", "mAP50 epoch 1", "fusion shift",
 
 
 def main() -> None:
-    """Do the runs that are missing and print the table."""
-    options = {**DEFAULTS, **dict(word.split("=", 1) for word in sys.argv[1:])}
+    """Do the runs that have no row yet and print the table."""
+    options = {**OPTIONS, **dict(word.split("=", 1) for word in sys.argv[1:])}
     if "run" in options:
         _run(options)
         return
@@ -59,11 +61,12 @@ def main() -> None:
             row = run.result()
             append(out, FIELDS, row)
             print(row, flush=True)
-    _table(out)
+    rows = read(out)
+    print(f"\n{table(rows)}\n", *sorted({row["setting"] for row in rows}), sep="\n")
 
 
 def _subprocess(options: dict[str, str], start: str, seed: str) -> dict[str, str]:
-    """Do one run in a process of its own, without the start-up hook, so that the host's own loading can be had."""
+    """Do one run in its own process, without the start-up hook, so that the host's own loading can be used."""
     with tempfile.TemporaryDirectory() as folder:
         words = [f"{k}={v}" for k, v in options.items()]
         subprocess.run(
@@ -136,7 +139,7 @@ def _learned(model: Any) -> tuple[float, float]:
 
 
 def _restart(model: Any, start: str) -> None:
-    """Turn our default start into another one, in place. In this model a Conv `cv1` reads each block."""
+    """Change our default start to another one, in place. In this model a Conv `cv1` reads each block."""
     import torch
     from torch import nn
 
@@ -159,30 +162,21 @@ def _restart(model: Any, start: str) -> None:
             block.load_state_dict(CoordAtt(block.conv1.in_channels).state_dict())
         elif start == "weights":
             reader.cv1.conv.weight.data /= s
-        elif start == "batchnorm":  # exact in eval mode; in train mode batch normalisation cancels s by itself
+        elif start == "batchnorm":  # exact in eval mode; in train mode, batch normalisation cancels s
             bn.weight.data *= ((s * s * bn.running_var + bn.eps) / (bn.running_var + bn.eps)).sqrt() / s
             bn.running_mean *= s
             bn.running_var *= s * s
 
 
-def _table(out: Path) -> None:
-    """Print mean and 95 % interval of each way to start."""
-    rows = read(out)
-    print(
-        "| start | seeds | mAP50 | mAP50-95 | mAP50 after epoch 1 | largest shift of a fusion share | spread of gates |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for start in STARTS:
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Write a table with mean and 95 % interval of each way to start."""
+    lines = []
+    for start, meaning in STARTS.items():
         mine = [row for row in rows if row["start"] == start]
         if mine:
-            cells = [_interval([float(row[field]) for row in mine]) for field in FIELDS[2:7]]
-            print(f"| {start} | {len(mine)} | {' | '.join(cells)} |")
-    print("\n" + "; ".join(sorted({row["setting"] for row in rows})))
-
-
-def _interval(values: list[float]) -> str:
-    found = interval(values)
-    return f"{found.mean:.3f}" if found.count < 2 else f"{found.mean:.3f} ± {found.half:.3f}"
+            cells = [plus_minus(interval([float(row[field]) for row in mine]), 3) for field in FIELDS[2:5]]
+            lines.append([f"`{start}`", meaning, len(mine), *cells])
+    return markdown(["start", "what it is", "seeds", *FIELDS[2:5]], lines, 4)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,24 @@
-"""Fuzz the package: rows, model YAMLs, options and files, drawn by hypothesis, each case built and run.
+"""Fuzz the package with rows, model YAMLs, options and files drawn by hypothesis; each case is built and run.
 
-    python scripts/fuzz.py cases=2000 seed=0 out=scripts/fuzz.csv
+    python scripts/fuzz.py cases=2000 seed=0 out=scripts/results/fuzz.csv
 
-kinds=  rows      rows of the registered blocks, right, borderline and wrong, put into stock YAMLs
-        yamls     stock and shipped YAMLs with rows deleted, doubled, swapped, shifted, arguments and keys changed
-        grafts    graft() over such YAMLs, with right and wrong options
-        files     the commands graft, graph and upgrade over damaged files, with right and wrong options
-limit=  seconds that one case may compute; default 20
+kinds=  rows      valid, borderline and wrong rows of the registered blocks, put into stock YAMLs
+        yamls     stock and shipped YAMLs with rows deleted, doubled, swapped or shifted, arguments and keys changed
+        grafts    graft() on such YAMLs, with valid and wrong options
+        files     the commands graft, graph and upgrade on damaged files, with valid and wrong options
+limit=  seconds of computing for one case; default 20
 
-A case passes if the model is built and runs, plain and fused, with the same output; or if an error of this package
-names the row; or if the error is the host's own: then the same YAML with the host's nearest rows in place of ours must
-fail by the same kind of error. All else is a finding: a bare error of Python for a mistake in one of our rows, one that
-only hands such an error on, a hang, a changed host. Findings are printed with the smallest YAML that hypothesis comes
-to, and the exit status is 1.
+A case passes in three ways: the model is built and runs with the same output plain and fused; an error of this package
+names the row; or the error is the host's own, which means that the same YAML with the host's nearest rows in place of
+ours fails with the same kind of error. Anything else is a finding: a bare error of Python for a mistake in one of our
+rows, an error that only passes such an error on, a hang, a changed host. Findings are printed with the smallest YAML
+that hypothesis finds, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import csv
 import math
 import re
 import resource
@@ -29,11 +28,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import csv_rows
 import torch
 import ultralytics
 import yaml
 from fuzz_cases import SMALL, Base, Case, strategy
-from fuzz_judge import BUILT, FINDING, OURS, THEIRS, Verdict, build_and_run, caught, judge, warm_up
+from fuzz_judge import Verdict, build_and_run, caught, judge, warm_up
+from fuzz_report import FIELDS, FINDING, table
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 from torch import Tensor, nn
@@ -44,13 +45,17 @@ from yolo_coordbifpn.commands import parse
 from yolo_coordbifpn.grafting.names import folder, stock
 
 SHARES = {"rows": 0.45, "yamls": 0.35, "grafts": 0.12, "files": 0.08}
-MEMORY = 8 * 2**30  # bytes of addresses, so that a layer of a billion channels is an error at once
-SCALES = ([0.33, 0.125, 256], [0.33, 0.25, 512], [0.33, 0.25, 1024])  # depth, width, most channels; the first that runs
-SIZES = (64, 128, 160)  # of the picture, in pixels
+MEMORY = 8 * 2**30  # bytes of address space, so that a layer of a billion channels is an error at once
+SCALES = (
+    [0.33, 0.125, 256],
+    [0.33, 0.25, 512],
+    [0.33, 0.25, 1024],
+)  # depth, width, most channels; the first that runs is used
+SIZES = (64, 128, 160)  # of the image, in pixels
 
 
 def load(pattern: str = "*.yaml") -> list[Base]:
-    """Load the stock and the shipped YAMLs of a pattern, each at the smallest scale and picture at which it runs."""
+    """Load the stock and shipped YAMLs of a pattern, each at the smallest scale and image size at which it runs."""
     found, rest = [SMALL], []
     for file in [*stock(tasks), *sorted(folder().glob("*.yaml"))]:
         text = file.read_text(encoding="utf-8")
@@ -68,7 +73,7 @@ def load(pattern: str = "*.yaml") -> list[Base]:
         else:
             found.append(base)
     if rest:
-        print(f"Left out, as they do not run at a small scale, or not on this host: {', '.join(rest)}", file=sys.stderr)
+        print(f"Skipped, because they do not run at a small scale or on this host: {', '.join(rest)}", file=sys.stderr)
     return found
 
 
@@ -78,20 +83,20 @@ class Finding(Exception):  # noqa: N818
 
 @dataclass
 class Result:
-    """What became of all cases of one kind."""
+    """The outcomes of all cases of one kind."""
 
     counts: Counter[tuple[str, str]]  # outcome and type of the error
-    findings: dict[tuple[str, str], tuple[Case, Verdict]]  # type of the error and where; the smallest case of each
+    findings: dict[tuple[str, str], tuple[Case, Verdict]]  # by type and place of the error: its smallest case
 
 
 def fuzz(kind: str, count: int, start: int, bases: Sequence[Base], limit: float = 20) -> Result:
-    """Draw and judge cases of one kind; when a finding has been made small, the others are gone on with.
+    """Draw and judge cases of one kind; after a finding has been made small, drawing continues.
 
     Args:
         kind: One of `SHARES`.
         count: How many cases.
         start: Seed.
-        bases: Model YAMLs to begin with.
+        bases: Model YAMLs to start from.
         limit: Seconds for one case.
     """
     warm_up()
@@ -112,7 +117,7 @@ def fuzz(kind: str, count: int, start: int, bases: Sequence[Base], limit: float 
 
 
 def _check(result: Result, limit: float) -> Callable[[Case], None]:
-    """Return a test of one case, which counts it; from the first new finding on, it only makes that one smaller."""
+    """Return a test that counts a case; from its first new finding on, hypothesis only makes that one smaller."""
     found: list[tuple[str, str]] = []
 
     def check(case: Case) -> None:
@@ -142,36 +147,24 @@ def main(options: dict[str, str]) -> int:
     same = all(torch.equal(x, y) for x, y in zip(before, weights()))
     for case, verdict in (x for result in results.values() for x in result.findings.values()):
         print(f"\n{'-' * 100}\n{case}\n\n{verdict.error} in {verdict.where}\n{verdict.detail}")
-    write(results, start, Path(options["out"]))
-    show(results, f"{len(bases)} model YAMLs, seed {start}")
+    rows = rows_of(results, start)
+    csv_rows.write(Path(options["out"]), FIELDS, rows)
+    versions = f"Ultralytics {ultralytics.__version__}, torch {torch.__version__}, CPU"
+    print(f"\n{len(bases)} model YAMLs, seed {start}, {versions}")
+    print(f"\n{table(rows)}\n")
     print(
-        "A stock model is built as before, bit for bit." if same else "FINDING: a stock model is built otherwise now."
+        "A stock model is built as before, bit for bit." if same else "FINDING: a stock model is now built differently."
     )
     return 0 if same and not any(x.findings for x in results.values()) else 1
 
 
-def write(results: dict[str, Result], start: int, file: Path) -> None:
-    """Write how many cases of each kind came to what."""
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("ultralytics", "seed", "cases", "outcome", "error", "count"))
-        for kind, result in results.items():
-            for (outcome, error), count in sorted(result.counts.items()):
-                writer.writerow((ultralytics.__version__, start, kind, outcome, error, count))
-
-
-def show(results: dict[str, Result], title: str) -> None:
-    """Print the table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("cases", title=f"{title}, Ultralytics {ultralytics.__version__}, torch {torch.__version__}, CPU")
-    for column in ("all", BUILT, OURS, THEIRS, FINDING):
-        table.add_column(column, justify="right")
-    for kind, result in [*results.items(), ("all", Result(sum((x.counts for x in results.values()), Counter()), {}))]:
-        numbers = [sum(n for (x, _), n in result.counts.items() if x == y) for y in (BUILT, OURS, THEIRS, FINDING)]
-        table.add_row(kind, str(sum(numbers)), *map(str, numbers))
-    Console(width=100).print(table)
+def rows_of(results: dict[str, Result], start: int) -> list[dict[str, object]]:
+    """Return how many cases of each kind had each outcome, as rows of the CSV."""
+    return [
+        dict(zip(FIELDS, (ultralytics.__version__, start, kind, outcome, error, count)))
+        for kind, result in results.items()
+        for (outcome, error), count in sorted(result.counts.items())
+    ]
 
 
 def weights() -> list[Tensor]:
@@ -182,5 +175,11 @@ def weights() -> list[Tensor]:
 
 
 if __name__ == "__main__":
-    defaults = {"cases": "2000", "seed": "0", "out": "fuzz.csv", "kinds": ",".join(SHARES), "limit": "20"}
+    defaults = {
+        "cases": "2000",
+        "seed": "0",
+        "out": "scripts/results/fuzz.csv",
+        "kinds": ",".join(SHARES),
+        "limit": "20",
+    }
     sys.exit(main(parse(sys.argv[1:], defaults)))

@@ -1,4 +1,4 @@
-"""What `scripts/fuzz.py` draws: model YAMLs with a mistake or none, options of a graft, damaged files."""
+"""What `scripts/fuzz.py` draws: model YAMLs with and without mistakes, options of a graft, damaged files."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ scalars = st.one_of(
 odd = st.one_of(scalars, st.lists(scalars, max_size=3), st.sampled_from([{}, {"a": 1}, [[1]], [[]]]))
 wrong_kinds: list[Any] = [None, True, 0.5, 1.0, math.nan, "x", "None", "nc", "", [], [1], [3, 3], {}]
 mild = st.one_of(few, st.sampled_from(wrong_kinds))
-factors = st.sampled_from([*wrong_kinds, math.inf, -1, 0, 0.1, 1])  # none above 1, as models stay small then
+factors = st.sampled_from([*wrong_kinds, math.inf, -1, 0, 0.1, 1])  # none above 1, to keep the models small
 
 
 @dataclass(frozen=True)
 class Base:
-    """A model YAML that builds and runs, at a scale that is tiny."""
+    """A model YAML that builds and runs at a tiny scale."""
 
     name: str
     cfg: dict[str, Any]
-    size: int  # of the picture, in pixels
+    size: int  # of the image, in pixels
     text: str = ""  # of the file
 
 
@@ -69,7 +69,7 @@ SMALL = Base(
 
 @dataclass
 class Case:
-    """One case: a model YAML, and what is done with it."""
+    """One case: a model YAML, and the options for it."""
 
     kind: str
     base: Base
@@ -93,7 +93,7 @@ def plain(bases: Sequence[Base]) -> list[Base]:
 
 
 def strategy(kind: str, bases: Sequence[Base]) -> st.SearchStrategy[Case]:
-    """Return what is drawn for one kind of cases, see `scripts/fuzz.py`."""
+    """Return what is drawn for one kind of case, see `scripts/fuzz.py`."""
     return {"rows": row_cases, "yamls": yaml_cases, "grafts": graft_cases, "files": file_cases}[kind](bases)
 
 
@@ -172,7 +172,7 @@ saves = st.sampled_from(["", "x.yaml", "x.pt", "x.svg", "x.txt", "x", ".", "nowh
 
 
 def put_in(draw: Any, cfg: dict[str, Any], index: int) -> None:
-    """Insert a row of ours, with the indices of the layers behind it shifted."""
+    """Insert a row of ours; the indices of the layers after it are shifted."""
 
     def moved(source: Any) -> Any:
         return source + 1 if isinstance(source, int) and source >= index else source
@@ -184,7 +184,7 @@ def put_in(draw: Any, cfg: dict[str, Any], index: int) -> None:
 
 
 def put_over(draw: Any, cfg: dict[str, Any], index: int) -> None:
-    """Put a row of ours in a row's place; a concatenation may keep what it reads."""
+    """Replace a row by one of ours; a concatenation may keep its inputs."""
     section, k = at(cfg, index)
     source = section[k][0] if isinstance(section[k], list) and section[k] else None
     section[k] = own_row(draw, index, source)
@@ -255,7 +255,7 @@ def change_row(draw: Any, row: list[Any], what: str, count: int) -> None:
 
 
 def change_key(draw: Any, cfg: dict[str, Any]) -> None:
-    """Change or take out one key of a model YAML."""
+    """Change or remove one key of a model YAML."""
     plain = ["nc", "scale", "depth_multiple", "width_multiple", "kpt_shape", "reg_max", "end2end"]
     key = draw(st.sampled_from([*plain, "scales", "backbone", "head"]))
     if draw(st.booleans()):
@@ -271,6 +271,6 @@ def change_key(draw: Any, cfg: dict[str, Any]) -> None:
 
 
 def at(cfg: dict[str, Any], index: int) -> tuple[list[Any], int]:
-    """Return the section of a row and its place there."""
+    """Return the section of a row and its index there."""
     size = len(cfg["backbone"])
     return (cfg["backbone"], index) if index < size else (cfg["head"], index - size)

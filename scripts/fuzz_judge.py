@@ -1,4 +1,4 @@
-"""How `scripts/fuzz.py` judges a case: it is carried out, its error must be the right one, and the host the same."""
+"""How `scripts/fuzz.py` judges a case: runs it, checks its error, and checks that the host is unchanged."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from fuzz_cases import NAMES, SMALL, Case, at
+from fuzz_report import BUILT, FINDING, OURS, THEIRS
 from torch import Tensor
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
@@ -28,13 +29,12 @@ from yolo_coordbifpn.commands import main as command
 from yolo_coordbifpn.host import models
 from yolo_coordbifpn.registry import TABLE
 
-BUILT, OURS, THEIRS, FINDING = "built and ran", "our error", "the host's own error", "finding"
 HOSTS_OWN = {"legacy", "default_act", "np"}  # attributes of classes that the parser of some hosts sets, for any row
 
 
 @dataclass
 class Verdict:
-    """What became of a case."""
+    """The outcome of a case."""
 
     outcome: str
     error: str = ""  # its type
@@ -43,11 +43,11 @@ class Verdict:
 
 
 class TimeLimit(BaseException):
-    """A case takes too long; no `except Exception` catches it."""
+    """A case takes too long; not caught by `except Exception`."""
 
 
 class Differs(Exception):  # noqa: N818
-    """A model puts out something else when it is fused."""
+    """The output of a model changes when it is fused."""
 
 
 class Refused(Exception):  # noqa: N818
@@ -55,11 +55,11 @@ class Refused(Exception):  # noqa: N818
 
 
 def judge(case: Case, limit: float) -> Verdict:
-    """Carry out a case within some seconds, and say whether what came of it is as it must be."""
+    """Run a case within a time limit in seconds, and return its outcome."""
     before, act = host_state(), tasks.Conv.default_act  # type: ignore[attr-defined]
     work = {"grafts": grafted, "files": commanded}.get(case.kind, lambda x: build_and_run(x.cfg, x.base.size))
     verdict = explain(case, caught(lambda: work(case), limit), limit)
-    tasks.Conv.default_act = act  # type: ignore[attr-defined]  # which the host leaves behind where it fails
+    tasks.Conv.default_act = act  # type: ignore[attr-defined]  # the host does not restore it after an error
     after = host_state()
     changed = [x for x in before.keys() | after.keys() if before.get(x) != after.get(x)]
     if changed:
@@ -68,7 +68,7 @@ def judge(case: Case, limit: float) -> Verdict:
 
 
 def explain(case: Case, error: BaseException | None, limit: float) -> Verdict:
-    """Say whose an error is, with proof."""
+    """Return whose error it is, with proof."""
     name = type(error).__name__
     if error is None:
         return Verdict(BUILT)
@@ -121,13 +121,13 @@ def tensors(out: object) -> Iterator[Tensor]:
 
 
 def grafted(case: Case) -> None:
-    """Graft; build and run the outcome if the YAML ran before."""
+    """Graft; build the new YAML, and run it if the old one runs."""
     cfg = copy.deepcopy(case.cfg)
     new = graft(cfg, **case.options)
     assert repr(cfg) == repr(case.cfg), "graft() has changed what it was given"
     try:
         build_and_run(case.cfg, case.base.size)
-    except Exception:  # it was built alone, so the new one need not run either
+    except Exception:  # the old one does not run, so the new one need not either
         return
     build_and_run(new, case.base.size)
 
@@ -154,7 +154,7 @@ def commanded(case: Case) -> None:
 
 
 def warm_up() -> None:
-    """Name all blocks, build a model and read a checkpoint once: all may enter names into the parser's module."""
+    """Name all blocks, build a model and read a checkpoint once; each may add names to the module of the parser."""
     TABLE.discovery.find(set(NAMES), vars(tasks))
     build_and_run(SMALL.cfg, SMALL.size)
     with contextlib.suppress(Refused):
@@ -162,7 +162,7 @@ def warm_up() -> None:
 
 
 def checkpoint(case: Case, file: Path) -> Path:
-    """Write a checkpoint as the host does, cut off where the YAML is damaged."""
+    """Write a checkpoint as the host does; it is truncated if the YAML is damaged."""
     model: Any = tasks.DetectionModel(copy.deepcopy(SMALL.cfg), verbose=False)
     model.args, model.task = {}, "detect"
     torch.save({"epoch": -1, "model": model, "ema": None, "train_args": {}}, file)
@@ -173,7 +173,7 @@ def checkpoint(case: Case, file: Path) -> Path:
 
 
 def caught(work: Callable[[], None], limit: float) -> BaseException | None:
-    """Do something within some seconds of computing, and return the error that it raises."""
+    """Do the work within a limit in seconds of computing, and return the error that it raises."""
     running = True
 
     def stop(*args: object) -> None:
@@ -181,7 +181,7 @@ def caught(work: Callable[[], None], limit: float) -> BaseException | None:
             raise TimeLimit(f"longer than {limit} s")
 
     previous = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, limit, 0.1)  # again and again, as a callback of the interpreter may swallow it
+    signal.setitimer(signal.ITIMER_PROF, limit, 0.1)  # repeated, because a callback of the interpreter may swallow it
     try:
         work()
     except (Exception, TimeLimit) as error:
@@ -197,19 +197,19 @@ def caught(work: Callable[[], None], limit: float) -> BaseException | None:
 
 
 def is_inside(word: Any) -> bool:
-    """Tell whether a word is a stock block's name with one of ours behind it."""
+    """Return whether a word is the name of a stock block followed by one of ours."""
     return isinstance(word, str) and word.endswith(tuple(f"_{x}" for x in NAMES))
 
 
 def is_ours(row: Any) -> bool:
-    """Tell whether a row names one of our blocks, alone or inside a stock one, or one nearly."""
+    """Return whether a row names one of our blocks: alone, inside a stock block, or with a spelling mistake."""
     words = [x for x in (row if isinstance(row, (list, dict)) else [row]) if isinstance(x, str)]
     lower = [x.lower() for x in NAMES]
     return any(x in NAMES or is_inside(x) or difflib.get_close_matches(x.lower(), lower, 1, 0.8) for x in words)
 
 
 def names_our_row(error: BaseException, cfg: dict[str, Any]) -> bool:
-    """Tell whether an error of ours names one of our rows, in words of its own."""
+    """Return whether an error of ours names one of our rows and does not only pass on another error."""
     match = re.search(r"layer (\d+) ?[(),]", str(error))
     if match is None or not isinstance(error, ValueError):
         return False
@@ -219,7 +219,7 @@ def names_our_row(error: BaseException, cfg: dict[str, Any]) -> bool:
 
 
 def without_ours(cfg: dict[str, Any]) -> dict[str, Any]:
-    """Put the host's nearest rows in the place of ours."""
+    """Replace our rows by the nearest rows of the host."""
     cfg = copy.deepcopy(cfg)
     for key in ("backbone", "head"):
         if isinstance(cfg.get(key), list):
@@ -230,7 +230,7 @@ def without_ours(cfg: dict[str, Any]) -> dict[str, Any]:
 def nearest(row: Any, first: bool) -> Any:
     """Return the host's row that is nearest to one of ours.
 
-    The host looks at the module of the first row before its parser does, so that row keeps its form, whatever it is.
+    The host reads the module of the first row before its parser does, so that row keeps its form.
     """
     if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
         forms: dict[Any, Any] = {list: list, dict: dict.fromkeys, str: "".join}
@@ -247,7 +247,7 @@ def nearest(row: Any, first: bool) -> Any:
 
 
 def host_state() -> dict[str, Any]:
-    """Describe the host: what its parser's module holds, down to code and class attributes; the block table; torch."""
+    """Describe the host: the module of its parser, code and class attributes, the block table, torch, the process."""
     state: dict[str, Any] = {}
     for name, value in vars(tasks).items():
         state[f"tasks.{name}"] = id(value)

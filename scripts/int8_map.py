@@ -1,12 +1,13 @@
-"""What does INT8 cost in mAP, with our blocks and without? Quantises the models of a comparison by the host's exports.
+"""Measure what INT8 costs in mAP, with our blocks and without: quantises the models of a comparison.
 
     yolo-coordbifpn compare models=yolo11n variants=coordatt-bifpn data=bccd/data.yaml seeds=0,1,2 epochs=25 ...
     python scripts/int8_map.py runs=runs/compare/compare data=bccd/data.yaml imgsz=256 formats=openvino,onnx
 
-Each checkpoint is validated as it is, and exported in INT8, calibrated on the training pictures; formats= takes
-openvino, onnx, litert and whatever else the host quantises so. One row a checkpoint and format goes into out= as soon
-as it is there; rows that are there are not done again. Then the table is printed: means over the seeds, and the drop
-from PyTorch to INT8 with its 95 % interval (Student's t), of the other models paired by seed with the first one's.
+Each checkpoint is validated in PyTorch, and again after the host's INT8 export, calibrated on the training images.
+formats= takes openvino, onnx, litert and any other format that the host quantises in this way. One row for each
+checkpoint and format is added to out= as soon as it is known; a run that is started again skips those rows. The table
+gives means over the seeds, the drop from PyTorch to INT8 with its 95 % interval (Student's t), and for the other models
+the drop beyond that of the first model, paired by seed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import itertools
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from statistics import mean
@@ -23,9 +25,10 @@ from typing import Any
 import torch
 import ultralytics
 from csv_rows import append, read
+from markdown_table import markdown, plus_minus
 
 from yolo_coordbifpn.commands import UsageError, parse, whole_number
-from yolo_coordbifpn.compare.statistics import Interval, difference, interval
+from yolo_coordbifpn.compare.statistics import difference, interval
 
 OPTIONS = {
     "runs": "",
@@ -33,7 +36,7 @@ OPTIONS = {
     "data": "",
     "imgsz": "640",
     "formats": "openvino",
-    "out": "scripts/int8_map.csv",
+    "out": "scripts/results/int8_map.csv",
 }
 PACKAGES = {
     "openvino": ("openvino", "nncf"),
@@ -46,11 +49,11 @@ FIELDS = ("format", "model", "seed", *(f"{kind} {metric}" for metric in METRICS 
 
 
 def main() -> None:
-    """Measure the checkpoints that are missing and print the table."""
+    """Measure the checkpoints that have no row yet and print the table."""
     options = parse(sys.argv[1:], OPTIONS)
     listed = Path(options["runs"]) / "runs.csv"
     if not listed.is_file() or not options["data"]:
-        raise UsageError(f"runs= must be a folder of `yolo-coordbifpn compare`, data= its data set, got {options}.")
+        raise UsageError(f"runs= must be a folder of `yolo-coordbifpn compare` and data= its data set, got {options}.")
     out, imgsz, models = Path(options["out"]), whole_number(options, "imgsz", 32), options["models"].split(",")
     done = {(row["format"], row["model"], row["seed"]) for row in read(out)}
     runs = [run for run in read(listed) if run["model"] in models]
@@ -62,7 +65,10 @@ def main() -> None:
         row["setting"] = _setting(form, options["data"], imgsz)
         append(out, FIELDS, row)
         print(row, flush=True)
-    print(f"\n{table([row for row in read(out) if row['model'] in models], models)}")
+    rows = [row for row in read(out) if row["model"] in models]
+    for metric in METRICS:
+        print(f"\n{table(rows, models, metric)}")
+    print("", *sorted({row["setting"] for row in rows}), sep="\n")
 
 
 def measure(checkpoint: Path, form: str, data: str, imgsz: int) -> dict[str, str]:
@@ -71,7 +77,7 @@ def measure(checkpoint: Path, form: str, data: str, imgsz: int) -> dict[str, str
     Args:
         checkpoint: A trained model.
         form: The host's name of the export format.
-        data: YAML of the data set; its training pictures calibrate, its validation pictures measure.
+        data: YAML of the data set; calibrated on its training images, measured on its validation images.
         imgsz: Size in pixels.
 
     Returns:
@@ -90,32 +96,24 @@ def measure(checkpoint: Path, form: str, data: str, imgsz: int) -> dict[str, str
     return found
 
 
-def table(rows: list[dict[str, str]], models: list[str]) -> str:
-    """Write means and drops in Markdown."""
+def table(rows: Sequence[Mapping[str, str]], models: Sequence[str], metric: str = METRICS[0]) -> str:
+    """Write a table of means and drops in one metric; the first model is the one to compare with."""
     lines = []
-    for metric in METRICS:
-        lines.append(f"| {metric} | model | {' | '.join(KINDS)} | drop | drop beyond that of {models[0]} |")
-        lines.append("|---|---" + "|--:" * 4 + "|")
-        for form in dict.fromkeys(row["format"] for row in rows):
-            of = {model: [row for row in rows if (row["format"], row["model"]) == (form, model)] for model in models}
-            base = _drops(of[models[0]], metric)
-            for model in models:
-                cells = [f"{mean(float(row[f'{kind} {metric}']) for row in of[model]):.4f}" for kind in KINDS]
-                drops = _drops(of[model], metric)
-                cells.append(_signed(interval(list(drops.values()))))
-                cells.append("" if model == models[0] else _signed(difference(drops, base)))
-                lines.append(f"| {form} | {model} | {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join([*lines, *sorted({row["setting"] for row in rows})])
+    for form in dict.fromkeys(row["format"] for row in rows):
+        of = {model: [row for row in rows if (row["format"], row["model"]) == (form, model)] for model in models}
+        base = _drops(of[models[0]], metric)
+        for model in models:
+            drops = _drops(of[model], metric)
+            beyond = "" if model == models[0] else plus_minus(difference(drops, base), sign="+")
+            means = [f"{mean(float(row[f'{kind} {metric}']) for row in of[model]):.4f}" for kind in KINDS]
+            lines.append([form, model, *means, plus_minus(interval([*drops.values()]), sign="+"), beyond])
+    head = ["format", "model", *(f"{metric}, {kind}" for kind in KINDS), "drop", f"drop beyond that of {models[0]}"]
+    return markdown(head, lines, 4)
 
 
-def _drops(rows: list[dict[str, str]], metric: str) -> dict[int, float]:
+def _drops(rows: Sequence[Mapping[str, str]], metric: str) -> dict[int, float]:
     """Return the drop from PyTorch to INT8 by seed."""
     return {int(row["seed"]): float(row[f"{KINDS[0]} {metric}"]) - float(row[f"{KINDS[1]} {metric}"]) for row in rows}
-
-
-def _signed(found: Interval) -> str:
-    return f"{found.mean:+.4f}" if found.count < 2 else f"{found.mean:+.4f} ± {found.half:.4f}"
 
 
 def _setting(form: str, data: str, imgsz: int) -> str:

@@ -1,8 +1,8 @@
-"""Measure what the log of the fusion weights costs a training, step by step, against the time of an epoch.
+"""Measure what the log of the fusion weights costs a training, against the time of an epoch.
 
     python scripts/log_cost.py model=yolo11n-bifpn-add.yaml epochs=3 imgsz=192
 
-Trains on 64 scenes drawn by code, on the CPU, and prints the median of the epochs and the seconds of the log in them.
+Trains on 64 scenes drawn by code, on the CPU, and prints the median time of an epoch and of the log in it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,10 @@ def measure(model: str, epochs: int, imgsz: int) -> None:
         yolo = YOLO(model)
         yolo.add_callback("on_fit_epoch_end", lambda trainer: whole.append(trainer.epoch_time))
         yolo.train(data=str(data), epochs=epochs, imgsz=imgsz, batch=8, workers=0, device="cpu", project=folder)
-    print(
-        f"{model}, {imgsz} px, 64 + 16 pictures, Ultralytics {ultralytics.__version__}, torch {torch.__version__}, CPU"
-    )
+    print(f"{model}, {imgsz} px, 64 + 16 images, Ultralytics {ultralytics.__version__}, torch {torch.__version__}, CPU")
     epoch = statistics.median(whole[:epochs])
     each = sum(statistics.median(seconds[x]) for x in ("record", "lend", "take_back"))
-    print(f"epoch {epoch:.2f} s, of it the log {1000 * each:.2f} ms: {each / epoch:.3%}")
+    print(f"epoch {epoch:.2f} s, of which the log takes {1000 * each:.2f} ms: {each / epoch:.3%}")
     print(
         f"once: {1000 * seconds['_begin'][0]:.0f} ms at the start, {1000 * seconds['draw'][0]:.0f} ms for the picture"
     )

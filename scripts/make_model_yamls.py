@@ -1,27 +1,31 @@
-"""Make the shipped model YAMLs and their table from the stock YAMLs of the Ultralytics in hand.
+"""Make the shipped model YAMLs and their sizes from the stock YAMLs of the installed version of Ultralytics.
 
     python scripts/make_model_yamls.py           write all of model_yamls/, in about five minutes
-    python scripts/make_model_yamls.py yolo12    only the files of the stock models whose names begin so
-    python scripts/make_model_yamls.py yolov5-   only those for the repository ultralytics/yolov5, in seconds
+    python scripts/make_model_yamls.py yolo12    only files whose names begin with yolo12
+    python scripts/make_model_yamls.py yolov5-   only the files for the repository ultralytics/yolov5, in seconds
 
-Every scale of every model is built and counted: leaf layers, parameters, parameters with a gradient, GFLOPs at 640 px.
-Names that are not among the files are made when they are used, see `yolo_coordbifpn/patches/names.py`.
+Every scale of every model is built and counted: leaf layers, parameters, GFLOPs at 640 px. A name without a file is
+made when it is used, see `yolo_coordbifpn/patches/names.py`.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import csv_rows
+import make_tables
 import ultralytics
+from make_tables import FAMILIES
 from ultralytics.nn import tasks
 
-from yolo_coordbifpn.grafting.graft import graft_file, graft_text
+from yolo_coordbifpn.grafting.graft import graft_file, graft_text, summarize
+from yolo_coordbifpn.grafting.names import VARIANTS as EVERY_VARIANT
 from yolo_coordbifpn.grafting.names import fingerprint, split, stock
 from yolo_coordbifpn.host.cost import Summary
+from yolo_coordbifpn.patches.install import install
 
 FOLDER = Path(__file__).resolve().parent.parent / "model_yamls"
 VARIANTS = ("coordatt", "bifpn", "coordatt-bifpn")
@@ -40,13 +44,12 @@ SINCE = {  # first version of Ultralytics that has the stock model
 }
 REPOSITORY = FOLDER / "yolov5-repository"  # for github.com/ultralytics/yolov5, whose YAMLs have another form
 ANCHORS = """\
-anchors: # of COCO, in pixels; the repository's autoanchor checks them against your data
+anchors: # of COCO, in pixels; autoanchor checks them against your data
   - [10, 13, 16, 30, 33, 23] # P3/8
   - [30, 61, 62, 45, 59, 119] # P4/16
   - [116, 90, 156, 198, 373, 326] # P5/32
 """
-FAMILIES = ("yolov5", "yolov8", "yolov9", "yolov10", "yolo11", "yolo12", "yolo26")
-TASKS = {"yolov8", "yolo11", "yolo26"}  # families of which the other tasks are shipped too
+TASKS = {"yolov8", "yolo11", "yolo26"}  # families whose other tasks are shipped too
 TITLES = {
     "coordatt": "Coordinate Attention at the end of the backbone's deepest stage",
     "bifpn": "BiFPN's weighted fusion in the neck",
@@ -59,7 +62,7 @@ NAME = re.compile(r"(?P<family>yolov?\d+)(?P<size>[a-z]?)(?P<task>-seg|-pose|-ob
 
 
 def shipped_names() -> Iterator[str]:
-    """Give the name of each file that is shipped, from the stock models that there are."""
+    """Yield the name of each file to ship, from the stock models of this host."""
     for file in stock(tasks):
         match = NAME.fullmatch(file.stem)
         if not match or match["family"] not in FAMILIES or (match["task"] and match["family"] not in TASKS):
@@ -70,7 +73,7 @@ def shipped_names() -> Iterator[str]:
 
 
 def source(name: str) -> Path:
-    """Return the stock file that a shipped one is made from."""
+    """Return the stock file that a shipped file is made from."""
     stem, _ = split(name) or ("", None)
     return next(x for x in stock(tasks) if x.name == stem)
 
@@ -93,7 +96,7 @@ def header(name: str) -> str:
 
 
 def with_header(name: str, text: str) -> str:
-    """Put our comment in place of the host's at the head of a file."""
+    """Replace the comment of the host at the head of a file by ours."""
     body = text[re.search(r"^(?![#\s])", text, re.MULTILINE).start() :]  # type: ignore[union-attr]
     above = text[: len(text) - len(body)].rstrip("\n").rpartition("\n")[2]  # `# Parameters`, above the first key
     body = re.sub(r"(?m)^(scales: # model compound scaling constants).*$", r"\1", body)
@@ -101,7 +104,7 @@ def with_header(name: str, text: str) -> str:
 
 
 def make(name: str) -> tuple[str, dict[str, tuple[Summary, Summary]]]:
-    """Make one file; return its text, and for each scale the size of the stock model and of ours."""
+    """Make one file; return its text, and for each scale the sizes of the stock model and of ours."""
     _, variant = split(name) or ("", None)
     assert variant is not None
     text, _, sizes = graft_file(source(name), variant)
@@ -109,16 +112,16 @@ def make(name: str) -> tuple[str, dict[str, tuple[Summary, Summary]]]:
 
 
 def make_rows(name: str) -> str:
-    """Make the text of one file without counting its scales, whose comments then are the stock model's."""
+    """Make the text of one file without counting its scales; their comments stay those of the stock model."""
     _, variant = split(name) or ("", None)
     assert variant is not None
     return with_header(name, graft_text(source(name), variant)[0])
 
 
 def repository_files() -> Iterator[tuple[str, str]]:
-    """Give name and text of each file for the repository ultralytics/yolov5, from the shipped files of yolov5.
+    """Yield name and text of each file for the repository ultralytics/yolov5, from the shipped files of yolov5.
 
-    There the scale is one of the file, with no limit of channels, and the head has anchors; the rows are the same.
+    There, each scale has its own file, channels have no limit, and the head has anchors. The rows are the same.
     """
     for variant in VARIANTS:
         text = (FOLDER / f"yolov5-{variant}.yaml").read_text(encoding="utf-8")
@@ -127,50 +130,15 @@ def repository_files() -> Iterator[tuple[str, str]]:
         text = text.replace("Detect, [nc]]", "Detect, [nc, anchors]]")
         text = re.sub(r"(?m)^# Fingerprint .*\n", "", text)
         text = re.sub(
-            r"(?m)^# Requires .*$", "# For train.py of github.com/ultralytics/yolov5, see README.md, In your fork", text
+            r"(?m)^# Requires .*$",
+            "# For train.py of github.com/ultralytics/yolov5, see model_yamls/yolov5-repository/README.md",
+            text,
         )
         text = text.replace("\n# yolov5 with", "\n# yolov5{scale} with")
         for scale, match in scales.items():
             depth = f"depth_multiple: {match[2]} # model depth multiple\n"
             size = f"{depth}width_multiple: {match[3]} # layer channel multiple\n{ANCHORS}"
             yield f"yolov5{scale}-{variant}.yaml", text.replace("{scale}", scale).replace("{size}", size)
-
-
-def table(rows: list[dict[str, str]]) -> str:
-    """Write the page that says what each file and scale costs."""
-    lines = [
-        "# Model YAMLs",
-        "",
-        f"Made by `python scripts/make_model_yamls.py` from the stock YAMLs of Ultralytics {ultralytics.__version__}, "
-        "numbers in `sizes.csv`.",
-        "Leaf layers, parameters in millions, GFLOPs at 640 px, and what a model has more than the stock one above it.",
-        "Every other stock model needs no file: its name with a variant behind it is enough, such as",
-        "`yolo12n-pose-coordatt-bifpn.yaml` or `rtdetr-l-bifpn.yaml`.",
-        "`yolov5-repository` holds the YOLOv5 models in the form that github.com/ultralytics/yolov5 reads.",
-    ]
-    family = ""
-    for row in rows:
-        if NAME.match(row["model"])["family"] != family:  # type: ignore[index]
-            family = NAME.match(row["model"])["family"]  # type: ignore[index]
-            lines += [
-                "",
-                f"## {family}",
-                "",
-                "| model | layers | params (M) | | GFLOPs | |",
-                "|---|--:|--:|--:|--:|--:|",
-            ]
-        more = [
-            ""
-            if row["variant"] == ""
-            else f"{float(row[key]) / float(row[f'stock_{key}']) - 1:+.2%}".replace("%", " %")
-            for key in ("parameters", "gflops")
-        ]
-        name = row["model"] if row["variant"] else f"**{row['model']}**"
-        lines.append(
-            f"| {name} | {row['layers']} | {int(row['parameters']) / 1e6:.3f} | {more[0]} "
-            f"| {float(row['gflops']):.2f} | {more[1]} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def order(row: dict[str, str]) -> tuple[int, int, int, int]:
@@ -182,13 +150,31 @@ def order(row: dict[str, str]) -> tuple[int, int, int, int]:
     return FAMILIES.index(match["family"]), tasks_.index(match["task"]), "ntsmbclxe".index(match["size"]), place
 
 
+def size_row(model: str, variant: str, size: Summary, stock_size: Summary) -> dict[str, str]:
+    """Return the row of a model in a CSV of sizes."""
+    return {
+        "model": model,
+        "variant": variant,
+        "layers": str(size.layers),
+        "parameters": str(size.parameters),
+        "gflops": f"{size.gflops:.4f}",
+        "stock_parameters": str(stock_size.parameters),
+        "stock_gflops": f"{stock_size.gflops:.4f}",
+    }
+
+
+def variant_rows(stem: str = "yolo11n") -> list[dict[str, str]]:
+    """Return the sizes of a stock model and of every variant of it, with or without a file."""
+    base = summarize(f"{stem}.yaml")
+    sizes = {variant: summarize(f"{stem}-{variant}.yaml") for variant in EVERY_VARIANT}
+    return [size_row(stem, "", base, base), *(size_row(f"{stem}-{k}", k, x, base) for k, x in sizes.items())]
+
+
 def main(prefix: str) -> None:
-    """Write the files, the numbers and the table."""
+    """Write the files, the CSVs of sizes and the pages that show them."""
+    install()
     numbers = FOLDER / "sizes.csv"
-    known: dict[str, dict[str, str]] = {}
-    if numbers.is_file():
-        with numbers.open(encoding="utf-8", newline="") as file:
-            known = {row["model"]: row for row in csv.DictReader(file)}
+    known = {row["model"]: row for row in csv_rows.read(numbers)}
     for name in shipped_names():
         if not name.startswith(prefix):
             continue
@@ -196,20 +182,9 @@ def main(prefix: str) -> None:
         (FOLDER / name).write_text(text, encoding="utf-8")
         stem = source(name).stem
         for scale, (before, after) in sizes.items():
-            for model, variant, size in (
-                (stem, "", before),
-                (name.removesuffix(".yaml"), name[len(stem) + 1 : -5], after),
-            ):
-                model = re.sub(r"^(yolov?\d+)(?=-|$)", rf"\g<1>{scale}", model)
-                known[model] = {
-                    "model": model,
-                    "variant": variant,
-                    "layers": str(size.layers),
-                    "parameters": str(size.parameters),
-                    "gflops": f"{size.gflops:.4f}",
-                    "stock_parameters": str(before.parameters),
-                    "stock_gflops": f"{before.gflops:.4f}",
-                }
+            model, base = (re.sub(r"^(yolov?\d+)(?=-|$)", rf"\g<1>{scale}", x) for x in (Path(name).stem, stem))
+            known[base] = size_row(base, "", before, before)
+            known[model] = size_row(model, Path(name).stem.removeprefix(f"{stem}-"), after, before)
         print(name, flush=True)
     REPOSITORY.mkdir(exist_ok=True)
     for name, text in repository_files():
@@ -218,12 +193,9 @@ def main(prefix: str) -> None:
     for old in FOLDER.glob("*.yaml"):
         if old.name not in names:
             old.unlink()
-    rows = sorted(known.values(), key=order)
-    with numbers.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    (FOLDER / "README.md").write_text(table(rows), encoding="utf-8")
+    for file, rows in ((numbers, sorted(known.values(), key=order)), (FOLDER / "variants.csv", variant_rows())):
+        csv_rows.write(file, list(rows[0]), rows)
+    make_tables.main([])
 
 
 if __name__ == "__main__":

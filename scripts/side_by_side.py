@@ -1,13 +1,12 @@
-"""Try the same thing with a stock model and with ours, each in a process of its own, and tell both outcomes.
+"""Do the same check with a stock model and with ours, each in its own process.
 
-For scripts/check_hosts.py and scripts/check_modes.py: `ask()` starts a process for a check and a model, `answer()` is
-called in it. An outcome is "works", with what was seen behind it, or "fails: reason".
+Used by scripts/check_hosts.py and scripts/check_modes.py: `ask()` starts a process for one check and one model, and
+`answer()` runs in it. An outcome is "works", "works: what was seen" or "fails: reason".
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import logging
 import os
@@ -18,48 +17,39 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import csv_rows
 import torch
 
 from yolo_coordbifpn.commands import UsageError
 
 QUIET = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": ""}
-ARM = "-coordatt-bifpn"
-MODELS = {"stock": "yolo11n.yaml", "ours": f"yolo11n{ARM}.yaml"}
+VARIANT = "-coordatt-bifpn"
+MODELS = {"stock": "yolo11n.yaml", "ours": f"yolo11n{VARIANT}.yaml"}
 SIZE = 64  # pixels
 _MARK = "side by side: "
 _LONGEST = 160  # characters of a reason
 
 
-@dataclass(frozen=True)
-class Row:
-    """One check, and how it came out with the stock model and with ours."""
+FIELDS = ("check", "stock", "ours", "versions")
 
-    check: str
-    stock: str
-    ours: str
-    versions: str
 
-    @property
-    def verdict(self) -> str:
-        """Say how ours came out, and whether a failure is the host's own."""
-        if fails(self.ours) and fails(self.stock):
-            return self.stock.replace("fails", "fails in stock too", 1)
-        return self.ours
+def verdict(row: Mapping[str, str]) -> str:
+    """Return the outcome with our model; it says so if the stock model fails too."""
+    if fails(row["ours"]) and fails(row["stock"]):
+        return row["stock"].replace("fails", "fails in stock too", 1)
+    return row["ours"]
 
 
 def fails(outcome: str) -> bool:
-    """Tell whether an outcome is a failure."""
+    """Return whether an outcome is a failure."""
     return outcome.startswith("fails")
 
 
 def chosen(checks: str, known: Collection[str]) -> list[str]:
-    """Read the names of checks, with commas between.
+    """Read the names of checks, separated by commas.
 
     Raises:
         UsageError: If one of them is unknown.
@@ -67,21 +57,21 @@ def chosen(checks: str, known: Collection[str]) -> list[str]:
     names = checks.split(",")
     unknown = [x for x in names if x not in known]
     if unknown:
-        raise UsageError(f"checks= knows no {', '.join(unknown)}. There are: {', '.join(known)}.")
+        raise UsageError(f"checks= has no {', '.join(unknown)}. Choose from: {', '.join(known)}.")
     return names
 
 
 def ask(words: Sequence[str], folder: Path, limit: float, env: Mapping[str, str]) -> tuple[str, str]:
-    """Run a check in a fresh process.
+    """Run a check in a new process.
 
     Args:
-        words: Script and arguments, with which it comes to `answer()`.
-        folder: Folder in which it runs; what it prints is kept there, in log.txt.
-        limit: Seconds after which it is ended.
-        env: Environment variables beside those that are there.
+        words: Script and arguments; the script calls `answer()`.
+        folder: Working folder of the process; its output is kept there, in log.txt.
+        limit: Seconds after which the process is killed.
+        env: Environment variables to add.
 
     Returns:
-        The outcome, and the versions of what was used.
+        The outcome, and the versions of the packages that were used.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.txt"
@@ -93,7 +83,7 @@ def ask(words: Sequence[str], folder: Path, limit: float, env: Mapping[str, str]
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            start_new_session=os.name == "posix",  # so that it ends with all that it has started
+            start_new_session=os.name == "posix",  # so that its children are killed with it
         )
         try:
             status = process.wait(limit)
@@ -109,10 +99,10 @@ def ask(words: Sequence[str], folder: Path, limit: float, env: Mapping[str, str]
 
 
 def answer(check: Callable[[], str | None]) -> None:
-    """In the process of a check, do it and print how it came out.
+    """Do a check in its own process and print the outcome.
 
     Args:
-        check: Returns what was seen, if that is worth telling, and raises what is wrong.
+        check: Returns what was seen, if that is worth reporting, and raises an error if something is wrong.
     """
     try:
         seen = check()
@@ -129,21 +119,8 @@ def answer(check: Callable[[], str | None]) -> None:
     print(f"\n{_MARK}{json.dumps({'outcome': outcome, 'versions': versions})}", flush=True)
 
 
-def write(out: Path, rows: Sequence[Row], **first: Sequence[str]) -> None:
-    """Write the rows as CSV, other columns before them."""
-    with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*first, *Row.__dataclass_fields__])
-        writer.writerows([*before, *asdict(row).values()] for *before, row in zip(*first.values(), rows))
-
-
-def read(out: Path) -> list[Row]:
-    """Read the rows of a CSV that has no other columns; none if there is no such file."""
-    return [Row(**row) for row in csv_rows.read(out)]
-
-
 def _reason(error: BaseException) -> str:
-    """Put an error into one line."""
+    """Write an error in one line."""
     text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split()) or "no message"
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()}..."
     return text if type(error) is AssertionError else f"{type(error).__name__}: {text}"
@@ -153,7 +130,7 @@ def _reason(error: BaseException) -> str:
 
 
 def yolo(*words: str, **options: object) -> None:
-    """Run the stock command line in this process, in place of what it was started with."""
+    """Run the stock command line in this process."""
     from ultralytics.cfg import entrypoint
 
     sys.argv[:] = ["yolo", *words, *(f"{k}={v}" for k, v in options.items())]
@@ -168,18 +145,18 @@ def opened(file: str | Path) -> Any:
 
 
 def small(name: str) -> dict[str, Any]:
-    """Return arguments of the host for a run of seconds, whose folder is `name` here."""
+    """Return arguments of the host for a run of a few seconds that writes into the folder `name`."""
     return {"imgsz": SIZE, "batch": 4, "workers": 0, "device": "cpu", "project": str(Path.cwd()), "name": name}
 
 
 def epochs(name: str) -> list[str]:
-    """Return the epochs in the table that a training wrote into the folder `name` here."""
+    """Return the epochs in the table that a training wrote into the folder `name`."""
     rows = Path(name, "results.csv").read_text(encoding="utf-8").splitlines()[1:]
     return [row.split(",")[0].strip() for row in rows]
 
 
 def cut_off_and_resume(name: str, data: Path, **options: Any) -> None:
-    """Train two epochs into the folder `cut` here, cut off after the first one; go on by the stock command."""
+    """Train two epochs into the folder `cut`: interrupt after the first, resume by the stock command."""
 
     class CutOffError(Exception):
         pass
@@ -192,11 +169,11 @@ def cut_off_and_resume(name: str, data: Path, **options: Any) -> None:
     with contextlib.suppress(CutOffError):
         model.train(data=str(data), epochs=2, **small("cut"), **options)
     yolo("train", "resume", model=Path("cut/weights/last.pt").resolve())
-    assert epochs("cut") == ["1", "2"], f"results.csv holds the epochs {epochs('cut')}"
+    assert epochs("cut") == ["1", "2"], f"results.csv has the epochs {epochs('cut')}"
 
 
 def checkpoint(name: str = MODELS["stock"], nc: int = 80) -> Path:
-    """Write a checkpoint with weights as after a training, in this host's own form."""
+    """Write a checkpoint with weights as after a training, in the form of the installed host."""
     from ultralytics.nn.tasks import DetectionModel
 
     file = Path(name).with_suffix(".pt").resolve()
@@ -208,7 +185,7 @@ def checkpoint(name: str = MODELS["stock"], nc: int = 80) -> Path:
 
 
 def trained(model: Any) -> Any:
-    """Give a model batch norms and fusion weights as after a training."""
+    """Draw batch norms and fusion weights as after a training."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(tensor: Any, low: float, high: float) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import check_exports
+import export_formats
 import numpy as np
 import onnx
 import pytest
 import torch
 import yaml
 from conftest import tensors
+from export_boxes import differences
 from test_fuse import trained
 from ultralytics import YOLO
 from ultralytics.engine.results import Results
@@ -113,15 +115,15 @@ def test_boxes_are_compared() -> None:
     """Boxes that are missing, new, moved or of another class are counted; boxes of low scores are ignored."""
     old = [[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.8, 1], [60, 60, 80, 80, 0.7, 2], [9, 50, 0, 59, 0.26, 0]]
     new = [[0, 0, 10, 8, 0.8, 0], [20, 20, 40, 40, 0.8, 3], [90, 0, 99, 9, 0.5, 2], [9, 50, 0, 59, 0.24, 0]]
-    same, moved = (check_exports.differences([(results(old), results(x))]) for x in (old, new))
+    same, moved = (differences([(results(old), results(x))]) for x in (old, new))
     assert same == {"boxes": 4, "missing": 0, "new": 0, "iou": 1.0, "score": 0.0, "classes": 0}
     assert moved == {"boxes": 4, "missing": 1, "new": 1, "iou": 0.8, "score": 0.1, "classes": 1}
 
 
 def test_the_script_reports_failures(monkeypatch: Any, tmp_path: Path) -> None:
-    """A format without its packages, one that fails and one that hangs each give a row with the reason."""
-    kind = check_exports.Format({"format": "none"}, ("no-such-package",))
-    monkeypatch.setitem(check_exports.FORMATS, "none", kind)
+    """A format without its packages, one that fails and one that hangs each become a row with the reason."""
+    kind = export_formats.Format({"format": "none"}, ("no-such-package",))
+    monkeypatch.setitem(export_formats.FORMATS, "none", kind)
     job = {"format": "none", "model": "none.pt", "source": [], "imgsz": 64}
     row = check_exports.check("yolo11n", job, tmp_path, 9)
     assert (row["verdict"], row["reason"]) == ("not installed", "pip install no-such-package")

@@ -1,6 +1,6 @@
-"""Whatever a model YAML, an option or a file holds: a model that runs, or an error that names the row; the host stays.
+"""Any model YAML, option or file gives a model that runs or an error that names the row, and the host is unchanged.
 
-A few of the cases of `scripts/fuzz.py`, always the same ones.
+Runs a few cases of `scripts/fuzz.py`, always the same ones.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from fuzz_report import BUILT, FINDING, OURS
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
-from yolo_coordbifpn.registry import BlockTable
+from yolo_coordbifpn.registry.row_builder import RowBuilder
 
 PACKAGE = ROOT / "yolo_coordbifpn"
 
 
 @pytest.fixture
 def fuzz(own_blocks: None) -> Iterator[Any]:
-    """Import the script, and keep the host from logging each model."""
+    """Import the script, and stop the host from logging each model."""
     pytest.importorskip("hypothesis", reason="hypothesis is not installed, see the extra `test`")
-    pytest.importorskip("resource", reason="the script limits the memory as Unix does")
+    pytest.importorskip("resource", reason="the script limits memory by a call of Unix")
     level = LOGGER.level
     LOGGER.setLevel(logging.CRITICAL)
     import fuzz
@@ -35,43 +36,43 @@ def fuzz(own_blocks: None) -> Iterator[Any]:
 
 @pytest.mark.parametrize(("kind", "count"), [("rows", 120), ("yamls", 80), ("grafts", 40), ("files", 10)])
 def test_cases(fuzz: Any, kind: str, count: int) -> None:
-    """Each case is built and runs, or has the right error, and leaves the host as it was; some are built, some not."""
+    """Each case is built and runs, or has the right error, and leaves the host unchanged; both outcomes occur."""
     bases = [fuzz.SMALL, *fuzz.load("yolo11.yaml"), *fuzz.load("yolov8-cls.yaml"), *fuzz.load("yolo11-bifpn.yaml")]
     result = fuzz.fuzz(kind, count, 0, bases)
     assert not result.findings, "\n\n".join(f"{case}\n{verdict.detail}" for case, verdict in result.findings.values())
     assert result.counts.total() >= count
-    assert {outcome for outcome, _ in result.counts} >= {fuzz.BUILT, fuzz.OURS}
+    assert {outcome for outcome, _ in result.counts} >= {BUILT, OURS}
 
 
 def test_a_bare_error_is_a_finding(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of ours that names no row is found, and made as small as a single row."""
+    """An error of ours that names no row is a finding, and is reduced to a single row."""
 
     def broken(*args: Any) -> Any:
         raise KeyError("CoordAtt")
 
-    monkeypatch.setattr(BlockTable, "resolve", broken)
-    monkeypatch.setattr(BlockTable, "explain", lambda *args: None)
+    monkeypatch.setattr(RowBuilder, "resolve", broken)
+    monkeypatch.setattr(RowBuilder, "explain", lambda *args: None)
     import fuzz_judge
 
     result = fuzz.fuzz("rows", 10, 0, [fuzz.SMALL])
     case, verdict = result.findings["KeyError", "test_fuzz.py:broken"]
-    assert result.counts[fuzz.FINDING, "KeyError"]
+    assert result.counts[FINDING, "KeyError"]
     assert "KeyError: 'CoordAtt'" in verdict.detail
     assert sum(fuzz_judge.is_ours(row) for row in case.cfg["backbone"] + case.cfg["head"]) == 1
 
 
 def test_a_changed_host_is_a_finding(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a case leaves behind in the parser's module is found."""
+    """A name that a case leaves in the module of the parser is a finding."""
     import fuzz_judge
 
     monkeypatch.setattr(tasks, "left_behind", None, raising=False)
     monkeypatch.setattr(fuzz_judge, "build_and_run", lambda cfg, size: setattr(tasks, "left_behind", cfg))
     verdict = fuzz.judge(fuzz.Case("rows", fuzz.SMALL, fuzz.SMALL.cfg, {}), 20)
-    assert (verdict.outcome, verdict.where) == (fuzz.FINDING, "tasks.left_behind")
+    assert (verdict.outcome, verdict.where) == (FINDING, "tasks.left_behind")
 
 
 def test_a_hang_is_a_finding(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row of ours that takes too long is found, if the host's nearest row does not."""
+    """A row of ours that takes too long is a finding if the nearest row of the host does not."""
     import fuzz_judge
 
     def work(cfg: dict[str, Any], size: int) -> None:
@@ -81,17 +82,17 @@ def test_a_hang_is_a_finding(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(fuzz_judge, "build_and_run", work)
     cfg = {**fuzz.SMALL.cfg, "head": [[-1, 1, "CoordAtt", []]]}
     verdict = fuzz.judge(fuzz.Case("rows", fuzz.SMALL, cfg, {}), 0.2)
-    assert (verdict.outcome, verdict.error) == (fuzz.FINDING, "TimeLimit")
+    assert (verdict.outcome, verdict.error) == (FINDING, "TimeLimit")
 
 
 CALLS = {"eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load"}
-KNOWN = {  # all there are, and what they are given
-    "host/parser.py: compile",  # the source file of the host's parser, as it is installed, once with a branch more
+KNOWN = {  # the only calls, and what they receive
+    "patches/parser.py: compile",  # the installed source of the host's parser, once with an added branch
 }
 
 
 def test_nothing_that_is_read_is_run() -> None:
-    """No file of the package evaluates, executes or unpickles what it reads; its own checkpoints load weights only."""
+    """No file of the package evaluates, executes or unpickles what it reads."""
     found = set()
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
