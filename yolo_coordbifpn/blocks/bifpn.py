@@ -4,9 +4,9 @@ Source: Tan, Pang, Le, "EfficientDet: Scalable and Efficient Object Detection", 
 section 3.3: O = sum_i relu(w_i) * I_i / (eps + sum_j relu(w_j)), one scalar per input, starting at 1, eps = 1e-4.
 
 Departures: `BiFPN_Concat` concatenates the weighted inputs along the channels instead of adding them, so that it can
-replace a `Concat` of a YOLO neck. The resampling and the convolution that the paper draws around the fusion are separate
-layers in a model YAML. The parameter is called `weight`, so that optimizers that sort parameters by name find it. The
-output has a constant gain, which is 1 in the paper, see `gain`.
+replace a `Concat` of a YOLO neck. The resampling and the convolution that the paper draws around the fusion are
+separate layers in a model YAML. The parameter is called `weight`, so that optimizers that sort parameters by name find
+it. The output has a constant gain, which is 1 in the paper, see `gain`.
 """
 
 from __future__ import annotations

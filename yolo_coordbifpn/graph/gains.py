@@ -9,7 +9,7 @@ from .layers import parts
 
 
 def adopt_gains(source: Any, target: Any) -> None:
-    """Copy the gains of the blocks to another model with the same layers, and into its YAML, from which it is rebuilt."""
+    """Copy the gains of the blocks to another model with the same layers and to its YAML, from which it is rebuilt."""
     rows = target.yaml["backbone"] + target.yaml["head"]
     for row, old_layer, new_layer in zip(rows, source.model, target.model):
         before = dict(old_layer.named_modules(remove_duplicate=False))
