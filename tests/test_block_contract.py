@@ -259,7 +259,7 @@ def test_autocast(case: Case, dtype: torch.dtype, train: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(case: Case, dtype: torch.dtype) -> None:
-    """Cast to half precision, a block gives that dtype, nearly the same values, and keeps its gain to the last bit."""
+    """Cast to half precision, a block gives that dtype, nearly the same values, and keeps its gain exactly."""
     xs = case.features()
     expected, gain = case.run(*xs), getattr(case.block, "gain", None)
     case.block.to(dtype)
@@ -283,7 +283,7 @@ STRIDED: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("layout", STRIDED)
 @MODES
 def test_layouts(case: Case, layout: str, train: bool) -> None:
-    """However features lie in memory, outputs and gradients are the same, with gradients on and off."""
+    """Outputs and gradients do not depend on the strides of the features, with gradients on and off."""
     twin = copy.deepcopy(case)
     xs = case.features(requires_grad=True)
     expected = case.block.train(train)(case.give(*xs))
@@ -331,7 +331,7 @@ def test_without_gradients(case: Case, train: bool) -> None:
         torch.testing.assert_close(out.detach(), expected.detach())
 
 
-# What others may watch, and what is not the block's to write
+# Hooks, wrappers, and tensors that the block must not change
 
 
 HOOKS = ("forward_pre_hook", "forward_hook", "full_backward_pre_hook", "full_backward_hook")
@@ -385,7 +385,7 @@ def test_a_wrapped_layer_is_called(case: Case, train: bool) -> None:
 @MODES
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_nothing_is_written_that_belongs_to_others(case: Case, layout: torch.memory_format, train: bool) -> None:
-    """Neither the inputs nor any gradient that the backward pass hands on is changed afterwards."""
+    """The inputs, the output and all gradients in the backward pass stay as they were."""
     case.block.train(train)
     xs = [x.contiguous(memory_format=layout).requires_grad_() for x in case.features()]
     kept = [(x, x.detach().clone()) for x in xs]
@@ -435,7 +435,7 @@ def renewed(block: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("gain", [1.0, 2.0001])
 def test_state_dict(case: Case, gain: float, tmp_path: Any) -> None:
-    """A state dict brings everything along, strictly and safely loaded, the gain to the last bit."""
+    """A state dict holds everything, loads strictly and safely, and keeps the gain exact."""
     if hasattr(case.block, "gain"):
         case.block.gain = gain
     xs = case.features()
@@ -459,7 +459,7 @@ def partial(block: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def test_a_partial_state_dict_keeps_the_gain(case: Case) -> None:
-    """A state dict without a part of a block's weights says nothing of its gain."""
+    """A state dict without some of a block's weights does not change its gain."""
     for state in partial(case.block):
         other = nn.Sequential(renewed(case.block))
         before = getattr(other[0], "gain", None)
@@ -468,7 +468,7 @@ def test_a_partial_state_dict_keeps_the_gain(case: Case) -> None:
 
 
 def test_the_state_dict_does_not_depend_on_the_default_device(case: Case) -> None:
-    """With another default device, such as one without float64, the gain is still in the state dict as a number."""
+    """The gain is saved as a number whatever the default device, which may not support float64."""
     with torch.device("meta"):
         state = case.block.state_dict()
     assert not any(value.is_meta for value in state.values())

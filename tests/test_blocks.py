@@ -22,7 +22,7 @@ PACKAGE = Path(yolo_coordbifpn.__file__).parent
 
 
 def scrambled(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter and every running statistic a random value, so that nothing is hidden by a default."""
+    """Give every parameter and running statistic a random value, so that no default hides an error."""
     generator = torch.Generator().manual_seed(seed)
     for p in module.parameters():
         p.data.copy_(torch.randn(p.shape, generator=generator) * 0.5)
@@ -161,8 +161,8 @@ def test_fusion_is_the_papers_formula(block: type) -> None:
     torch.testing.assert_close(fuse.normalized_weights().tolist(), [0.5 / 2.5001, 0.0, 2.0 / 2.5001])
 
 
-def test_a_fresh_fusion_weighs_all_inputs_alike() -> None:
-    """Weights start at 1, one per input, as a one-dimensional parameter that every optimizer takes."""
+def test_a_new_fusion_weights_all_inputs_equally() -> None:
+    """Weights start at 1, one per input, in a one-dimensional parameter that every optimizer accepts."""
     for n in (2, 3, 4):
         fuse = BiFPN_Concat([4] * n)
         assert fuse.weight.tolist() == [1.0] * n
@@ -170,8 +170,8 @@ def test_a_fresh_fusion_weighs_all_inputs_alike() -> None:
         assert fuse.normalized_weights().tolist() == pytest.approx([1 / (n + 1e-4)] * n)
 
 
-def test_all_weights_dead_gives_zeros() -> None:
-    """With every weight below zero, epsilon keeps the division defined."""
+def test_negative_weights_give_zeros() -> None:
+    """If every weight is below zero, epsilon keeps the division defined."""
     fuse = BiFPN_Concat([2, 2])
     fuse.weight.data.fill_(-1)
     assert fuse([torch.ones(1, 2, 2, 2)] * 2).abs().max() == 0
@@ -190,7 +190,7 @@ def blocks() -> list[tuple[nn.Module, list[torch.Tensor] | torch.Tensor]]:
 
 @pytest.mark.parametrize("which", range(3))
 def test_gradients(which: int) -> None:
-    """Gradients of inputs and parameters are right in float64, in train and in eval mode."""
+    """Gradients of inputs and parameters are correct in float64, in train and in eval mode."""
     block, x = blocks()[which]
     xs = x if isinstance(x, list) else [x]
     xs = [t[:, :, :3, :2].clone().requires_grad_() for t in xs]
@@ -209,7 +209,7 @@ def test_gradients(which: int) -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_coordatt_gradients_are_those_of_the_plain_formula(layout: torch.memory_format) -> None:
-    """The gradients that are written out equal autograd's, the second ones too, however the features lie in memory."""
+    """The gradients written out equal those of autograd, also the second ones, in both memory formats."""
     block = scrambled(CoordAtt(4)).double().train()
     x = torch.randn(2, 4, 3, 5, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
 
@@ -226,7 +226,7 @@ def test_coordatt_gradients_are_those_of_the_plain_formula(layout: torch.memory_
 
 
 def test_gradients_of_pooling_are_summed_with_others() -> None:
-    """What pooling passes on has a gradient of its own, which the backward pass does not write into."""
+    """The backward pass of pooling does not change the gradient that it is given."""
     x, z = (2 * torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     factors = torch.randn(2, 4, 3, 5, dtype=torch.float64)
     h, w, same = pool(x)
@@ -249,7 +249,7 @@ def test_coordatt_has_the_dtype_of_timm_under_autocast(dtype: torch.dtype, train
 
 @pytest.mark.parametrize("norm", ["training", "no statistics", "group"])
 def test_an_exported_block_normalises_as_it_does_eagerly(norm: str) -> None:
-    """A normalisation that takes statistics in eval mode takes them over both strips together, traced too."""
+    """A normalisation that computes statistics in eval mode computes them over both strips, also when traced."""
     block, x = scrambled(CoordAtt(8)).eval(), torch.randn(2, 8, 4, 3)
     if norm == "training":
         block.bn1.train()
@@ -261,8 +261,8 @@ def test_an_exported_block_normalises_as_it_does_eagerly(norm: str) -> None:
     torch.testing.assert_close(traced(x), block(x))
 
 
-def test_coordatt_keeps_its_input_alone_for_the_backward_pass() -> None:
-    """What training keeps is 1.2 times the input at most, strips and gates included."""
+def test_coordatt_keeps_only_its_input_for_the_backward_pass() -> None:
+    """Training keeps at most 1.2 times the input, strips and gates included."""
     block, x = CoordAtt(128), torch.randn(1, 128, 40, 40, requires_grad=True)
     kept: dict[int, int] = {}
 
@@ -284,7 +284,7 @@ def test_large_features_in_half_precision(layout: torch.memory_format) -> None:
 
 
 def test_a_watched_convolution_is_called() -> None:
-    """Hooks on the convolutions, of counters and pruning, see them run, and the result is the same."""
+    """Hooks on the convolutions, as counters and pruning use them, are called, and the result is the same."""
     block, x = scrambled(CoordAtt(8)).eval(), torch.randn(2, 8, 4, 3)
     expected, seen = block(x), []
     for conv in (block.conv1, block.conv_h, block.conv_w):
@@ -295,7 +295,7 @@ def test_a_watched_convolution_is_called() -> None:
 
 @pytest.mark.parametrize(("block", "x"), [(CoordAtt(8), (2, 8, 4, 3)), (SeparableConv(8), (2, 8, 4, 3))])
 def test_batch_normalisation_folds(block: nn.Module, x: tuple[int, ...]) -> None:
-    """Fused, a block puts out what it did and holds no batch normalisation; fusing again changes nothing."""
+    """A fused block gives the same output without batch normalisation; fusing it again changes nothing."""
     inputs = torch.randn(x)
     expected = scrambled(block).eval()(inputs)
     for _ in range(2):
@@ -306,7 +306,7 @@ def test_batch_normalisation_folds(block: nn.Module, x: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize(("block", "name"), [(CoordAtt(8), "conv1"), (SeparableConv(8), "conv_pw")])
 def test_a_replaced_convolution_keeps_its_batch_normalisation(block: nn.Module, name: str) -> None:
-    """A convolution of another class, as quantisation puts in, may know the range of its weight: nothing is folded."""
+    """Nothing is folded into a convolution of another class, such as one that quantises its weight."""
     replaced = copy.deepcopy(block)
     getattr(replaced, name).__class__ = type("QuantConv2d", (nn.Conv2d,), {})
     before = copy.deepcopy(scrambled(replaced).state_dict())
@@ -317,7 +317,7 @@ def test_a_replaced_convolution_keeps_its_batch_normalisation(block: nn.Module, 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_gradients_a_fusion_is_the_same(dtype: torch.dtype, layout: torch.memory_format) -> None:
-    """Written in place, the weighted inputs are what scaling and joining gives, in the same layout."""
+    """Written in place, the weighted inputs equal those scaled and concatenated, in the same memory format."""
     block = BiFPN_Concat([3, 5, 4], gain=2.5)
     block.weight.data = torch.tensor([0.3, -1.0, 2.0])
     xs = [torch.randn(2, c, 6, 4).to(dtype).contiguous(memory_format=layout) for c in block.channels]
@@ -333,7 +333,7 @@ def test_without_gradients_a_fusion_is_the_same(dtype: torch.dtype, layout: torc
 
 @pytest.mark.parametrize("which", range(3))
 def test_inputs_stay_as_they_are(which: int) -> None:
-    """No block writes into its input, and non-contiguous inputs give the same result."""
+    """No block changes its input, and non-contiguous inputs give the same result."""
     block, x = blocks()[which]
     block.eval()
     before = copy.deepcopy(x)
@@ -395,13 +395,13 @@ BAD = [
 
 @pytest.mark.parametrize(("make", "message"), BAD)
 def test_bad_arguments(make, message: str) -> None:
-    """A wrong argument is a ValueError that says what was expected."""
+    """A wrong argument raises a ValueError that says what was expected."""
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_large_reductions_that_mean_something_are_taken() -> None:
-    """A reduction above 32 is fine as long as it leaves more than the floor of 8 channels or just that."""
+def test_large_reductions_with_an_effect_are_accepted() -> None:
+    """A reduction above 32 is accepted if it leaves 8 channels or more."""
     assert CoordAtt(1024, 64).conv1.out_channels == 16
     assert CoordAtt(512, 64).conv1.out_channels == 8
     assert CoordAtt(16, 32).conv1.out_channels == 8
@@ -409,7 +409,7 @@ def test_large_reductions_that_mean_something_are_taken() -> None:
 
 @pytest.mark.parametrize("which", range(3))
 def test_neutral_is_the_identity(which: int) -> None:
-    """Made neutral, CoordAtt puts its input out, and the fusions join or add their inputs unweighted."""
+    """Made neutral, CoordAtt outputs its input, and the fusions concatenate or add their inputs unweighted."""
     block, x = blocks()[which]
     block.neutral_()
     plain = x if which == 0 else torch.cat(x, 1) if which == 1 else x[0] + x[1]
@@ -423,7 +423,7 @@ def test_neutral_is_the_identity(which: int) -> None:
 
 @pytest.mark.parametrize("which", range(3))
 def test_the_gain_is_in_the_state_dict_where_it_is_not_1(which: int) -> None:
-    """The papers' formulas keep the authors' keys; a gain travels with the weights and goes with weights without."""
+    """A gain of 1 adds no key; another is saved, and complete weights without a gain set it back to 1."""
     block, _ = blocks()[which]
     plain = copy.deepcopy(block.state_dict())
     assert "gain" not in plain
@@ -439,7 +439,7 @@ def test_the_gain_is_in_the_state_dict_where_it_is_not_1(which: int) -> None:
 
 
 def test_inputs_that_do_not_fit_are_named() -> None:
-    """Different heights or widths, or one input too many, are an error with all shapes, and layers where known."""
+    """Different sizes, or one input too many, raise an error with all shapes, and the layers where known."""
     fuse = BiFPN_Concat([2, 2])
     with pytest.raises(ValueError, match=r"input 0 \(1, 2, 4, 4\), input 1 \(1, 2, 8, 8\)"):
         fuse([torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 8, 8)])

@@ -1,4 +1,4 @@
-"""The blocks themselves: plain PyTorch modules that import nothing but torch."""
+"""The blocks: plain PyTorch modules that import only torch."""
 
 from .bifpn import BiFPN_Add, BiFPN_Concat
 from .coordatt import CoordAtt

@@ -3,10 +3,10 @@
 Source: Tan, Pang, Le, "EfficientDet: Scalable and Efficient Object Detection", CVPR 2020, arXiv 1911.09070,
 section 3.3: O = sum_i relu(w_i) * I_i / (eps + sum_j relu(w_j)), one scalar per input, starting at 1, eps = 1e-4.
 
-Departures: `BiFPN_Concat` joins the weighted inputs along the channels in place of the sum, so that it replaces a
-`Concat` of a YOLO neck. The resampling and the convolution that the paper draws around the fusion are layers of their
-own in a model YAML. The parameter is called `weight`, because optimizers that sort parameters by name find it then.
-A constant gain on the output is 1 in the paper, see `start`.
+Departures: `BiFPN_Concat` concatenates the weighted inputs along the channels instead of adding them, so that it can
+replace a `Concat` of a YOLO neck. The resampling and the convolution that the paper draws around the fusion are
+separate layers in a model YAML. The parameter is called `weight`, so that optimizers that sort parameters by name find
+it. The output has a constant gain, which is 1 in the paper, see `gain`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .gain import BlockWithGain
 
 
 class _WeightedFusion(BlockWithGain):
-    """One learnable non-negative scalar per input, normalised to a sum of about 1."""
+    """One learnable non-negative scalar per input; together they are normalised to a sum of about 1."""
 
     def __init__(self, channels: Sequence[int], eps: float, gain: float) -> None:
         super().__init__(gain)
@@ -40,19 +40,19 @@ class _WeightedFusion(BlockWithGain):
         self.weight = nn.Parameter(torch.ones(len(channels)))
 
     def normalized_weights(self) -> Tensor:
-        """Return the share of each input, shape (inputs,), values 0...1, sum just under 1."""
-        w = F.relu(self.weight)  # on the parameter, never as a module: hosts make modules in-place
+        """Return the normalised weight of each input, shape (inputs,): values in 0...1 with a sum just under 1."""
+        w = F.relu(self.weight)  # a function, not a module: hosts set modules to work in place
         return w / (w.sum() + self.eps)
 
     def neutral_(self) -> None:
-        """Weigh all inputs alike, in place, with a gain that makes each weight 1."""
+        """Weight all inputs equally, in place, with a gain that makes each factor 1."""
         nn.init.ones_(self.weight)
         self.gain = len(self.weight) + self.eps
 
     def _inputs(self, xs: Sequence[Tensor], alike: int) -> list[Tensor]:
-        """Check the inputs, whose shapes must agree from dimension `alike` on, and list them one by one."""
+        """Check the inputs, whose shapes must agree from dimension `alike` on, and return them as a list."""
         check_features(self, xs, len(self.channels), alike=alike)
-        return [xs[k] for k in range(len(self.channels))]  # a traced list can only be indexed
+        return [xs[k] for k in range(len(self.channels))]  # a list that torch.fx traces can only be indexed
 
     def _weighted(self, xs: Sequence[Tensor]) -> list[Tensor]:
         """Scale each input, each of shape (N, C_i, H, W), by its normalised weight and the gain."""
@@ -65,14 +65,14 @@ class _WeightedFusion(BlockWithGain):
 
 
 class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes in its YAMLs
-    """Weighted concatenation: the inputs, each scaled by its normalised weight, joined along the channels.
+    """Weighted concatenation: scale each input by its normalised weight, then concatenate along the channels.
 
-    Row of a model YAML, in place of the host's `[[-1, 6], 1, Concat, [1]]`: `[[-1, 6], 1, BiFPN_Concat, [1]]`.
+    Row of a model YAML, instead of the host's `[[-1, 6], 1, Concat, [1]]`: `[[-1, 6], 1, BiFPN_Concat, [1]]`.
 
     Attributes:
-        weight: Raw fusion weights, shape (inputs,), start at 1.
+        weight: Raw fusion weights, shape (inputs,), initially 1.
         channels: Channels of each input.
-        eps: Keeps the division defined when all weights are zero.
+        eps: Keeps the division defined if all weights are zero.
         gain: Constant factor on the output.
     """
 
@@ -102,7 +102,7 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
             Fused features, shape (N, sum of C_i, H, W).
 
         Raises:
-            ValueError: If the number of inputs is not the one built for, or heights or widths differ.
+            ValueError: If the number of inputs is not that of `channels`, or heights or widths differ.
         """
         xs = self._inputs(xs, alike=2)
         if torch.is_grad_enabled() or not all(map(eager, xs)) or len({x.dtype for x in xs}) > 1:
@@ -110,7 +110,7 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
         return self._written(xs)
 
     def _written(self, xs: Sequence[Tensor]) -> Tensor:
-        """Write each scaled input into its place: one pass over the features where scaling and joining take two."""
+        """Write each scaled input into its part of the output: one pass over the features instead of two."""
         first = xs[0]
         n, _, height, width = first.shape
         layout = torch.channels_last if channels_last(first) else torch.contiguous_format
@@ -122,7 +122,7 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
         return out
 
     def _numbers(self) -> list[float]:
-        """Return the normalised weights times the gain, without the time of six calls of torch on two numbers."""
+        """Return the normalised weights times the gain, computed without the overhead of six torch calls."""
         positive_parts = [max(w, 0.0) for w in self.weight.tolist()]
         return [self.gain * w / (sum(positive_parts) + self.eps) for w in positive_parts]
 
@@ -132,14 +132,14 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
 
 
 class BiFPN_Add(_WeightedFusion):  # noqa: N801
-    """Weighted sum, the paper's fusion: inputs of equal shape, each scaled by its normalised weight, added.
+    """Weighted sum, the paper's fusion: scale inputs of equal shape by their normalised weights and add them.
 
     Row of a model YAML: `[[-1, 6], 1, BiFPN_Add, []]`.
 
     Attributes:
-        weight: Raw fusion weights, shape (inputs,), start at 1.
+        weight: Raw fusion weights, shape (inputs,), initially 1.
         channels: Channels of each input, all equal.
-        eps: Keeps the division defined when all weights are zero.
+        eps: Keeps the division defined if all weights are zero.
         gain: Constant factor on the output.
     """
 
@@ -171,7 +171,7 @@ class BiFPN_Add(_WeightedFusion):  # noqa: N801
             Fused features, shape (N, C, H, W).
 
         Raises:
-            ValueError: If the number of inputs is not the one built for, or their shapes differ.
+            ValueError: If the number of inputs is not that of `channels`, or their shapes differ.
         """
         first, *rest = self._weighted(self._inputs(xs, alike=1))
         for x in rest:

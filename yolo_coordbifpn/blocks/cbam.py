@@ -1,9 +1,9 @@
-"""CBAM, to compare CoordAtt with.
+"""CBAM, for comparison with CoordAtt.
 
 Source: Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv 1807.06521. The module
-itself is Ultralytics', whose channel attention is one convolution over the mean, without the paper's second pooling and
-reduction; what is added is the constant gain by which our own blocks start as the identity, so that a comparison starts
-level.
+is that of Ultralytics. Its channel attention is one convolution over the mean, without the paper's second pooling and
+reduction. Added is a constant gain, with which it starts as the identity like the package's own blocks, so that a
+comparison is fair.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ class CBAM(BlockWithGain):
 
         Args:
             channels: C, the number of channels of the input and of the output.
-            kernel_size: Of the spatial attention, 3 or 7.
+            kernel_size: Kernel size of the spatial attention, 3 or 7.
             gain: Constant factor on the output; 1 is the paper's formula.
 
         Raises:
-            ValueError: If `kernel_size` is another, or `channels` or `gain` is not as CoordAtt's must be.
+            ValueError: If `kernel_size` is not 3 or 7, `channels` is not a positive whole number, or `gain` is not a
+                positive float.
         """
         super().__init__(gain)
         if type(kernel_size) is not int or kernel_size not in (3, 7):
@@ -48,7 +49,7 @@ class CBAM(BlockWithGain):
         return conv.CBAM
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gate the channels, then the pixels of features of shape (N, C, H, W)."""
+        """Gate the channels, then the pixels, of features of shape (N, C, H, W)."""
         check_features(self, [x], channels=self.attention.channel_attention.fc.in_channels)
         return self.attention(x) * self.gain
 

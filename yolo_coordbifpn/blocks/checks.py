@@ -1,4 +1,4 @@
-"""Checks of what the blocks are given: arguments of a row, and the features of the layers that it reads."""
+"""Checks of the arguments of a block, and of the features that it is given."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def one_input(block: str, channels: object) -> int:
     """Check the channels of a block that reads one layer.
 
     Raises:
-        ValueError: If they are those of several layers, or no positive whole number.
+        ValueError: If they are those of several layers, or not a positive whole number.
     """
     if isinstance(channels, (list, tuple)):
         raise ValueError(f"{block} takes one input, got {len(channels)}: write [-1, 1, {block}, []].")
@@ -30,9 +30,9 @@ def positive_whole(block: str, name: str, value: object, usual: str = "") -> int
 
 
 def positive(block: str, name: str, value: object, usual: str) -> float:
-    """Check an argument that must be a positive float; `usual` is what the paper has.
+    """Check an argument that must be a positive float; `usual` is the paper's value.
 
-    Whole numbers are refused, because in rows written for other versions of the blocks they are numbers of channels.
+    Whole numbers are refused: in rows written for other versions of the blocks they are numbers of channels.
     """
     if not isinstance(value, float) or not 0 < value < float("inf"):
         raise ValueError(f"{block}: {name} must be a positive float (the paper's is {usual}), got {value!r}.")
@@ -40,13 +40,13 @@ def positive(block: str, name: str, value: object, usual: str) -> float:
 
 
 def squeeze(block: str, channels: int, reduction: object, default: int) -> int:
-    """Return to how many channels a reduction squeezes, 8 at least.
+    """Return the number of channels after a reduction, at least 8.
 
     Raises:
-        ValueError: If it is no positive whole number, or so large that it can only be a number of output channels.
+        ValueError: If it is not a positive whole number, or so large that it can only be a number of output channels.
     """
     value = positive_whole(block, "reduction", reduction, str(default))
-    if value > 32 and channels // value < 8:  # beyond the floor of 8 no reduction means anything
+    if value > 32 and channels // value < 8:  # below the minimum of 8 channels a larger reduction has no effect
         raise ValueError(
             f"{block}: reduction={value} on {channels} channels looks like a number of output channels. "
             f"{block} keeps the channels of the layer before; write [] for the paper's reduction of {default}, "
@@ -59,15 +59,15 @@ def check_features(block: Any, xs: Sequence[Any], count: int = 1, channels: int 
     """Check the outputs of the layers that a block reads.
 
     Args:
-        block: The block; in a model of the host it knows its index `i`, and the layers `f` that it reads.
-        xs: What it is given.
-        count: How many inputs it was built for.
-        channels: Channels that it was built for, if they matter.
-        alike: The dimension from which on the shapes must agree.
+        block: The block; in a model of the host it has its index `i` and the layers `f` that it reads.
+        xs: The inputs of the block.
+        count: How many inputs the block takes.
+        channels: How many channels the block takes; any number if None.
+        alike: The first dimension from which the shapes must agree.
 
     Raises:
-        ValueError: If they are not as many feature maps (N, C, H, W) that fit together; the message names the block's
-            layer, and the layers that it reads with their shapes.
+        ValueError: If the inputs are not `count` feature maps (N, C, H, W) of matching shapes; the message names the
+            layer of the block, and the layers that it reads with their shapes.
     """
     if recorded() or symbolic(xs):
         return

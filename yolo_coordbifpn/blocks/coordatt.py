@@ -3,10 +3,10 @@
 Source: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, arXiv 2103.02907,
 equations 4 to 9. State-dict names are those of the authors' code (houqb/CoordAttention) and of timm's `CoordAttn`.
 
-Departures from the authors' code, none of which changes the result: the pooling is a mean (exports with dynamic shapes,
-deterministic backward on CUDA), the 1x1 convolutions of strips are matrix products, and the gradients of the two passes
-over the features are written out, see `strips`. One addition: a constant gain on the output, 1 in the paper, see
-`start`.
+Three departures from the authors' code do not change the result. The pooling is a mean, which exports with dynamic
+shapes and has a deterministic backward pass on CUDA. The 1x1 convolutions of strips are matrix products. The gradients
+of the two passes over the features are written out, see `strips`. One addition is a constant gain on the output, 1 in
+the paper, see `gain`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class CoordAtt(BlockWithGain):
     Row of a model YAML: `[-1, 1, CoordAtt, []]` or `[-1, 1, CoordAtt, [reduction]]`. The channels come from the layer
     before and stay as they are.
 
-    A fresh block scales its input by about 1/4. Beside pretrained weights a gain of 4 takes that back, written into
-    the row as `[reduction, gain]`.
+    A newly initialised block scales its input by about 1/4. Beside pretrained weights a gain of 4 undoes that; the row
+    is then `[reduction, gain]`.
 
     Attributes:
         conv1: Shared 1x1 convolution over both strips, C to mip channels, mip = max(8, C // reduction).
@@ -100,31 +100,31 @@ class CoordAtt(BlockWithGain):
             h, w, x = pool(x)
             return gate(x, *self._gates(h, w), self.gain)
         if recorded() and self._strips_are_independent():
-            h, w = self._gate(x, 3, self.conv_h), self._gate(x, 2, self.conv_w)
+            h, w = self._gate_over(x, 3, self.conv_h), self._gate_over(x, 2, self.conv_w)
         else:
             h, w = self.gates(x)
         return x * (w * self.gain) * h
 
     def _strips_are_independent(self) -> bool:
-        """Return whether the normalisation takes no statistics, so that each strip can be mapped without the other."""
+        """Return whether the normalisation computes no statistics, so that each strip can be processed alone."""
         norm = self.bn1
         return isinstance(norm, nn.Identity) or (not norm.training and getattr(norm, "running_mean", None) is not None)
 
-    def _gate(self, x: Tensor, axis: int, conv: nn.Module) -> Tensor:
-        """Compute one gate from the means over an axis, in plain layers: exported, nothing is reshaped or split."""
+    def _gate_over(self, x: Tensor, axis: int, conv: nn.Module) -> Tensor:
+        """Compute one gate from the means over an axis, in plain layers: the exported graph has no reshape or split."""
         return conv(F.hardswish(self.bn1(self.conv1(x.mean(axis, keepdim=True))))).sigmoid()
 
     def fuse(self) -> None:
         """Fold the batch normalisation into the shared convolution, in place, for inference.
 
-        A convolution that is replaced, by one that quantises its weight to a fixed range, stays as it is.
+        A convolution that was replaced, for example by a quantised one, is not changed.
         """
         if isinstance(self.bn1, nn.BatchNorm2d) and type(self.conv1) is nn.Conv2d:
             self.conv1 = fuse_conv_bn_eval(self.conv1.eval(), self.bn1.eval())
             self.bn1 = nn.Identity()
 
     def neutral_(self) -> None:
-        """Make the block the identity, in place: both gates 1/2 everywhere, whatever the input, and a gain of 4."""
+        """Make the block the identity, in place: both gates 1/2 for every input, and a gain of 4."""
         for conv in (self.conv_h, self.conv_w):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""Squeeze-and-Excitation, to compare CoordAtt with.
+"""Squeeze-and-Excitation, for comparison with CoordAtt.
 
-Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv 1709.01507. The module itself is
-torchvision's; what is added is the constant gain by which our own blocks start as the identity, so that a comparison
-starts level.
+Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv 1709.01507. The module is that of
+torchvision. Added is a constant gain, with which it starts as the identity like the package's own blocks, so that a
+comparison is fair.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class SE(BlockWithGain):
             gain: Constant factor on the output; 1 is the paper's formula.
 
         Raises:
-            ValueError: If an argument is not as CoordAtt's must be.
+            ValueError: If `channels` or `reduction` is not a positive whole number, if `reduction` is so large that it
+                can only be a number of output channels, or if `gain` is not a positive float.
         """
         super().__init__(gain)
         one_input("SE", channels)
@@ -36,7 +37,7 @@ class SE(BlockWithGain):
 
     @staticmethod
     def module() -> Any:
-        """Return torchvision's class, which takes long to import."""
+        """Return torchvision's class, imported here because that takes long."""
         from torchvision.ops import SqueezeExcitation
 
         return SqueezeExcitation

@@ -1,4 +1,4 @@
-"""Separable convolution, what follows each fusion in the neck of the BiFPN paper.
+"""Separable convolution, which follows each fusion in the neck of the BiFPN paper.
 
 Source: Tan, Pang, Le, "EfficientDet", CVPR 2020, arXiv 1911.09070, section 3.3: depthwise separable convolution, batch
 normalisation and activation after each fusion. The order is that of the authors' code: swish, depthwise 3 x 3,
@@ -17,7 +17,7 @@ from .checks import check_features, one_input
 class SeparableConv(nn.Module):
     """Swish, depthwise 3 x 3 convolution, pointwise 1 x 1 convolution, batch normalisation.
 
-    Row of a model YAML: `[-1, 1, SeparableConv, []]`. The channels come from the layer before and stay as they are.
+    Row of a model YAML: `[-1, 1, SeparableConv, []]`. The number of channels is that of the layer before.
 
     Attributes:
         conv_dw: Depthwise 3 x 3 convolution without bias.
@@ -50,7 +50,7 @@ class SeparableConv(nn.Module):
             Features, shape (N, C, H, W).
 
         Raises:
-            ValueError: If `x` is no such features.
+            ValueError: If `x` does not have this shape.
         """
         check_features(self, [x], channels=getattr(self.conv_dw, "in_channels", None))
         return self.bn(self.conv_pw(self.conv_dw(F.silu(x))))
@@ -58,7 +58,7 @@ class SeparableConv(nn.Module):
     def fuse(self) -> None:
         """Fold the batch normalisation into the pointwise convolution, in place, for inference.
 
-        A convolution that is replaced, by one that quantises its weight to a fixed range, stays as it is.
+        A convolution that was replaced, for example by a quantised one, is not changed.
         """
         if isinstance(self.bn, nn.BatchNorm2d) and type(self.conv_pw) is nn.Conv2d:
             self.conv_pw = fuse_conv_bn_eval(self.conv_pw.eval(), self.bn.eval())

@@ -1,4 +1,4 @@
-"""The gains by which blocks start as the identity, carried from one model to another of the same layers."""
+"""The gains with which blocks start as the identity, copied from one model to another with the same layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .layers import parts
 
 
 def adopt_gains(source: Any, target: Any) -> None:
-    """Give the blocks of a model the gains of another of the same layers, in its YAML too, from which it is rebuilt."""
+    """Copy the gains of the blocks to another model with the same layers and to its YAML, from which it is rebuilt."""
     target.yaml = copy.deepcopy(target.yaml)  # the host keeps the dict that a user built the model from
     rows = target.yaml["backbone"] + target.yaml["head"]
     for row, old_layer, new_layer in zip(rows, source.model, target.model):
@@ -19,5 +19,5 @@ def adopt_gains(source: Any, target: Any) -> None:
             old = before.get(name)
             if isinstance(new, BlockWithGain) and isinstance(old, BlockWithGain) and new.gain != old.gain:
                 new.gain = old.gain
-                if new in parts(new_layer):  # inside a stock block the row has no place for it
+                if new in parts(new_layer):  # the row of a stock block cannot hold the gain of a block inside
                     row[3] = new.row()
