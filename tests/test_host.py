@@ -55,7 +55,7 @@ def build(*rows: list) -> nn.Module:
 
 
 def test_stock_code_finds_the_blocks(python: Callable[..., str]) -> None:
-    """A fresh process that never imports us builds one of our models, and prints nothing of ours."""
+    """A new process that does not import the package builds one of our models and prints nothing about us."""
     code = (
         "from ultralytics import YOLO; m = YOLO('yolo11n-coordatt-bifpn.yaml'); print(type(m.model.model[9]).__name__)"
     )
