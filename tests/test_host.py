@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
+import io
 import os
 import pkgutil
 import re
@@ -54,7 +55,7 @@ def build(*rows: list) -> nn.Module:
 
 
 def test_stock_code_finds_the_blocks(python: Callable[..., str]) -> None:
-    """A fresh process that never imports us builds one of our models, and prints nothing of ours."""
+    """A new process that does not import the package builds one of our models and prints nothing about us."""
     code = (
         "from ultralytics import YOLO; m = YOLO('yolo11n-coordatt-bifpn.yaml'); print(type(m.model.model[9]).__name__)"
     )
@@ -151,6 +152,16 @@ def test_safe_loading(tmp_path: Path, installed: None) -> None:
         uninstall()
         with pytest.raises(Exception, match="CoordAtt"):
             torch.load(tmp_path / "x.pt", weights_only=True)
+
+
+def test_safe_loading_from_an_open_file() -> None:
+    """The search for blocks in a checkpoint leaves an open file where it was."""
+    if not hasattr(tasks, "torch_load"):
+        pytest.skip("this Ultralytics loads checkpoints another way")
+    stream = io.BytesIO()
+    torch.save({"block": CoordAtt(8).state_dict()}, stream)
+    stream.seek(0)
+    assert list(tasks.torch_load(stream, weights_only=True)) == ["block"]
 
 
 def test_weights_leave_a_users_dict_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""If the host cannot be patched: it says why when one of our models is built, and works as ever for all others."""
+"""A host that cannot be patched raises the reason when one of our models is built; other models are not affected."""
 
 from __future__ import annotations
 

@@ -40,9 +40,12 @@ def patch_safe_load(host: ModuleType, table: BlockTable) -> Undo:
     @functools.wraps(original or torch.load)
     def torch_load(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("weights_only") and args and _SCANS:  # as with ULTRALYTICS_SAFE_LOAD=1, from 8.4 on
+            start = args[0].tell() if hasattr(args[0], "tell") else None
             with contextlib.suppress(ValueError):  # not an archive of torch; the host reports it
                 needed = torch.serialization.get_unsafe_globals_in_checkpoint(args[0])
                 table.discovery.find({name.rpartition(".")[2] for name in needed if not name.startswith(_THEIRS)})
+            if start is not None:
+                args[0].seek(start)  # an open file is read from the same place
         return original(*args, **kwargs)
 
     undo_load = replace(host, "torch_load", torch_load) if original is not None else lambda: True

@@ -149,7 +149,7 @@ class RowBuilder:
     def explain(
         self, error: BaseException, cfg: dict[str, Any], scope: dict[str, Any], host: Container[str] = ()
     ) -> None:
-        """Raise `error` again as a `RowError` that names the row, if it came from a row of a registered block.
+        """Raise a `RowError` that names the row if an error came from a row of a registered block.
 
         Args:
             error: What the host's parser raised.
