@@ -677,6 +677,7 @@ def maker() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_shipped_files_are_those_of_the_script(maker: ModuleType) -> None:
     """Made again with the installed Ultralytics, each shipped file is the same except for the sizes of its scales."""
 
@@ -694,6 +695,7 @@ def test_shipped_files_are_those_of_the_script(maker: ModuleType) -> None:
         assert plain((ROOT / "model_yamls" / name).read_text()) == plain(maker.make_rows(name)), name
 
 
+@pytest.mark.slow
 def test_the_stock_command_knows_the_names(tmp_path: Path) -> None:
     """The stock command line trains a model that has no file, and validates and predicts with its checkpoint."""
     from yolo_coordbifpn.commands.scenes import write_scenes
