@@ -94,16 +94,21 @@ def train_once(model: Any) -> None:
         assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters()), name
 
 
+@pytest.fixture(scope="module")
+def numbers() -> torch.Tensor:
+    """Draw random numbers for the weights of many models, more than the largest convolution has."""
+    return torch.rand(2**24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
 @pytest.fixture
-def cheap_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the weights of convolutions from a small store: drawing the numbers of scale x takes as long as a test."""
-    store = torch.rand(2**20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def cheap_weights(numbers: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take initial weights from one store at random places: drawing those of scale x takes as long as a test."""
 
     def draw(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        rolled = store.roll(int(torch.randint(len(store), ())))  # no two convolutions have the same weights
+        start = int(torch.randint(len(numbers) - tensor.numel(), ()))
         with torch.no_grad():
-            numbers = rolled.expand(-(-tensor.numel() // len(store)), -1).reshape(-1)[: tensor.numel()]
-            return tensor.copy_(numbers.view_as(tensor) / tensor[0].numel() ** 0.5)
+            tensor.copy_(numbers[start : start + tensor.numel()].view_as(tensor))
+            return tensor.div_(tensor[0].numel() ** 0.5)
 
     monkeypatch.setattr(nn.init, "kaiming_uniform_", draw)
 
@@ -673,6 +678,7 @@ def maker() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_shipped_files_are_those_of_the_script(maker: ModuleType) -> None:
     """Made again with the installed Ultralytics, each shipped file is the same except for the sizes of its scales."""
 
@@ -690,6 +696,7 @@ def test_shipped_files_are_those_of_the_script(maker: ModuleType) -> None:
         assert plain((ROOT / "model_yamls" / name).read_text()) == plain(maker.make_rows(name)), name
 
 
+@pytest.mark.slow
 def test_the_stock_command_knows_the_names(tmp_path: Path) -> None:
     """The stock command line trains a model that has no file, and validates and predicts with its checkpoint."""
     from yolo_coordbifpn.commands.scenes import write_scenes

@@ -141,6 +141,7 @@ for file in files:
 """
 
 
+@pytest.mark.slow
 def test_stock_models_are_bit_identical_with_and_without_us(tmp_path: Path) -> None:
     """Every stock YAML gives bit-identical layers, keys and weights with the hook on and off."""
     runs = [
