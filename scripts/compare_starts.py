@@ -22,6 +22,7 @@ from typing import Any
 from csv_rows import append, read
 from markdown_table import markdown, plus_minus
 
+from yolo_coordbifpn.commands import parse
 from yolo_coordbifpn.compare.statistics import interval
 
 STARTS = {
@@ -41,14 +42,17 @@ OPTIONS = {
     "epochs": "10",
     "imgsz": "256",
     "jobs": "2",
+    "run": "",  # of one run: its start, seed and folder
+    "seed": "",
+    "folder": "",
 }
 FIELDS = ("start", "seed", "mAP50", "mAP50-95", "mAP50 epoch 1", "fusion shift", "gate spread", "seconds", "setting")
 
 
 def main() -> None:
     """Do the runs that have no row yet and print the table."""
-    options = {**OPTIONS, **dict(word.split("=", 1) for word in sys.argv[1:])}
-    if "run" in options:
+    options = parse(sys.argv[1:], OPTIONS)
+    if options["run"]:
         _run(options)
         return
     if not options["weights"] or not options["data"]:
@@ -68,9 +72,9 @@ def main() -> None:
 def _subprocess(options: dict[str, str], start: str, seed: str) -> dict[str, str]:
     """Do one run in its own process, without the start-up hook, so that the host's own loading can be used."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"{k}={v}" for k, v in options.items()]
+        words = [f"{k}={v}" for k, v in {**options, "run": start, "seed": seed, "folder": folder}.items()]
         subprocess.run(
-            [sys.executable, __file__, *words, f"run={start}", f"seed={seed}", f"folder={folder}"],
+            [sys.executable, __file__, *words],
             env={**os.environ, "YOLO_COORDBIFPN_AUTOLOAD": "0"},
             stdout=subprocess.DEVNULL,
             check=True,
