@@ -8,7 +8,6 @@ done; a run that has a row is not done again. The table gives mean and 95 % inte
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import sys
@@ -70,12 +69,11 @@ def main() -> None:
 
 
 def _subprocess(options: dict[str, str], start: str, seed: str) -> dict[str, str]:
-    """Do one run in its own process, without the start-up hook, so that the host's own loading can be used."""
+    """Do one run in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         words = [f"{k}={v}" for k, v in {**options, "run": start, "seed": seed, "folder": folder}.items()]
         subprocess.run(
             [sys.executable, __file__, *words],
-            env={**os.environ, "YOLO_COORDBIFPN_AUTOLOAD": "0"},
             stdout=subprocess.DEVNULL,
             check=True,
         )
@@ -86,16 +84,16 @@ def _run(options: dict[str, str]) -> None:
     """Fine-tune once and write its row."""
     import torch
     import ultralytics
+    from ultralytics.models import YOLO
     from ultralytics.nn.tasks import BaseModel
 
-    hosts_own = BaseModel.load
     import yolo_coordbifpn
 
-    yolo_coordbifpn.install()
     if options["run"] == "keys":
+        yolo_coordbifpn.uninstall()
+        hosts_own = BaseModel.load
+        yolo_coordbifpn.install()
         BaseModel.load = hosts_own  # type: ignore[method-assign]
-
-    from ultralytics.models import YOLO
 
     model: Any = YOLO("yolo11n.yaml" if options["run"] == "stock" else "yolo11n-coordatt-bifpn.yaml")
     model.load(options["weights"])
