@@ -8,7 +8,6 @@ done; a run that has a row is not done again. The table gives mean and 95 % inte
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 from csv_rows import append, read
 from markdown_table import markdown, plus_minus
 
+from yolo_coordbifpn.commands import parse
 from yolo_coordbifpn.compare.statistics import interval
 
 STARTS = {
@@ -41,14 +41,17 @@ OPTIONS = {
     "epochs": "10",
     "imgsz": "256",
     "jobs": "2",
+    "run": "",  # of one run: its start, seed and folder
+    "seed": "",
+    "folder": "",
 }
 FIELDS = ("start", "seed", "mAP50", "mAP50-95", "mAP50 epoch 1", "fusion shift", "gate spread", "seconds", "setting")
 
 
 def main() -> None:
     """Do the runs that have no row yet and print the table."""
-    options = {**OPTIONS, **dict(word.split("=", 1) for word in sys.argv[1:])}
-    if "run" in options:
+    options = parse(sys.argv[1:], OPTIONS)
+    if options["run"]:
         _run(options)
         return
     if not options["weights"] or not options["data"]:
@@ -66,12 +69,11 @@ def main() -> None:
 
 
 def _subprocess(options: dict[str, str], start: str, seed: str) -> dict[str, str]:
-    """Do one run in its own process, without the start-up hook, so that the host's own loading can be used."""
+    """Do one run in its own process."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"{k}={v}" for k, v in options.items()]
+        words = [f"{k}={v}" for k, v in {**options, "run": start, "seed": seed, "folder": folder}.items()]
         subprocess.run(
-            [sys.executable, __file__, *words, f"run={start}", f"seed={seed}", f"folder={folder}"],
-            env={**os.environ, "YOLO_COORDBIFPN_AUTOLOAD": "0"},
+            [sys.executable, __file__, *words],
             stdout=subprocess.DEVNULL,
             check=True,
         )
@@ -82,16 +84,16 @@ def _run(options: dict[str, str]) -> None:
     """Fine-tune once and write its row."""
     import torch
     import ultralytics
+    from ultralytics.models import YOLO
     from ultralytics.nn.tasks import BaseModel
 
-    hosts_own = BaseModel.load
     import yolo_coordbifpn
 
-    yolo_coordbifpn.install()
     if options["run"] == "keys":
+        yolo_coordbifpn.uninstall()
+        hosts_own = BaseModel.load
+        yolo_coordbifpn.install()
         BaseModel.load = hosts_own  # type: ignore[method-assign]
-
-    from ultralytics.models import YOLO
 
     model: Any = YOLO("yolo11n.yaml" if options["run"] == "stock" else "yolo11n-coordatt-bifpn.yaml")
     model.load(options["weights"])

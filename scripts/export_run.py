@@ -48,8 +48,8 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     pairs = []
     for imgsz in sizes:
         seen = {"imgsz": imgsz, "conf": SCORE - SLACK, "rect": kind.dynamic, "device": "cpu", "verbose": False, **head}
-        for picture in job["source"]:
-            pairs.append([yolo.predict(picture, **seen)[0] for yolo in (eager, exported)])
+        for image in job["source"]:
+            pairs.append([yolo.predict(image, **seen)[0] for yolo in (eager, exported)])
     found = differences(pairs)
     return {**result, **found, "verdict": "works" if _within(found, kind.tolerance) else "differs"}
 

@@ -141,6 +141,12 @@ def _benchmark() -> list[benchmark_report.Row]:
     return benchmark_report.read(RESULTS / "benchmark.csv")
 
 
+def exports(*models: str) -> str:
+    """Write a table for each stock model, beside ours, of their exports."""
+    rows = read(RESULTS / "exports.csv")
+    return "\n\n".join(check_exports.table(rows, model, f"{model}-coordatt-bifpn") for model in models)
+
+
 def versions(file: str, column: str) -> str:
     """Return the settings in a column of a CSV, each once."""
     return ", ".join(dict.fromkeys(x for row in read(RESULTS / file) for x in row[column].split(", ") if x))
@@ -175,7 +181,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark": lambda: benchmark_report.table(_benchmark()),
     "hosts": lambda: check_hosts.table(read(RESULTS / "hosts.csv")),
     "modes": lambda: check_modes.table(read(RESULTS / "modes.csv")),
-    "exports": lambda: check_exports.table(read(RESULTS / "exports.csv"), STOCK, OURS),
+    "exports": partial(exports, STOCK),
+    "exports-heads": partial(exports, "yolov8n", "yolov8n-seg", "yolov8n-pose", "yolo26n"),
     "int8": lambda: int8_map.table(read(RESULTS / "int8_map.csv"), [STOCK, OURS]),
     "starts": lambda: compare_starts.table(read(RESULTS / "compare_starts.csv")),
     "fuzz": lambda: fuzz_report.table(read(RESULTS / "fuzz.csv")),

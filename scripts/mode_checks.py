@@ -26,10 +26,10 @@ def track(name: str, data: Path) -> str:
         ("track_high_thresh", "track_low_thresh", "new_track_thresh"), 1e-9
     )  # an untrained model has low scores
     Path("tracker.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    picture: Any = cv2.imread(str(data.parent / "images/val/0000.png"))
+    image: Any = cv2.imread(str(data.parent / "images/val/0000.png"))
     film = cv2.VideoWriter("film.avi", cv2.VideoWriter.fourcc(*"MJPG"), 5, (SIZE, SIZE))
     for _ in range(3):
-        film.write(picture)
+        film.write(image)
     film.release()
     results = opened(name).track("film.avi", tracker="tracker.yaml", conf=1e-9, max_det=5, imgsz=SIZE, device="cpu")
     seen = [set(r.boxes.id.int().tolist()) if r.boxes.id is not None else set() for r in results]
@@ -60,11 +60,11 @@ def compile_train(name: str, data: Path) -> None:
 
 def compile_predict(name: str, data: Path) -> str:
     """`predict compile=True`: the boxes of the model that is not compiled."""
-    file, picture = checkpoint(name), data.parent / "images/val/0000.png"
+    file, image = checkpoint(name), data.parent / "images/val/0000.png"
     boxes = []
     for compiled in (False, True):
         model = opened(file)
-        (result,) = model.predict(picture, conf=1e-6, imgsz=SIZE, device="cpu", compile=compiled)
+        (result,) = model.predict(image, conf=1e-6, imgsz=SIZE, device="cpu", compile=compiled)
         boxes.append(result.boxes.data)
     assert hasattr(model.predictor.model, "_orig_mod"), "it was not compiled"
     torch.testing.assert_close(boxes[1], boxes[0], rtol=1e-3, atol=1e-3)
@@ -108,10 +108,10 @@ def rect(name: str, data: Path) -> None:
     """`rect=True`, train and val, on wide images."""
     from PIL import Image
 
-    for picture in (data.parent / "images").rglob("*.png"):
-        with Image.open(picture) as image:
+    for file in (data.parent / "images").rglob("*.png"):
+        with Image.open(file) as image:
             wide = image.resize((2 * SIZE, SIZE))
-        wide.save(picture)
+        wide.save(file)
     shapes: set[tuple[int, ...]] = set()
 
     def watch(trainer: Any) -> None:
@@ -179,11 +179,11 @@ def quantize(name: str, data: Path) -> str:
     import onnx
 
     cut_off_and_resume(name, data, plots=False, quantize=8)
-    model, picture = opened("cut/weights/best.pt"), data.parent / "images/val/0000.png"
+    model, image = opened("cut/weights/best.pt"), data.parent / "images/val/0000.png"
     options: Any = {"conf": 1e-6, "imgsz": SIZE, "device": "cpu"}
-    (expected,) = model.predict(picture, **options)
+    (expected,) = model.predict(image, **options)
     file = str(opened("cut/weights/best.pt").export(format="onnx", imgsz=SIZE, verbose=False))
-    (result,) = opened(file).predict(picture, **options)
+    (result,) = opened(file).predict(image, **options)
     torch.testing.assert_close(result.boxes.data, expected.boxes.data, rtol=1e-2, atol=1e-2)
     nodes = [x.op_type for x in onnx.load(file).graph.node]
     assert nodes.count("QuantizeLinear") > nodes.count("Conv") / 2, "little of it is quantised"
@@ -212,8 +212,8 @@ def end2end(name: str, data: Path) -> str:
     for nms in (False, None):
         metrics = model.val(data=str(data), nms=nms, **small("val"))
         assert math.isfinite(metrics.box.map), "mAP is not a number"
-        picture = data.parent / "images/val/0000.png"
-        (result,) = opened(model.trainer.best).predict(picture, nms=nms, conf=1e-9, imgsz=SIZE, device="cpu")
+        image = data.parent / "images/val/0000.png"
+        (result,) = opened(model.trainer.best).predict(image, nms=nms, conf=1e-9, imgsz=SIZE, device="cpu")
         boxes.append(result.boxes.data)
     assert not torch.equal(*boxes), "the boxes are the same"
     return f"{len(boxes[0])} and {len(boxes[1])} boxes"
@@ -221,12 +221,12 @@ def end2end(name: str, data: Path) -> str:
 
 def look(name: str, data: Path) -> str:
     """`predict augment=True`, `visualize=True`, `model.embed()`."""
-    picture = data.parent / "images/val/0000.png"
+    image = data.parent / "images/val/0000.png"
     file = checkpoint(name)
-    opened(file).predict(picture, augment=True, **small("augmented"))
-    opened(file).predict(picture, visualize=True, **small("seen"))
+    opened(file).predict(image, augment=True, **small("augmented"))
+    opened(file).predict(image, visualize=True, **small("seen"))
     assert list(Path("seen").glob("*_cam.jpg")), "no heat map"
-    (vector,) = opened(file).embed(picture, imgsz=SIZE, device="cpu")
+    (vector,) = opened(file).embed(image, imgsz=SIZE, device="cpu")
     return f"embedding of {len(vector)}"
 
 
@@ -234,8 +234,8 @@ def supervision(name: str, data: Path) -> str:
     """Results read by supervision: `Detections.from_ultralytics`."""
     import supervision as sv
 
-    picture = data.parent / "images/val/0000.png"
-    (result,) = opened(checkpoint(name)).predict(picture, conf=1e-6, imgsz=SIZE, device="cpu")
+    image = data.parent / "images/val/0000.png"
+    (result,) = opened(checkpoint(name)).predict(image, conf=1e-6, imgsz=SIZE, device="cpu")
     detections = sv.Detections.from_ultralytics(result)
     assert len(detections) == len(result.boxes) > 0, f"{len(detections)} detections of {len(result.boxes)}"
     return f"{len(detections)} detections"

@@ -29,11 +29,9 @@ QUIET = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "MPLBACKEND": "Agg
 VARIANT = "-coordatt-bifpn"
 MODELS = {"stock": "yolo11n.yaml", "ours": f"yolo11n{VARIANT}.yaml"}
 SIZE = 64  # pixels
+FIELDS = ("check", "stock", "ours", "versions")
 _MARK = "side by side: "
 _LONGEST = 160  # characters of a reason
-
-
-FIELDS = ("check", "stock", "ours", "versions")
 
 
 def verdict(row: Mapping[str, str]) -> str:
