@@ -46,7 +46,7 @@ def test_contents(wheel: Path) -> None:
     yamls = {x for x in names if x.startswith("yolo_coordbifpn/model_yamls/") and x.endswith(".yaml")}
     ours = (ROOT / "model_yamls").rglob("*.yaml")
     assert yamls == {f"yolo_coordbifpn/{x.relative_to(ROOT).as_posix()}" for x in ours}
-    assert not [x for x in names if "__pycache__" in x or x.startswith("yolo_coordbifpn/host/startup")]
+    assert not [x for x in names if "__pycache__" in x or x.startswith("yolo_coordbifpn/patches/startup")]
 
 
 def test_install_and_uninstall(wheel: Path, tmp_path: Path) -> None:
