@@ -1,4 +1,4 @@
-"""The built wheel: what is in it, that it installs and uninstalls without a trace, and what its start-up hook costs."""
+"""The built wheel: what it contains and requires, and that it uninstalls without a trace."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
+from email import message_from_bytes
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from test_structure import ASK_THE_HOST, imported, room
+from test_structure import FILES as MODULES
 
 FOLDERS = ("yolo_coordbifpn", "model_yamls", "scripts", "tests")
 FILES = ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE")
@@ -18,13 +25,13 @@ FILES = ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the source distribution from a copy of the sources, and the wheel from it."""
+    """Build the source distribution from a copy of the sources, and the wheel from that."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         shutil.copy(ROOT / name, source / name)
-    (source / ".gitignore").write_text("*.pth\n")  # as many a global one has it
+    (source / ".gitignore").write_text("*.pth\n")  # as in many global ones
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)],
         check=True,
@@ -35,8 +42,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+def names_of(requirements: Iterable[str]) -> set[str]:
+    """Return the names of the distributions that requirements ask for."""
+    return {canonicalize_name(Requirement(x).name) for x in requirements}
+
+
 def test_contents(wheel: Path) -> None:
-    """The wheel has the package, the model YAMLs, the start-up files and nothing else at the top level."""
+    """The wheel contains the package, the model YAMLs and, at the top level, only the start-up files."""
     names = zipfile.ZipFile(wheel).namelist()
     assert "yolo_coordbifpn/compare/report.html.j2" in names
     top = {x.split("/")[0] for x in names if ".dist-info" not in x}
@@ -46,11 +58,27 @@ def test_contents(wheel: Path) -> None:
     yamls = {x for x in names if x.startswith("yolo_coordbifpn/model_yamls/") and x.endswith(".yaml")}
     ours = (ROOT / "model_yamls").rglob("*.yaml")
     assert yamls == {f"yolo_coordbifpn/{x.relative_to(ROOT).as_posix()}" for x in ours}
-    assert not [x for x in names if "__pycache__" in x or x.startswith("yolo_coordbifpn/host/startup")]
+    assert not [x for x in names if "__pycache__" in x or x.startswith("yolo_coordbifpn/patches/startup")]
+
+
+def test_requirements(wheel: Path) -> None:
+    """Rooms without the host import only dependencies; the others also extras and what Ultralytics requires."""
+    archive, providers = zipfile.ZipFile(wheel), metadata.packages_distributions()
+    (file,) = [x for x in archive.namelist() if x.endswith(".dist-info/METADATA")]
+    ours = message_from_bytes(archive.read(file)).get_all("Requires-Dist", [])
+    needed = names_of(x for x in ours if "extra ==" not in x)
+    optional = names_of(x for x in ours if "'test'" not in x)
+    optional |= names_of(metadata.requires(providers["ultralytics"][0]) or [])
+    for module in MODULES:
+        asks = room(module) in ASK_THE_HOST
+        roots = {name.split(".")[0] for name in imported(module, everywhere=asks)}
+        for root in roots - set(sys.stdlib_module_names) - {"yolo_coordbifpn", "ultralytics"}:
+            allowed = optional if asks else needed
+            assert allowed & set(map(canonicalize_name, providers[root])), f"{module} imports {root}"
 
 
 def test_install_and_uninstall(wheel: Path, tmp_path: Path) -> None:
-    """Installed in an environment of its own the stock command trains with us, and uninstalling leaves nothing."""
+    """In a new environment the start-up hook finds our models, and uninstalling leaves no file behind."""
     import ultralytics
 
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True, timeout=200)
@@ -62,14 +90,14 @@ def test_install_and_uninstall(wheel: Path, tmp_path: Path) -> None:
 
     pip = [python, "-m", "pip", "--disable-pip-version-check", "-q"]
     subprocess.run([*pip, "install", "--no-deps", str(wheel)], check=True, timeout=200)
-    # the packages of the outer environment, behind the inner one's own
+    # packages of the outer environment are found after those of the inner one
     outer = Path(ultralytics.__file__).parent.parent
     code = (
         "import ultralytics, yolo_coordbifpn; from ultralytics import YOLO; YOLO('yolo11s-bifpn.yaml');"
         "print(yolo_coordbifpn.__file__)"
     )
     env = {**os.environ, "PYTHONPATH": ""}
-    # a path line in a .pth file would run after the hook; the hook must wait for the host, wherever it comes from
+    # Ultralytics is added to the path after the hook has run, which must wait for it wherever it comes from
     done = subprocess.run(
         [python, "-c", f"import sys; sys.modules['yolo_coordbifpn_startup']; sys.path.append({str(outer)!r}); {code}"],
         cwd=tmp_path,
