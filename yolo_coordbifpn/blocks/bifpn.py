@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_features, positive
-from .execution import channels_last, eager
+from .dispatch import channels_last, eager
 from .gain import BlockWithGain
 
 

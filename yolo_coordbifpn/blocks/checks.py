@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .execution import recorded, symbolic
+from .dispatch import recorded, symbolic
 
 
 def one_input(block: str, channels: object) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checks import check_features, one_input, squeeze
-from .execution import eager, recorded, watched
+from .dispatch import eager, recorded, watched
 from .gain import BlockWithGain
 from .strips import gate, pool
 

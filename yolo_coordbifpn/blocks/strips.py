@@ -7,7 +7,7 @@ from the strips, the gradients are
     dh = gain * sum_j dy * x * w,    dw = gain * sum_i dy * x * h,    dx = gain * dy * h * w + ds_h / W + ds_w / H.
 
 With these gradients written out, training keeps only x, where autograd keeps x and x * w, and the backward pass sums dx
-in one tensor, where autograd adds three. Both passes are for eager execution, see `execution.eager`.
+in one tensor, where autograd adds three. Both passes are for eager execution, see `dispatch.eager`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .execution import channels_last
+from .dispatch import channels_last
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
