@@ -17,7 +17,8 @@ def one_input(block: str, channels: object) -> int:
         ValueError: If they are those of several layers, or not a positive whole number.
     """
     if isinstance(channels, (list, tuple)):
-        raise ValueError(f"{block} takes one input, got {len(channels)}: write [-1, 1, {block}, []].")
+        got = f"{len(channels)} inputs" if len(channels) != 1 else "a list"
+        raise ValueError(f"{block} takes one input, got {got}: write its index without brackets, [-1, 1, {block}, []].")
     return positive_whole(block, "channels", channels)
 
 

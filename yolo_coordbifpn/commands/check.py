@@ -15,6 +15,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from ..patches import hook
+
 OPTIONS: dict[str, str] = {}
 HOSTS = ("ultralytics", "ultralytics-opencv-headless")
 
@@ -24,8 +26,8 @@ def run(options: dict[str, str]) -> int:
     import yolo_coordbifpn
 
     from ..errors import HostError
-    from ..patches import hook
-    from ..patches.install import host_version, install, status
+    from ..patches.install import host_version, install, register, status
+    from ..registry import environment
 
     print(f"{'Python':20}{platform.python_version()}  {sys.executable}")
     print(f"{'yolo_coordbifpn':20}{yolo_coordbifpn.__version__}  {Path(yolo_coordbifpn.__file__).parent}")
@@ -48,6 +50,10 @@ def run(options: dict[str, str]) -> int:
                 faults.append(f"the patch of the {name} was undone by other code")
     for name in hook.forks():
         print(f"{'parser: ' + name:26}{'imported' if name in sys.modules else 'waited for'}")
+    for entry in environment.entries():
+        problem = environment.load(entry, register)
+        print(f"{'block: ' + entry:26}{'registered' if not problem else 'NOT registered'}")
+        faults += [problem] if problem else []
     active, reason = _hook()
     print(f"{'start-up hook':26}{reason}")
     if not active:
@@ -69,8 +75,8 @@ def _hook() -> tuple[bool, str]:
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path("/").resolve())
     if answer.stdout.strip() == "True":
         return True, "active"
-    if os.environ.get("YOLO_COORDBIFPN_AUTOLOAD") == "0":
-        return False, "off by YOLO_COORDBIFPN_AUTOLOAD=0"
+    if not hook.is_on(hook.AUTOLOAD):
+        return False, f"off by {hook.AUTOLOAD}={os.environ[hook.AUTOLOAD]}"
     return False, "not installed where this Python looks for .pth files"
 
 

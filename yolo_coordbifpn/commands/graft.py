@@ -1,11 +1,12 @@
 """Put the blocks into any model YAML, stock or your own; layer indices are shifted and comments kept.
 
     yolo-coordbifpn graft model=yolo12.yaml
-    yolo-coordbifpn graft model=yolo12.yaml coordatt=P5 bifpn=concat save=my.yaml
+    yolo-coordbifpn graft model=yolo12.yaml coordatt=P3,P5 bifpn=concat save=my.yaml
 
-model=      a model YAML: a stock name or a file
-coordatt=   P2...P5: the end of that stage of the backbone (P5: before SPPF); deepest; N3...N5: an output of the neck;
-            bottleneck: inside the backbone's blocks, as in the paper; several with commas between; none; default P5
+model=      a model YAML: a stock name or a file; the scale of a name such as yolo11x.yaml is that of the new file
+coordatt=   P2...P5: the end of that stage of the backbone (P5: before SPPF); deepest: the end of the last stage;
+            N3...N5: an output of the neck; bottleneck: inside the backbone's blocks, as in the paper; several with
+            commas between; none; default deepest
 bifpn=      concat: weight every concatenation of the neck; add: the neck of the BiFPN paper, weighted sums at one width
             with a separable convolution after each; none; default concat
 neck=       pan: keep all paths of the neck; fpn: keep its top-down path alone; default pan
@@ -13,7 +14,7 @@ attention=  CoordAtt, or CBAM or SE to compare with it; default CoordAtt
 edge=       True or False: give the middle levels the same-level edge of BiFPN; default True
 repeats=    how many times the layer of bifpn=add is repeated; default 3
 width=      channels of all levels of bifpn=add, before the model's width multiple; default 256
-save=       file to write; default the model's name followed by the variant's, in this folder
+save=       file to write; default the model's name followed by the variant's and by what is not default, in this folder
 
 Each scale of the new model is built and counted before the file is written. An existing file is not overwritten. Stock
 models need no file: yolo train model=yolo12n-coordatt-bifpn.yaml works as it is, see README.
@@ -29,13 +30,13 @@ from . import UsageError, whole_number
 
 OPTIONS = {
     "model": "",
-    "coordatt": "P5",
+    "coordatt": "deepest",
     "bifpn": "concat",
     "neck": "pan",
     "attention": "CoordAtt",
-    "edge": "True",
-    "repeats": "3",
-    "width": "256",
+    "edge": "",
+    "repeats": "",
+    "width": "",
     "save": "",
 }
 
@@ -46,13 +47,14 @@ def run(options: dict[str, str]) -> int:
 
     if not options["model"].endswith((".yaml", ".yml")):
         raise UsageError(f"model= must be a model YAML such as yolo12.yaml or my.yaml, got {options['model']!r}.")
-    if options["edge"].lower() not in {"true", "false"}:
+    if options["edge"].lower() not in {"", "true", "false"}:
         raise UsageError(f"edge= must be True or False, got {options['edge']!r}.")
-    repeats, width = whole_number(options, "repeats", 1), whole_number(options, "width", 1)
+    repeats, width = (whole_number(options, x, 1) if options[x] else None for x in ("repeats", "width"))
     try:
         from ..grafting.graft import graft_file
-        from ..grafting.names import find
+        from ..grafting.names import find, scale_of
         from ..grafting.variant import Variant
+        from ..grafting.yaml_text import put_scale_first
         from ..patches.install import install
 
         variant = Variant(
@@ -60,7 +62,7 @@ def run(options: dict[str, str]) -> int:
             options["bifpn"],
             options["neck"],
             options["attention"],
-            options["edge"].lower() == "true",
+            options["edge"].lower() == "true" if options["edge"] else None,
             repeats,
             width,
         )
@@ -72,12 +74,18 @@ def run(options: dict[str, str]) -> int:
         if not save.parent.is_dir():
             raise UsageError(f"save={save}: there is no folder {save.parent}.")
         text, rows, costs = graft_file(source, variant)
+        scale = scale_of(options["model"])
+        text = put_scale_first(text, scale) if scale in costs else text
     except (GraftError, HostError, RowError) as error:
         print(f"{options['model']}: {error}", file=sys.stderr)
         return 1
     changed = " ".join(f"{key}={value}" for key, value in options.items() if value != OPTIONS[key] and key != "save")
     write(save, f"# Made by: yolo-coordbifpn graft {changed}\n{text}")
     print(save)
+    if not scale_of(save.name) and len(costs) > 1:
+        print(
+            f"  its scale is {scale if scale in costs else next(iter(costs))} unless the name of the file has another"
+        )
     for index, node in enumerate(rows.nodes):
         if node.origin is None or node.note or node.module.startswith("BiFPN_") or "_" in node.module:
             print(f"  layer {index:<4}{node.module:<18}{node.note}")

@@ -4,7 +4,7 @@
     yolo-coordbifpn upgrade model=best.pt coordatt=P5 bifpn=concat save=best-coordatt-bifpn.pt
 
 model=      a checkpoint
-coordatt=   where to put the attention, see `yolo-coordbifpn graft --help`; default P5
+coordatt=   where to put the attention, see `yolo-coordbifpn graft --help`; default deepest
 bifpn=      concat: weight every concatenation of the neck, and add the same-level edge; none; default concat
 attention=  CoordAtt, or CBAM or SE to compare with it; default CoordAtt
 save=       file to write; default the checkpoint's name followed by the variant's, in its folder
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from . import UsageError
 
-OPTIONS = {"model": "", "coordatt": "P5", "bifpn": "concat", "attention": "CoordAtt", "save": ""}
+OPTIONS = {"model": "", "coordatt": "deepest", "bifpn": "concat", "attention": "CoordAtt", "save": ""}
 
 
 def run(options: dict[str, str]) -> int:

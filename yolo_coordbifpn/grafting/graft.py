@@ -13,6 +13,7 @@ from ..graph.layers import Facts, facts
 from ..graph.rows import check_rows
 from ..host.cost import Summary, annotate, count
 from ..host.models import build, host_errors, load
+from ..registry import TABLE
 from .attention import attend
 from .necks import keep_top_down, sum_neck, weigh
 from .row_graph import Rows
@@ -38,24 +39,25 @@ def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) ->
     if variant.neck == "fpn":
         keep_top_down(rows)
     if variant.bifpn == "concat":
-        weigh(rows, variant.edge)
+        weigh(rows, variant.edge is not False)
     elif variant.bifpn == "add":
-        sum_neck(rows, variant.width, variant.repeats, variant.edge)
+        sum_neck(rows, variant.width or 256, variant.repeats or 3, variant.edge is not False)
     if variant.coordatt != "none":
+        _check_registered(variant.attention)
         attend(rows, variant.coordatt, variant.attention)
     return rows
 
 
 def graft(
     cfg: dict[str, Any] | str | Path,
-    coordatt: str = "P5",
+    coordatt: str = "deepest",
     bifpn: str = "concat",
     *,
     neck: str = "pan",
     attention: str = "CoordAtt",
-    edge: bool = True,
-    repeats: int = 3,
-    width: int = 256,
+    edge: bool | None = None,
+    repeats: int | None = None,
+    width: int | None = None,
 ) -> dict[str, Any]:
     """Put blocks into any model YAML, at places found from the model itself.
 
@@ -67,12 +69,14 @@ def graft(
         bifpn: `concat` to weight every concatenation of the neck, `add` for the neck of the BiFPN paper, or `none`.
         neck: `pan` to keep the neck's paths, `fpn` to keep only its top-down path.
         attention: Class name of the attention block: `CoordAtt`, `CBAM`, `SE`, or a registered block of your own.
-        edge: With bifpn, whether the middle levels get the same-level edge from the backbone.
-        repeats: With `bifpn="add"`, the number of BiFPN layers; 3 in EfficientDet-D0.
-        width: With `bifpn="add"`, channels of all levels, before the model's width multiple.
+        edge: With bifpn, whether the middle levels get the same-level edge from the backbone; True if None.
+        repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
+        width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256.
 
     Returns:
-        A new YAML dict, from which a model has been built; `cfg` is not changed.
+        A new YAML dict, from which a model has been built; `cfg` is not changed. If `cfg` is a name with a scale, such
+        as `yolo11x.yaml`, that scale comes first in `scales`, so a file written from the dict (`yaml.safe_dump` with
+        `sort_keys=False`) has it as its default.
 
     Raises:
         GraftError: If an option is unknown, there is no place for a block, the block is there already, or the model
@@ -89,7 +93,26 @@ def graft(
         found = facts(before)
     rows = graft_rows(given, found, variant)
     verify(before, rows.cfg())
-    return rows.cfg()
+    return _scale_first(rows.cfg())
+
+
+def _scale_first(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Put the scale of a model YAML first, which the host takes if the name of a file has none."""
+    scales, scale = cfg.get("scales"), cfg.get("scale")
+    if not isinstance(scales, dict) or scale not in scales:
+        return cfg
+    return {**cfg, "scales": {scale: scales[scale], **scales}}
+
+
+def _check_registered(name: str) -> None:
+    """Check that a block of this name is registered, or can be."""
+    TABLE.discovery.find([name])
+    if TABLE.named(name) is None:
+        missed = "".join(f" {x}." for x in TABLE.discovery.missed)
+        raise GraftError(
+            f"attention={name}: no block of this name is registered. Registered are {', '.join(TABLE.names)}; "
+            f"for a block of your own see yolo_coordbifpn.register() or YOLO_COORDBIFPN_BLOCKS.{missed}"
+        )
 
 
 def graft_text(file: Path, variant: Variant) -> tuple[str, Rows]:

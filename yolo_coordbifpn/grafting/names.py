@@ -16,8 +16,8 @@ from .variant import Variant
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SCALE = re.compile(r"^(yolo(?:e-)?v?\d+)([nslmx])(?=[-.]|$)")
-_VARIANT = re.compile(r"^(?P<stock>.+?)(?:-(?P<attention>coordatt|cbam|se))?(?:-(?P<neck>fpn|bifpn-add|bifpn))?\.yaml$")
 _ATTENTION = {"coordatt": "CoordAtt", "cbam": "CBAM", "se": "SE"}
+_NECKS = {"bifpn": ("concat", "pan"), "bifpn_add": ("add", "pan"), "fpn": ("none", "fpn")}
 VARIANTS = [
     "-".join(x for x in (attention, neck) if x)
     for attention in ("", *_ATTENTION)
@@ -49,24 +49,40 @@ def fingerprint(file: Path) -> str:
 
 
 def split(name: str) -> tuple[str, Variant] | None:
-    """Split the name of a model YAML into the stock model's and the variant after it.
+    """Split the name of a model YAML into the stock model's and the variant in it.
 
     Args:
-        name: File name, such as `yolo12x-pose-coordatt-bifpn.yaml`.
+        name: File name, such as `yolo12x-pose-coordatt-bifpn.yaml`. The words of the variant may stand in any order and
+            before the task, as in `yolo12x-bifpn-coordatt-pose.yaml`.
 
     Returns:
-        The stock model's file name and what to put into it, None if the name does not end in a variant.
+        The stock model's file name and what to put into it, None if the name has no variant.
     """
-    match = _VARIANT.match(name)
-    if match is None or not (match["attention"] or match["neck"]):
+    first, *words = name.removesuffix(".yaml").replace("-bifpn-add", "-bifpn_add").split("-")
+    attention, neck = [x for x in words if x in _ATTENTION], [x for x in words if x in _NECKS]
+    if not name.endswith(".yaml") or not len(attention) + len(neck) > 0 or max(len(attention), len(neck)) > 1:
         return None
+    bifpn, paths = _NECKS[neck[0]] if neck else ("none", "pan")
     variant = Variant(
-        coordatt="deepest" if match["attention"] else "none",
-        attention=_ATTENTION.get(match["attention"], "CoordAtt"),
-        bifpn={"bifpn": "concat", "bifpn-add": "add"}.get(match["neck"], "none"),
-        neck="fpn" if match["neck"] == "fpn" else "pan",
+        coordatt="deepest" if attention else "none",
+        bifpn=bifpn,
+        neck=paths,
+        attention=_ATTENTION[attention[0]] if attention else "CoordAtt",
     )
-    return f"{match['stock']}.yaml", variant
+    stock = "-".join([first, *(x for x in words if x not in attention + neck)])
+    return f"{stock}.yaml", variant
+
+
+def canonical(name: str) -> str:
+    """Return a name with its variant at the end and in the usual order, another name as it is."""
+    found = split(name)
+    return f"{found[0].removesuffix('.yaml')}-{found[1].name}.yaml" if found else name
+
+
+def scale_of(name: str) -> str:
+    """Return the scale letter in a file name, such as x in yolo11x-bifpn.yaml, or an empty string."""
+    match = _SCALE.match(Path(name).name)
+    return match[2] if match else ""
 
 
 def unscaled(name: str) -> str:
@@ -98,7 +114,7 @@ def model_yaml(name: str) -> Path:
     plain = unscaled(file)
     if (folder() / plain).is_file():
         raise ValueError(
-            f"{file} is scale {_SCALE.match(file)[2]} of the file {plain}. "  # type: ignore[index]
+            f"{file} is scale {scale_of(file)} of the file {plain}. "
             f'For the model write YOLO("{file}"), for the file model_yaml("{plain}").'
         )
     listed = "`yolo-coordbifpn models` lists them, `yolo-coordbifpn graft` writes one for any other model."
@@ -138,10 +154,16 @@ def suggestion(name: str, host: ModuleType | None = None) -> str:
         *theirs,
         *(f"{x.removesuffix('.yaml')}-{variant}.yaml" for x in theirs for variant in VARIANTS),
     ]
-    near = difflib.get_close_matches(plain, dict.fromkeys(known), 3, 0.85)
+    words = {_sorted(x): x for x in reversed(known)}  # whatever the order of the words
+    near = [words[x] for x in difflib.get_close_matches(_sorted(plain), words, 3, 0.85)]
     if set(near) <= set(theirs):  # no name of ours
         return ""
-    scale = _SCALE.match(Path(name).name)
+    scale = scale_of(name)
     if scale:
-        near = [scaled(x, scale[2]) for x in near]
+        near = [scaled(x, scale) for x in near]
     return f"Did you mean {' or '.join(near)}?"
+
+
+def _sorted(name: str) -> str:
+    """Return the words of a file name, sorted."""
+    return "-".join(sorted(name.removesuffix(".yaml").split("-")))

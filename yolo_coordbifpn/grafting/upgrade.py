@@ -43,6 +43,9 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     if not isinstance(getattr(old, "yaml", None), dict):
         raise WeightsError("the checkpoint does not say from which model YAML it was built")
     cfg = graft_rows(old.yaml, facts(old), variant).cfg()
+    if cfg.get("yaml_file"):  # the name in the host's summary
+        file = Path(cfg["yaml_file"])
+        cfg["yaml_file"] = str(file.with_name(f"{file.stem}-{variant.name}.yaml"))
     new = type(old)(cfg, ch=image_channels(old), nc=old.yaml["nc"], verbose=False)
     transfer = transplant(old, new, TABLE.is_block)
     # the old layers, not new ones with their weights: this version of the host may build them differently

@@ -18,19 +18,19 @@ class Variant:
         bifpn: `concat` to weight every concatenation of the neck, `add` for the neck of the BiFPN paper, or `none`.
         neck: `pan` to keep the neck's paths, `fpn` to keep only its top-down path.
         attention: Class name of the attention block: `CoordAtt`, `CBAM`, `SE`, or a registered block of your own.
-        edge: With bifpn, whether the middle levels get the same-level edge from the backbone.
-        repeats: With `bifpn="add"`, the number of BiFPN layers; 3 in EfficientDet-D0.
-        width: With `bifpn="add"`, channels of all levels, before the model's width multiple; 256 gives the 64 channels
-            of EfficientDet-D0 at scale n.
+        edge: With bifpn, whether the middle levels get the same-level edge from the backbone; True if None.
+        repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
+        width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256, which gives
+            the 64 channels of EfficientDet-D0 at scale n.
     """
 
-    coordatt: str = "P5"
+    coordatt: str = "deepest"
     bifpn: str = "concat"
     neck: str = "pan"
     attention: str = "CoordAtt"
-    edge: bool = True
-    repeats: int = 3
-    width: int = 256
+    edge: bool | None = None
+    repeats: int | None = None
+    width: int | None = None
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -46,12 +46,23 @@ class Variant:
         for name in ("coordatt", "attention"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise GraftError(f"{name}= must be a name, got {getattr(self, name)!r}")
-        if type(self.edge) is not bool:
+        if self.edge is not None and type(self.edge) is not bool:
             raise GraftError(f"edge= must be True or False, got {self.edge!r}")
         for name, most in (("repeats", 100), ("width", 65536)):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
+            if value is not None and (type(value) is not int or not 1 <= value <= most):
                 raise GraftError(f"{name}= must be a positive whole number up to {most}, got {value!r}")
+        for name, has_effect, needs in (
+            ("edge", self.bifpn != "none", "bifpn=concat or bifpn=add"),
+            ("repeats", self.bifpn == "add", "bifpn=add"),
+            ("width", self.bifpn == "add", "bifpn=add"),
+        ):
+            if getattr(self, name) is not None and not has_effect:
+                raise GraftError(f"{name}= has no effect with bifpn={self.bifpn}; it needs {needs}")
+        if self.attention != "CoordAtt" and self.coordatt == "none":
+            raise GraftError(
+                f"attention={self.attention} has no effect with coordatt=none; give its places, as coordatt="
+            )
         if self.neck == "fpn" and self.bifpn == "add":
             raise GraftError("neck=fpn and bifpn=add are two necks; choose one of them")
         if (self.coordatt, self.bifpn, self.neck) == ("none", "none", "pan"):
@@ -59,7 +70,14 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Return the variant's name in file names, such as `coordatt-bifpn`."""
-        attention = self.attention.lower() if self.coordatt != "none" else ""
-        fusion = {"concat": "bifpn", "add": "bifpn-add", "none": ""}[self.bifpn]
-        return "-".join(x for x in (attention, "fpn" if self.neck == "fpn" else "", fusion) if x)
+        """Return the variant's name in file names, such as `coordatt-bifpn`; what is not the default is part of it."""
+        parts = []
+        if self.coordatt != "none":
+            places = [x.strip() for x in self.coordatt.split(",")]
+            parts += [self.attention.lower(), *(places if places != ["deepest"] else [])]
+        parts += ["fpn"] if self.neck == "fpn" else []
+        parts += {"concat": ["bifpn"], "add": ["bifpn-add"], "none": []}[self.bifpn]
+        parts += ["noedge"] if self.edge is False else []
+        parts += [f"r{self.repeats}"] if self.repeats not in (None, 3) else []
+        parts += [f"w{self.width}"] if self.width not in (None, 256) else []
+        return "-".join(parts)

@@ -66,6 +66,16 @@ def rewrite(text: str, rows: Rows) -> str:
     return _add_keys(text, root, rows.keys)
 
 
+def put_scale_first(text: str, scale: str) -> str:
+    """Move the line of a scale to the front of `scales`: the host takes the first if the file's name has none."""
+    line = re.search(rf"^[ ]+{re.escape(scale)}: *\[.*\n", text, re.MULTILINE)
+    start = re.search(r"^scales:.*\n(?:[ ]*#.*\n)*", text, re.MULTILINE)
+    if line is None or start is None:
+        return text
+    rest = text[: line.start()] + text[line.end() :]
+    return rest[: start.end()] + line[0] + rest[start.end() :]
+
+
 def _add_keys(text: str, root: Any, keys: dict[str, Any]) -> str:
     """Write new top-level keys in front of the first one."""
     first = root.value[0][0].start_mark

@@ -11,6 +11,7 @@ channels.py           which convolutions read the new channels of an added edge
 donor.py              the model to load from
 transfer.py           what became of the weights: one line and a measured difference
 transplant.py         the steps from a pretrained model to a transfer, and the checks
+removal.py            the way back: weights of a model with blocks for the model without
 gains.py              gains carried from one model to another
 fold.py               fusion weights folded into convolutions for inference
 """

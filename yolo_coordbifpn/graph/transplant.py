@@ -50,7 +50,7 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
     _check_family(source, target, pairs)
 
     initial = initial_layers(pairs)
-    walk, given = _follow(target, pairs, initial)
+    walk, given = follow(target, pairs, initial)
     donated = donor_layers(pairs, initial)
     widened, in_groups = widen(donated, walk.readers)
     return Transfer(
@@ -63,7 +63,7 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
     )
 
 
-def _follow(target: nn.Module, pairs: Pairs, layers: Sequence[nn.Module]) -> tuple[Walk, list[Any]]:
+def follow(target: nn.Module, pairs: Pairs, layers: Sequence[nn.Module]) -> tuple[Walk, list[Any]]:
     """Follow the new channels through the new model; return also what its layers take in addition to features."""
     image = pixels(target)
     given: list[Any] = [()] * len(layers)

@@ -36,7 +36,9 @@ def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
         if table.in_model(model):
             for block in [m for m in model.modules() if table.is_block(m) and callable(getattr(m, "fuse", None))]:
                 block.fuse()
-            _log(host.LOGGER, fold(model, host.Concat))
+            folded = fold(model, host.Concat)
+            if kwargs.get("verbose", args[0] if args else True):
+                _log(host.LOGGER, folded)
         return model
 
     return replace(base, "fuse", fuse)

@@ -9,6 +9,7 @@ import sys
 
 HOST = "ultralytics.nn.tasks"
 ENGINE = "ultralytics.engine.model"
+AUTOLOAD = "YOLO_COORDBIFPN_AUTOLOAD"  # environment variable: off to leave the host alone until this is imported
 PARSERS = "YOLO_COORDBIFPN_PARSERS"  # environment variable: parser modules of forks, separated by commas
 
 
@@ -83,9 +84,21 @@ def wait_for(parser):  # type: ignore[no-untyped-def]
         _forks.append(parser)
 
 
+def is_on(variable):  # type: ignore[no-untyped-def]
+    """Return whether a switch among the environment variables is on, as it is if it is not set.
+
+    A value that is neither on nor off is reported on standard error, and the switch stays on.
+    """
+    value = os.environ.get(variable, "").strip().lower()
+    if value not in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
+        sys.stderr.write(f"yolo_coordbifpn: {variable}={value!r} is neither on (1, true, yes) nor off (0, false, no)\n")
+    return value not in ("0", "false", "no", "off")
+
+
 def arm():  # type: ignore[no-untyped-def]
     """Patch the modules that are loaded now, and the others when they are; calling it again changes nothing."""
     if waiter not in sys.meta_path:
+        is_on(AUTOLOAD)  # whatever it says, we have been imported
         sys.meta_path.insert(0, waiter)
     for name in os.environ.get(PARSERS, "").replace(",", " ").split():
         wait_for(name)

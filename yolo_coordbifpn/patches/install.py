@@ -19,7 +19,7 @@ from ..registry import TABLE, ChannelRule, environment
 from . import hook
 from .failure import raise_when_built
 from .fusing import fuse_holds, patch_fuse
-from .names import names_hold, patch_names
+from .names import names_hold, patch_names, report_file
 from .parser import check_names, expose, parser_holds, patch_parser
 from .replacement import Undo
 from .safe_load import allow, patch_safe_load, safe_load_holds
@@ -71,7 +71,7 @@ def install_quietly() -> None:
         f"ultralytics {version}",
         (
             (names_hold(host), lambda: patch_names(host, version, graft_text)),
-            (parser_holds(host), lambda: patch_parser(host, TABLE)),
+            (parser_holds(host), lambda: patch_parser(host, TABLE, functools.partial(report_file, host))),
             (weights_hold(host), lambda: patch_weights(host, TABLE)),
             (fuse_holds(host), lambda: patch_fuse(host, TABLE)),
             (safe_load_holds(host, TABLE), lambda: patch_safe_load(host, TABLE)),

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import HostError
-from ..grafting.names import fingerprint, folder, split, stock, suggestion, unscaled
+from ..grafting.names import canonical, fingerprint, folder, split, stock, suggestion, unscaled
 from ..grafting.variant import Variant
 from .replacement import Undo, is_replaced, replace
 
@@ -60,17 +60,26 @@ def patch_names(host: ModuleType, version: str, graft_text: Callable[[Path, Vari
             files[key] = file
         return files[key]
 
+    asked = [""]
+
     def check_yaml(file: str | Path, *args: Any, **kwargs: Any) -> Any:
+        # newer hosts look for the name with its scale first, and raise for the one without
+        asked[0] = str(file) if unscaled(Path(asked[0]).name) != Path(str(file)).name else asked[0]
         found = _find(file, host, version, grafted)
         if found is not None:
             return str(found)
         try:
             return original(file, *args, **kwargs)
         except FileNotFoundError as error:
-            variant = split(Path(str(file)).name)
+            path = Path(asked[0])
+            variant = split(path.name)
+            if variant is not None and not _is_bare(path):
+                raise FileNotFoundError(
+                    f"{path} does not exist. For the model of this name, write {path.name} without a folder."
+                ) from error
             if variant is not None:
-                _check_family(Path(str(file)).name, version)
-            hint = suggestion(str(file), host)
+                _check_family(path.name, version)
+            hint = suggestion(str(path), host)
             if variant is not None and hint:
                 hint = f"This Ultralytics ({version}) has no {variant[0]}. {hint}"
             if not hint:
@@ -108,9 +117,10 @@ def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[P
     path = Path(str(file).strip())
     if path.suffix != ".yaml" or path.exists():
         return None
-    names = [path.name, unscaled(path.name)]  # some families have a file for each scale
-    ours = next((folder() / x for x in names if (folder() / x).is_file()), None)
     variant = split(path.name)
+    name = canonical(path.name)
+    names = [path.name, unscaled(path.name), name, unscaled(name)]  # some families have a file for each scale
+    ours = next((folder() / x for x in names if (folder() / x).is_file()), None)
     if ours is None and variant is None:
         return None
     theirs = {x.name: x for x in stock(host)}
@@ -119,13 +129,42 @@ def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[P
         return None
     if path.with_name(names[1]).exists():
         return path.with_name(names[1])
-    if path.parent.name not in ("", "model_yamls"):
+    if not _is_bare(path):
         return None
     if ours is not None and source is None:
         _check_version(ours, version)
     if ours is not None and (source is None or _is_made_from(ours, source)):
         return ours
     return grafted(source, variant[1])  # type: ignore[arg-type, index]
+
+
+def _is_bare(path: Path) -> bool:
+    """Return whether a name has no folder, or only that of the shipped files."""
+    return path.parent.name in ("", "model_yamls")
+
+
+def report_file(host: ModuleType, cfg: dict[str, Any]) -> None:
+    """Log which file one of our names stands for; warn if a local file has the name of a model that is not the same.
+
+    Args:
+        host: `ultralytics.nn.tasks`.
+        cfg: The model YAML that is built, with its name as `yaml_file`.
+    """
+    path = Path(str(cfg.get("yaml_file") or ""))
+    names = (path.name, unscaled(path.name))
+    ours = next((folder() / x for x in (unscaled(canonical(path.name)), path.name) if (folder() / x).is_file()), None)
+    variant = split(path.name)
+    if ours is None and (variant is None or unscaled(variant[0]) not in {unscaled(x.name) for x in stock(host)}):
+        return
+    file = Path(str(host.check_yaml(str(path), hard=False) or path))
+    local = next((x for x in map(path.with_name, names) if x.exists()), None)
+    if local is not None and (ours is None or fingerprint(local) != fingerprint(ours)):
+        host.LOGGER.warning(
+            f"yolo_coordbifpn: {path.name} is the local file {local.absolute()}, which takes precedence over the model "
+            "of this name; rename the file to get that model"
+        )
+    else:
+        host.LOGGER.info(f"yolo_coordbifpn: {path.name} is {file.absolute()}")
 
 
 def _is_made_from(ours: Path, source: Path) -> bool:

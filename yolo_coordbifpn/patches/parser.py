@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Callable
 from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 from ..errors import HostError
 from ..registry import BlockTable
@@ -34,18 +36,19 @@ except Exception as {BUILDER_NAME}_error:
 """
 _STOCK = f"""
 {BUILDER_NAME}_cfg = d
-d = {BUILDER_NAME}.stock(d, globals())
+d = {BUILDER_NAME}.stock(d, globals(), locals().get("verbose", True))
 """
 _FINISH = f"{BUILDER_NAME}.finish(x, {BUILDER_NAME}_cfg, globals())"
 _LOOP_TARGET = ast.dump(ast.parse("for i, (f, n, m, args) in x: pass").body[0].target)  # type: ignore[attr-defined]
 
 
-def patch_parser(host: ModuleType, table: BlockTable) -> Undo:
+def patch_parser(host: ModuleType, table: BlockTable, report: Callable[[dict[str, Any]], None] | None = None) -> Undo:
     """Teach the host's `parse_model` the blocks of the table.
 
     Args:
         host: The module that defines `parse_model`, `ultralytics.nn.tasks`.
         table: The registered blocks.
+        report: Called with each model YAML that is built with `verbose`.
 
     Returns:
         A function that undoes the patch.
@@ -62,7 +65,7 @@ def patch_parser(host: ModuleType, table: BlockTable) -> Undo:
     code = _extended(host, original)
     check_names(host, table)
 
-    host.__dict__[BUILDER_NAME] = RowBuilder(table)
+    host.__dict__[BUILDER_NAME] = RowBuilder(table, report)
     for block in table:
         expose(host, block)
     undo_code = replace(function, "__code__", code)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -24,9 +23,10 @@ from ..errors import HostError
 from ..files import write
 from ..graph.paths import Fusion, fusions
 from ..inspection.fusion_plot import COLUMNS, plot_fusion_weights
+from .hook import is_on
 from .replacement import Undo, is_replaced, replace
 
-SETTING = "YOLO_COORDBIFPN_FUSION_LOG"  # 0 switches the log off
+SETTING = "YOLO_COORDBIFPN_FUSION_LOG"  # environment variable: 0 or off switches the log off
 _logs: WeakKeyDictionary[Any, _FusionLog] = WeakKeyDictionary()  # by trainer
 
 
@@ -134,7 +134,7 @@ class _FusionLog:
 
 def _start(trainer: Any) -> None:
     _logs.pop(trainer, None)
-    if os.environ.get(SETTING, "1") != "0":
+    if is_on(SETTING):
         _guarded(trainer, _begin)
 
 
@@ -158,6 +158,9 @@ def _begin(trainer: Any) -> None:
     """Open the log of a training, if its model has a fusion."""
     model = trainer.ema.ema
     nodes = fusions(getattr(model, "student_model", model))  # if this is a distillation
+    if not nodes and not trainer.start_epoch:  # with exist_ok=True, files of an earlier training may be there
+        for name in ("fusion_weights.csv", "fusion_weights.png"):
+            (Path(trainer.save_dir) / name).unlink(missing_ok=True)
     if nodes:
         _logs[trainer] = _FusionLog(trainer, nodes)
 

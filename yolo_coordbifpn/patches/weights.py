@@ -18,6 +18,7 @@ from torch import nn
 from ..errors import HostError, WeightsError
 from ..grafting.necks import KEY
 from ..graph.gains import adopt_gains
+from ..graph.removal import Removal, remove_blocks
 from ..graph.transfer import Transfer, listed
 from ..graph.transplant import same_architecture, transplant
 from ..registry import BlockTable
@@ -47,7 +48,10 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
     def load(self: Any, weights: Any, verbose: bool = True) -> Any:
         table.discovery.find(modules(_yaml(self)), vars(host))  # a checkpoint may be the first to have them
         if not _has_other_layers(self, table):
-            return original(self, weights, verbose)
+            removal = _without_blocks(weights, self, table, host.Concat)
+            if verbose and removal is not None:
+                _log_removal(host.LOGGER, removal)
+            return original(self, weights if removal is None else removal.donor, verbose)
         source = _model(weights)
         if same_architecture(getattr(source, "model", ()), self.model):
             result = original(self, weights, verbose)
@@ -129,6 +133,24 @@ def _model(weights: Any) -> nn.Module:
     if isinstance(weights, (str, Path)) or not isinstance(weights, nn.Module):
         raise WeightsError(f"pretrained weights: expected a checkpoint or a model, got {weights!r}")
     return weights
+
+
+def _without_blocks(weights: Any, target: Any, table: BlockTable, concat: Any) -> Removal | None:
+    """Return weights of a model with registered blocks without these, None for all other weights."""
+    source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
+    layers = getattr(target, "model", None)
+    if not isinstance(layers, nn.Sequential) or source is None or not table.in_model(source):
+        return None
+    return remove_blocks(source, target, table.is_block, concat)
+
+
+def _log_removal(logger: Any, removal: Removal) -> None:
+    """Warn that the pretrained weights have blocks that the model does not have."""
+    logger.warning(
+        "yolo_coordbifpn: the pretrained weights are those of a model with blocks, and this model has none: "
+        f"{removal.kept} of {removal.total} items loaded, layers aligned; not loaded: "
+        f"{'; '.join(removal.lost) or 'nothing'}. To keep everything, train the model that the weights come from"
+    )
 
 
 def _log(logger: Any, transfer: Transfer, report: str, change: float | None) -> None:

@@ -56,17 +56,38 @@ def seek(names: Collection[str], register: Callable[..., None]) -> list[str]:
     """
     problems = []
     for entry in entries():
-        module, _, rest = entry.partition(":")
-        name, _, rule = rest.partition(":")
+        name = entry.partition(":")[2].partition(":")[0]
         if name and not any(x == name or x.endswith(f"_{name}") for x in names):
             continue
-        try:
-            home = importlib.import_module(module)
-            if name:
-                register(getattr(home, name), rule if rule in RULES else getattr(home, rule) if rule else "same")
-        except Exception as error:  # of a user's module; the error of the model's row reports it
-            problems.append(f"{VARIABLE} names {entry}: {type(error).__name__}: {error}")
+        problem = load(entry, register)
+        if problem:
+            problems.append(problem)
     return problems
+
+
+def load(entry: str, register: Callable[..., None]) -> str:
+    """Register the blocks of one entry.
+
+    Args:
+        entry: An entry of the environment variable, `package.module:Class:rule`.
+        register: Registers a block, as `yolo_coordbifpn.register`.
+
+    Returns:
+        Why they could not be registered, an empty string if they were.
+    """
+    module, _, rest = entry.partition(":")
+    name, _, rule = rest.partition(":")
+    try:
+        home = importlib.import_module(module)
+        for word in filter(None, (name, rule if rule not in RULES else "")):
+            if not hasattr(home, word):
+                there = [x for x, value in vars(home).items() if isinstance(value, type) and value.__module__ == module]
+                return f"{VARIABLE} names {entry}: {module} has no {word}; its classes are {', '.join(there) or 'none'}"
+        if name:
+            register(getattr(home, name), rule if rule in RULES else getattr(home, rule) if rule else "same")
+    except Exception as error:  # of a user's module; the error of the model's row reports it
+        return f"{VARIABLE} names {entry}: {type(error).__name__}: {error}"
+    return ""
 
 
 def _find(module: str, name: str) -> Any:

@@ -21,12 +21,20 @@ _OWN = (
 )
 
 
-def _note(error: BaseException, text: str) -> None:
-    """Add a text to an error of the host without changing its type."""
-    if hasattr(error, "add_note"):  # Python 3.11
-        error.add_note(text)
-    else:
-        error.args = (*error.args, text)
+_ALIASES = {  # what the field's forks call our blocks, in lower case
+    "ca": "CoordAtt",
+    "coordattention": "CoordAtt",
+    "coordinateattention": "CoordAtt",
+    "bifpn": "BiFPN_Concat",
+    "concat_bifpn": "BiFPN_Concat",
+    "concatbifpn": "BiFPN_Concat",
+    "bifpn_concat2": "BiFPN_Concat",
+    "bifpn_concat3": "BiFPN_Concat",
+    "weightedconcat": "BiFPN_Concat",
+    "bifpn_add2": "BiFPN_Add",
+    "bifpn_add3": "BiFPN_Add",
+    "add_bifpn": "BiFPN_Add",
+}
 
 
 def explain_unknown(
@@ -35,7 +43,7 @@ def explain_unknown(
     """Explain a row with an unknown module.
 
     Args:
-        error: The host's error; it gets a note, unless a `RowError` is raised.
+        error: The host's error; the explanation is added to its arguments, unless a `RowError` is raised.
         cfg: The model YAML.
         index: Index of the row, counted through backbone and head.
         row: The row.
@@ -45,13 +53,14 @@ def explain_unknown(
     Raises:
         RowError: If a registered block has a similar name.
     """
-    near = difflib.get_close_matches(str(row[2]).lower(), [x.lower() for x in table.names], 1, 0.8)
-    name = next((x for x in table.names if [x.lower()] == near), None)
+    word = str(row[2]).lower()
+    near = difflib.get_close_matches(word, [x.lower() for x in table.names], 1, 0.8)
+    name = _ALIASES.get(word) or next((x for x in table.names if [x.lower()] == near), None)
     if name:
         raise RowError(f"{where(cfg, index, row)}: unknown module {row[2]}. Did you mean {name}?") from error
     if isinstance(row[2], str) and row[2] not in host:
         missed = "".join(f" {x}." for x in table.discovery.missed)
-        _note(error, f"{where(cfg, index, row)}: {_OWN.format(row[2])}{missed}")
+        error.args = (*error.args, f"{where(cfg, index, row)}: {_OWN.format(row[2])}{missed}")
 
 
 def fail(error: BaseException, cfg: dict[str, Any], index: int, row: Any, usage: str) -> NoReturn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from torch import nn
@@ -18,15 +18,21 @@ from .table import BlockTable
 class RowBuilder:
     """The rows of registered blocks in the models that the host builds."""
 
-    def __init__(self, table: BlockTable) -> None:
-        """Build rows of the blocks of a table."""
+    def __init__(self, table: BlockTable, report: Callable[[dict[str, Any]], None] | None = None) -> None:
+        """Build rows of the blocks of a table.
+
+        Args:
+            table: The registered blocks.
+            report: Called with each model YAML that is built with `verbose`.
+        """
         self._table = table
+        self._report = report
 
     def __contains__(self, block: object) -> bool:
         """Return whether a class is a registered block."""
         return block in self._table
 
-    def stock(self, cfg: dict[str, Any], host: Container[str]) -> dict[str, Any]:
+    def stock(self, cfg: dict[str, Any], host: Container[str], verbose: bool = False) -> dict[str, Any]:
         """Check the rows of registered blocks, and rename modules such as `C3k2_CoordAtt` to the stock block.
 
         Blocks that are registered when they are first named are registered here.
@@ -34,6 +40,7 @@ class RowBuilder:
         Args:
             cfg: The model YAML; it is not changed.
             host: Names that the host's parser knows.
+            verbose: Whether the host logs the model.
 
         Returns:
             A model YAML for the host to build, with copies of the rows of registered blocks; `cfg` if there are none.
@@ -41,6 +48,8 @@ class RowBuilder:
         Raises:
             RowError: If a row of a registered block is malformed.
         """
+        if verbose and self._report is not None:
+            self._report(cfg)
         rows = all_rows(cfg)
         self._table.discovery.find(modules(cfg), host)
         found = self._mentions(cfg, host)

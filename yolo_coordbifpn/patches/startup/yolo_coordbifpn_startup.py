@@ -28,6 +28,6 @@ class _Starter:
 
 def run():  # type: ignore[no-untyped-def]
     """Wait for Ultralytics and the parsers of forks to be imported; YOLO_COORDBIFPN_AUTOLOAD=0 switches this off."""
-    if os.environ.get("YOLO_COORDBIFPN_AUTOLOAD", "1") != "0":
+    if os.environ.get("YOLO_COORDBIFPN_AUTOLOAD", "").strip().lower() not in ("0", "false", "no", "off"):
         forks = os.environ.get("YOLO_COORDBIFPN_PARSERS", "").replace(",", " ").split()
         sys.meta_path.insert(0, _Starter({"ultralytics.nn.tasks", "ultralytics.engine.model", *forks}))

@@ -1,0 +1,227 @@
+"""Names of model YAMLs and of blocks: which file a name stands for, what the log says, what is suggested."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+from ultralytics.nn.tasks import DetectionModel
+
+from yolo_coordbifpn import CoordAtt, graft, model_yaml
+from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.errors import GraftError, RowError
+from yolo_coordbifpn.grafting.names import canonical, split
+from yolo_coordbifpn.grafting.variant import Variant
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "coordatt-bifpn"),
+        ({"coordatt": "P3"}, "coordatt-P3-bifpn"),
+        ({"coordatt": "P3, N5", "bifpn": "none"}, "coordatt-P3-N5"),
+        ({"coordatt": "bottleneck", "attention": "SE"}, "se-bottleneck-bifpn"),
+        ({"coordatt": "none", "edge": False}, "bifpn-noedge"),
+        ({"coordatt": "none", "bifpn": "add", "repeats": 2, "width": 128}, "bifpn-add-r2-w128"),
+        ({"coordatt": "none", "bifpn": "add", "repeats": 3, "width": 256, "edge": True}, "bifpn-add"),
+        ({"coordatt": "none", "bifpn": "none", "neck": "fpn"}, "fpn"),
+    ],
+)
+def test_the_name_of_a_variant_has_what_is_not_default(options: dict[str, Any], name: str) -> None:
+    """Two variants that differ never write the same file by default."""
+    assert Variant(**options).name == name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"repeats": 2}, "repeats= has no effect with bifpn=concat; it needs bifpn=add"),
+        ({"width": 64}, "width= has no effect with bifpn=concat; it needs bifpn=add"),
+        ({"bifpn": "none", "edge": True}, "edge= has no effect with bifpn=none"),
+        ({"coordatt": "none", "attention": "SE"}, "attention=SE has no effect with coordatt=none"),
+    ],
+)
+def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    """An option that would be ignored is an error, from Python and from the command line."""
+    with pytest.raises(GraftError, match=message):
+        Variant(**options)
+
+
+def test_the_default_file_of_a_graft_is_no_shipped_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """`graft coordatt=P3` writes a name of its own, and leaves the shipped model of the plain name alone."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["graft", "model=yolo11.yaml", "coordatt=P3"]) == 0
+    assert [x.name for x in tmp_path.iterdir()] == ["yolo11-coordatt-P3-bifpn.yaml"]
+    assert tasks.check_yaml("yolo11-coordatt-bifpn.yaml") == str(model_yaml("yolo11-coordatt-bifpn"))
+    assert main(["graft", "model=yolo11.yaml", "repeats=2"]) == 1
+    assert "repeats= has no effect" in capsys.readouterr().err
+
+
+def test_the_scale_that_was_asked_for_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A graft of yolo11s.yaml in a file without a scale in its name builds scale s, from the command and from Python."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["graft", "model=yolo11s.yaml", "bifpn=none", "save=big.yaml"]) == 0
+    assert "its scale is s" in capsys.readouterr().out
+    text = Path("big.yaml").read_text(encoding="utf-8")
+    assert list(yaml.safe_load(text)["scales"]) == ["s", "n", "m", "l", "x"]
+    expected = sum(p.numel() for p in YOLO("yolo11s-coordatt.yaml").model.parameters())
+    cfg = graft("yolo11s.yaml", bifpn="none")
+    Path("dict.yaml").write_text(yaml.safe_dump(cfg, sort_keys=False), encoding="utf-8")
+    for file in ("big.yaml", "dict.yaml"):
+        assert sum(p.numel() for p in YOLO(file).model.parameters()) == expected
+
+
+def test_words_of_a_name_in_any_order() -> None:
+    """The words of a variant are understood in another order and before the task, with the scale kept."""
+    assert canonical("yolo11n-bifpn-coordatt.yaml") == "yolo11n-coordatt-bifpn.yaml"
+    assert canonical("yolo11x-bifpn-add-se-seg.yaml") == "yolo11x-seg-se-bifpn-add.yaml"
+    assert split("yolo11n.yaml") is None
+    assert split("yolo11-coordatt-cbam.yaml") is None
+    assert split("coordatt.yaml") is None
+    model = YOLO("yolo11s-coordatt-seg.yaml")
+    assert model.task == "segment"
+    assert model.model.yaml["scale"] == "s"
+    assert sum(isinstance(m, CoordAtt) for m in model.model.modules()) == 1
+    assert tasks.check_yaml("yolo11-bifpn-coordatt.yaml") == str(model_yaml("yolo11-coordatt-bifpn"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/no/such/yolo11x-coordatt.yaml", "/no/such/yolo11x-coordatt.yaml does not exist.* write yolo11x-coordatt.yaml"),
+        ("yolo11x-cordatt-seg.yaml", "Did you mean yolo11x-seg-coordatt.yaml"),
+    ],
+)
+def test_names_that_do_not_exist(name: str, message: str) -> None:
+    """A missing path is called one, and a suggestion keeps task and scale."""
+    with pytest.raises(FileNotFoundError, match=message):
+        YOLO(name)
+
+
+def test_the_log_says_which_file_a_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Any) -> None:
+    """A built model logs its file; a local file with the name of another model is warned about; quiet builds are quiet."""
+    monkeypatch.chdir(tmp_path)
+    name = "yolo11n-coordatt-bifpn.yaml"
+    DetectionModel(name, verbose=False)
+    assert not log.messages
+    DetectionModel(name)
+    assert f"yolo_coordbifpn: {name} is {model_yaml('yolo11-coordatt-bifpn')}" in log.messages
+    shutil.copy(model_yaml("yolo11-coordatt-bifpn"), "yolo11-coordatt-bifpn.yaml")  # the same model
+    DetectionModel(name)
+    shutil.copy(model_yaml("yolo11-coordatt"), "yolo11-coordatt-bifpn.yaml")
+    assert not [x for x in log.records if x.levelno >= logging.WARNING]
+    DetectionModel(name)
+    (warning,) = [x.getMessage() for x in log.records if x.levelno >= logging.WARNING]
+    assert str(tmp_path / "yolo11-coordatt-bifpn.yaml") in warning
+    assert "takes precedence" in warning
+
+
+@pytest.mark.parametrize(
+    ("module", "block"),
+    [
+        ("CoordAttention", "CoordAtt"),
+        ("CoordinateAttention", "CoordAtt"),
+        ("CA", "CoordAtt"),
+        ("BiFPN", "BiFPN_Concat"),
+        ("Concat_BiFPN", "BiFPN_Concat"),
+    ],
+)
+def test_names_of_the_fields_forks(module: str, block: str) -> None:
+    """A row with another project's name for a block gets the name here."""
+    cfg = yaml.safe_load(model_yaml("yolo11-coordatt").read_text(encoding="utf-8"))
+    cfg["backbone"][9] = [-1, 1, module, []]
+    with pytest.raises(RowError, match=f"unknown module {module}. Did you mean {block}?"):
+        DetectionModel(cfg, verbose=False)
+
+
+def test_the_whole_message_of_an_unknown_module() -> None:
+    """What to do about an unknown block is in the text of the error, not in a note that notebooks hide."""
+    cfg = yaml.safe_load(model_yaml("yolo11-coordatt").read_text(encoding="utf-8"))
+    cfg["backbone"][9] = [-1, 1, "Whatever", []]
+    with pytest.raises(KeyError) as caught:
+        DetectionModel(cfg, verbose=False)
+    assert "YOLO_COORDBIFPN_BLOCKS=my_package.blocks:Whatever" in str(caught.value)
+    assert "layer 9 (backbone row 9)" in str(caught.value)
+
+
+def test_an_attention_that_nobody_knows() -> None:
+    """`attention=` with an unknown name lists the registered blocks."""
+    with pytest.raises(GraftError, match="attention=ECA: no block of this name is registered. Registered are CoordAtt"):
+        graft("yolo11n.yaml", attention="ECA")
+
+
+def test_a_list_of_one_input() -> None:
+    """A row `[[-1], 1, CoordAtt, []]` is told to drop the brackets."""
+    cfg = yaml.safe_load(model_yaml("yolo11-coordatt").read_text(encoding="utf-8"))
+    cfg["backbone"][9] = [[-1], 1, "CoordAtt", []]
+    with pytest.raises(RowError, match="takes one input, got a list: write its index without brackets"):
+        DetectionModel(cfg, verbose=False)
+
+
+SWITCH = """
+import sys
+print("yolo_coordbifpn_startup" in {type(x).__module__ for x in sys.meta_path})
+import yolo_coordbifpn
+from yolo_coordbifpn.patches.training_log import SETTING
+from yolo_coordbifpn.patches.hook import is_on
+print(is_on(SETTING))
+"""
+
+
+@pytest.mark.parametrize(("value", "on"), [("0", False), ("False", False), ("no", False), ("off", False), ("on", True)])
+def test_switches_take_the_usual_words(value: str, on: bool, python: Callable[..., str]) -> None:
+    """The environment variables are switched off by 0, false, no and off, in any case."""
+    out = python(SWITCH, YOLO_COORDBIFPN_AUTOLOAD=value, YOLO_COORDBIFPN_FUSION_LOG=value)
+    assert out.split() == [str(on)] * 2
+
+
+def test_switches_report_other_words(python: Callable[..., str]) -> None:
+    """A value that is neither on nor off leaves the switch on, and is reported."""
+    out = python(SWITCH, check=False, YOLO_COORDBIFPN_AUTOLOAD="maybe", YOLO_COORDBIFPN_FUSION_LOG="2")
+    assert "YOLO_COORDBIFPN_AUTOLOAD='maybe' is neither on" in out
+    assert "YOLO_COORDBIFPN_FUSION_LOG='2' is neither on" in out
+    assert out.count("True") == 2
+
+
+DECLARED = """
+from yolo_coordbifpn.commands import main
+from ultralytics.nn.tasks import DetectionModel
+import yolo_coordbifpn, yaml
+status = main(["check"])
+cfg = yaml.safe_load(yolo_coordbifpn.model_yaml("yolo11-coordatt").read_text())
+cfg["backbone"][9] = [-1, 1, "Mine", []]
+try:
+    DetectionModel(cfg, verbose=False)
+except KeyError as error:
+    print(error)
+print("status", status)
+"""
+
+
+def test_a_declared_block_that_is_not_there(tmp_path: Path, python: Callable[..., str]) -> None:
+    """The error and `check` name the variable, the entry, and the classes that were found."""
+    (tmp_path / "blocks.py").write_text("import torch\nclass Other(torch.nn.Identity): ...\n")
+    out = python(DECLARED, YOLO_COORDBIFPN_BLOCKS="blocks:Mine")
+    reason = "YOLO_COORDBIFPN_BLOCKS names blocks:Mine: blocks has no Mine; its classes are Other"
+    assert out.count(reason) == 2
+    assert "NOT registered" in out
+    assert "status 1" in out
+
+
+def test_fusing_quietly_is_quiet(log: Any) -> None:
+    """`fuse(verbose=False)` logs nothing of ours, also where fusions stay."""
+    model = DetectionModel("yolo11n-bifpn-add.yaml", verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.eval().fuse(verbose=False)
+    assert not [x for x in log.messages if "yolo_coordbifpn" in x]
