@@ -26,6 +26,7 @@ from ultralytics.utils import LOGGER
 
 import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, HostError, RowError, install, model_yaml, register, uninstall
+from yolo_coordbifpn.files import write
 from yolo_coordbifpn.grafting import names
 from yolo_coordbifpn.host.models import quiet
 from yolo_coordbifpn.patches import names as patch
@@ -329,6 +330,14 @@ def test_a_made_file_that_is_gone_is_made_again() -> None:
     assert tasks.check_yaml("yolo12-pose-bifpn.yaml") == str(file)
     shutil.rmtree(file.parent)
     assert Path(tasks.check_yaml("yolo12-pose-bifpn.yaml")).read_text() == text
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    """If a file cannot be written, its temporary file is deleted."""
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        write(tmp_path / "taken", "text")
+    assert [x.name for x in tmp_path.iterdir()] == ["taken"]
 
 
 # The parser ----------------------------------------------------------------------------------------------------------
