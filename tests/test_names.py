@@ -68,7 +68,7 @@ def test_the_default_file_of_a_graft_is_no_shipped_name(
 
 
 def test_the_scale_that_was_asked_for_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """A graft of yolo11s.yaml in a file without a scale in its name builds scale s, from the command and from Python."""
+    """A graft of yolo11s.yaml in a file whose name has no scale builds scale s, from the command and from Python."""
     monkeypatch.chdir(tmp_path)
     assert main(["graft", "model=yolo11s.yaml", "bifpn=none", "save=big.yaml"]) == 0
     assert "its scale is s" in capsys.readouterr().out
@@ -98,7 +98,10 @@ def test_words_of_a_name_in_any_order() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("/no/such/yolo11x-coordatt.yaml", "/no/such/yolo11x-coordatt.yaml does not exist.* write yolo11x-coordatt.yaml"),
+        (
+            "/no/such/yolo11x-coordatt.yaml",
+            "/no/such/yolo11x-coordatt.yaml does not exist.* write yolo11x-coordatt.yaml",
+        ),
         ("yolo11x-cordatt-seg.yaml", "Did you mean yolo11x-seg-coordatt.yaml"),
     ],
 )
@@ -109,7 +112,7 @@ def test_names_that_do_not_exist(name: str, message: str) -> None:
 
 
 def test_the_log_says_which_file_a_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Any) -> None:
-    """A built model logs its file; a local file with the name of another model is warned about; quiet builds are quiet."""
+    """A build logs the file; a local file with the name of another model is warned about; a quiet build is quiet."""
     monkeypatch.chdir(tmp_path)
     name = "yolo11n-coordatt-bifpn.yaml"
     DetectionModel(name, verbose=False)

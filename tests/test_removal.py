@@ -13,7 +13,9 @@ from ultralytics.nn.tasks import DetectionModel
 from yolo_coordbifpn import BiFPN_Concat
 
 
-@pytest.mark.parametrize("name", ["yolo11n-coordatt-bifpn", "yolov8n-coordatt-bifpn", "yolo26n-bifpn", "yolo11n-seg-bifpn"])
+@pytest.mark.parametrize(
+    "name", ["yolo11n-coordatt-bifpn", "yolov8n-coordatt-bifpn", "yolo26n-bifpn", "yolo11n-seg-bifpn"]
+)
 def test_weights_of_a_model_with_blocks_fit_the_stock_model(name: str, log: Any) -> None:
     """All stock items are loaded, aligned; with fusions alone off their start, the output stays as it was."""
     stock = name.replace("-coordatt", "").replace("-bifpn", "")
