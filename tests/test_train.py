@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -18,6 +19,7 @@ from ultralytics import YOLO
 
 from yolo_coordbifpn import fusion_weights
 from yolo_coordbifpn.commands.scenes import write_scenes
+from yolo_coordbifpn.patches import training_log
 
 SIZE = 96
 
@@ -127,3 +129,19 @@ def test_safe_loading_of_a_checkpoint(folder: Path, best: Path) -> None:
     env = {**os.environ, "ULTRALYTICS_SAFE_LOAD": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, timeout=99)
     assert done.stdout.splitlines()[-1:] == ["CoordAtt"], done.stderr
+
+
+def test_a_stock_training_removes_an_older_log(tmp_path: Path) -> None:
+    """With exist_ok=True, the fusion weights of an earlier model do not stay beside a stock training."""
+    for name in ("fusion_weights.csv", "fusion_weights.png"):
+        (tmp_path / name).write_text("old")
+    stock = SimpleNamespace(ema=YOLO("yolo11n.yaml").model)
+    for start_epoch, left in ((3, 2), (0, 0)):  # a resumed training keeps what is there
+        training_log._start(SimpleTrainer(ema=stock, save_dir=tmp_path, start_epoch=start_epoch))
+        assert len(list(tmp_path.iterdir())) == left
+
+
+class SimpleTrainer(SimpleNamespace):
+    """What the log reads of a trainer of the host; it can be referenced weakly."""
+
+    __hash__ = object.__hash__
