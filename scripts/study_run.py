@@ -1,0 +1,181 @@
+"""One run of the study in a process of its own: one treatment with one seed. See study.py."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from study_plan import STAGES, TREATMENTS
+from torch import nn
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models import YOLO
+
+import yolo_coordbifpn
+from yolo_coordbifpn import CoordAtt
+from yolo_coordbifpn.compare.plan import Plan
+from yolo_coordbifpn.compare.run import carry_out
+from yolo_coordbifpn.graph.paths import fusions
+from yolo_coordbifpn.registry import TABLE
+
+
+def run(options: dict[str, str]) -> None:
+    """Train, validate, look at the blocks, and write the row.
+
+    Args:
+        options: Those of study.py, with the run as stage/treatment/seed.
+    """
+    stage_name, name, number = options["run"].split("/")
+    seed = int(number)
+    stage, treatment = STAGES[stage_name], TREATMENTS[name]
+    folder = (Path(options["folder"]) / f"{stage_name}-{name}-{seed}").absolute()
+    yolo_coordbifpn.install()
+    _set_start(treatment.start)
+    _set_rate(treatment.rate)
+    model = f"yolo11{treatment.scale}.yaml"
+    if treatment.blocks:
+        file = folder / f"yolo11{treatment.scale}-{name.replace('+', '-')}.yaml"
+        cfg = yolo_coordbifpn.graft("yolo11.yaml", **treatment.blocks)
+        text = yaml.safe_dump({k: v for k, v in cfg.items() if k not in ("yaml_file", "scale")}, sort_keys=False)
+        file.write_text(text, encoding="utf-8")
+        model = str(file)
+    train = {
+        "data": str(Path(options[stage.data]).absolute()),
+        "epochs": stage.epochs,
+        "imgsz": stage.imgsz + treatment.larger,
+        "pretrained": str(Path(options["weights"]).absolute()) if stage.pretrained else False,
+        "workers": 0,
+        "cache": "ram",
+        "verbose": False,
+    }
+    if not stage.pretrained:  # few steps: no gradient accumulation, as in the demo
+        train |= {"batch": 8, "nbs": 8, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1}
+    plan = Plan(folder / "plan", (model,), (seed,), train)
+    plan.start()
+    carry_out(plan.folder, 0, "cpu")
+    result = plan.runs[0].result
+    assert result is not None  # it has just been written
+    sizes = result["sizes"]
+    row = {
+        "stage": stage_name,
+        "data": stage.data,
+        "treatment": name,
+        "seed": seed,
+        "mAP50": round(result["metrics"]["metrics/mAP50(B)"], 5),
+        "mAP50-95": round(result["metrics"]["metrics/mAP50-95(B)"], 5),
+        **{f"AP {x}": round(sizes[x], 5) for x in ("small", "medium", "large") if x in sizes},
+        "model": f"yolo11{treatment.scale}",
+        "blocks": " ".join(f"{k}={v}" for k, v in treatment.blocks.items()),
+        "start": treatment.start if treatment.blocks and stage.pretrained else "",
+        "rate": treatment.rate if treatment.blocks else "",
+        "weights": Path(options["weights"]).name if stage.pretrained else "none",
+        "imgsz": train["imgsz"],
+        "epochs": stage.epochs,
+        "parameters": result["parameters"],
+        "gflops": result["gflops"],
+        "seconds": result["train_seconds"],
+        **_awake(plan.folder / result["best"], train),
+        "commit": result["commit"],
+        "versions": f"ultralytics {result['ultralytics']}, torch {result['torch']}, python {result['python']}",
+        "machine": result["machine"],
+        "command": f"python scripts/study_run.py run={options['run']} {stage.data}={Path(options[stage.data]).name}",
+    }
+    (folder / "row.json").write_text(json.dumps(row))
+
+
+def _set_rate(rate: float) -> None:
+    """Give the parameters of the blocks parameter groups of their own, with a faster rate and no decay."""
+    if rate == 1:
+        return
+    original: Any = BaseTrainer.build_optimizer
+
+    @functools.wraps(original)
+    def build_optimizer(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        optimizer = original(self, model, *args, **kwargs)
+        own = {id(p) for m in model.modules() if TABLE.is_block(m) for p in m.parameters()}
+        for group in list(optimizer.param_groups):
+            faster = [p for p in group["params"] if id(p) in own]
+            if faster:
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+                rest = {k: v for k, v in group.items() if k != "params"}
+                optimizer.add_param_group({**rest, "params": faster, "lr": rate * group["lr"], "weight_decay": 0.0})
+        return optimizer
+
+    BaseTrainer.build_optimizer = build_optimizer  # type: ignore[method-assign]
+
+
+def _set_start(start: str) -> None:
+    """Change how CoordAtt starts beside pretrained weights."""
+    if start == "open":
+
+        def open_gates(self: Any) -> None:
+            for conv in (self.conv_h, self.conv_w):
+                nn.init.zeros_(conv.weight)
+                nn.init.constant_(conv.bias, 2.0)
+            self.gain = float(torch.sigmoid(torch.tensor(2.0))) ** -2
+
+        CoordAtt.neutral_ = open_gates  # type: ignore[method-assign]
+    elif start == "residual":
+        build, forward = CoordAtt.__init__, CoordAtt.forward
+
+        def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            build(self, *args, **kwargs)
+            self.a = nn.Parameter(torch.ones(1))
+
+        def residual(self: Any, x: Any) -> Any:
+            return x + self.a * (forward(self, x) - x)
+
+        CoordAtt.__init__ = init  # type: ignore[method-assign]
+        CoordAtt.forward = residual  # type: ignore[method-assign]
+        CoordAtt.neutral_ = lambda self: self.a.data.zero_()  # type: ignore[method-assign, assignment, operator]
+
+
+def _awake(best: Path, train: dict[str, Any]) -> dict[str, Any]:
+    """Measure what the blocks do on validation images: output / input of CoordAtt by channel, its spread in a map."""
+    model: Any = YOLO(best).model
+    blocks = [m for m in model.modules() if isinstance(m, CoordAtt)]
+    scales: list[Any] = []
+
+    def note(block: Any, args: Any, out: Any) -> None:
+        h, w = block.gates(args[0])
+        whole = block.gain * h * w
+        if hasattr(block, "a"):
+            whole = 1 + block.a * (whole - 1)
+        scales.append((whole.mean((0, 2, 3)).float(), whole.std((2, 3)).mean().float()))
+
+    shares = "; ".join(f"{node}: {' '.join(f'{x:.3f}' for x in node.weights)}" for node in fusions(model))
+    hooks = [m.register_forward_hook(note) for m in blocks]
+    data = yaml.safe_load(Path(train["data"]).read_text(encoding="utf-8"))
+    images = sorted((Path(train["data"]).parent / data["val"]).iterdir())[:8]
+    if blocks:
+        with torch.no_grad():
+            for file in images:
+                model.eval()(_pixels(file, train["imgsz"]))
+    for hook in hooks:
+        hook.remove()
+    if not scales:
+        return {"shares": shares}
+    channels = torch.cat([x for x, _ in scales])
+    return {
+        "channel low": round(float(channels.quantile(0.05)), 3),
+        "channel high": round(float(channels.quantile(0.95)), 3),
+        "spread": round(float(torch.stack([x for _, x in scales]).mean()), 4),
+        "shares": shares,
+    }
+
+
+def _pixels(file: Path, size: int) -> Any:
+    """Read an image as the host's models take it, stretched to a square: (1, 3, size, size), RGB, 0...1."""
+    with Image.open(file) as opened:
+        array = np.asarray(opened.convert("RGB").resize((size, size)), dtype="float32") / 255
+    return torch.from_numpy(array).permute(2, 0, 1)[None]
+
+
+if __name__ == "__main__":
+    run(dict(word.split("=", 1) for word in sys.argv[1:]))
