@@ -269,7 +269,7 @@ def test_a_level_that_the_pretrained_model_does_not_have(log: pytest.LogCaptureF
     assert "BiFPN_Concat" in names
     assert "Concat" not in names
     assert "differs by" not in log.text
-    assert "the start is not the pretrained model's" in log.text
+    assert "the initial output differs from the pretrained model's" in log.text
 
 
 def test_the_given_model_is_not_changed() -> None:

@@ -43,7 +43,7 @@ def explain_unknown(
     """Explain a row with an unknown module.
 
     Args:
-        error: The host's error; the explanation is added to its arguments, unless a `RowError` is raised.
+        error: The host's error; its message becomes the explanation, unless a `RowError` is raised.
         cfg: The model YAML.
         index: Index of the row, counted through backbone and head.
         row: The row.
@@ -60,7 +60,7 @@ def explain_unknown(
         raise RowError(f"{where(cfg, index, row)}: unknown module {row[2]}. Did you mean {name}?") from error
     if isinstance(row[2], str) and row[2] not in host:
         missed = "".join(f" {x}." for x in table.discovery.missed)
-        error.args = (*error.args, f"{where(cfg, index, row)}: {_OWN.format(row[2])}{missed}")
+        error.args = (f"{where(cfg, index, row)}: {_OWN.format(row[2])}{missed}",)
 
 
 def fail(error: BaseException, cfg: dict[str, Any], index: int, row: Any, usage: str) -> NoReturn:
