@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 from ..files import write
-from . import UsageError, whole_number
+from . import UsageError, truth, whole_number
 
 OPTIONS = {
     "model": "",
@@ -46,8 +46,7 @@ def run(options: dict[str, str]) -> int:
 
     if not options["model"].endswith((".yaml", ".yml")):
         raise UsageError(f"model= must be a model YAML such as yolo12.yaml or my.yaml, got {options['model']!r}.")
-    if options["edge"].lower() not in {"true", "false"}:
-        raise UsageError(f"edge= must be True or False, got {options['edge']!r}.")
+    edge = truth(options, "edge")
     repeats, width = whole_number(options, "repeats", 1), whole_number(options, "width", 1)
     try:
         from ..grafting.graft import graft_file
@@ -60,7 +59,7 @@ def run(options: dict[str, str]) -> int:
             options["bifpn"],
             options["neck"],
             options["attention"],
-            options["edge"].lower() == "true",
+            edge,
             repeats,
             width,
         )
@@ -73,7 +72,7 @@ def run(options: dict[str, str]) -> int:
             raise UsageError(f"save={save}: there is no folder {save.parent}.")
         text, rows, costs = graft_file(source, variant)
     except (GraftError, HostError, RowError) as error:
-        print(f"{options['model']}: {error}", file=sys.stderr)
+        print(f"yolo-coordbifpn graft: {options['model']}: {error}", file=sys.stderr)
         return 1
     changed = " ".join(f"{key}={value}" for key, value in options.items() if value != OPTIONS[key] and key != "save")
     write(save, f"# Made by: yolo-coordbifpn graft {changed}\n{text}")
