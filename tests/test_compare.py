@@ -24,12 +24,17 @@ from PIL import Image
 
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.commands.scenes import write_scenes
+from yolo_coordbifpn.compare.arguments import train_arguments
+from yolo_coordbifpn.compare.devices import read_devices
 from yolo_coordbifpn.compare.formats import Report, Table, latex, markdown
+from yolo_coordbifpn.compare.labels import label_models
 from yolo_coordbifpn.compare.object_sizes import average_precision
 from yolo_coordbifpn.compare.plan import Plan
+from yolo_coordbifpn.compare.preview import duration
 from yolo_coordbifpn.compare.report import write_report
 from yolo_coordbifpn.compare.session import compare
 from yolo_coordbifpn.compare.statistics import difference, interval, verdict
+from yolo_coordbifpn.compare.transfers import unequal_starts
 from yolo_coordbifpn.errors import CompareError
 from yolo_coordbifpn.files import write
 
@@ -56,8 +61,17 @@ def test_differences_are_paired() -> None:
     assert verdict(found) == "better"
     assert verdict(found, larger_is_better=False) == "worse"
     assert verdict(difference(base, ours)) == "worse"
-    assert verdict(difference({0: 0.1, 1: 0.6}, {0: 0.2, 1: 0.5})) == "not shown"
-    assert verdict(difference({0: 1.0}, {0: 0.0})) == "not shown (one seed tells nothing)"
+    assert verdict(difference({0: 0.1, 1: 0.6, 2: 0.4}, {0: 0.2, 1: 0.5, 2: 0.4})) == "not shown"
+
+
+def test_no_verdict_without_evidence() -> None:
+    """Fewer than three seeds, or equal differences, give no verdict, and the reason."""
+    assert verdict(difference({0: 1.0}, {0: 0.0})) == "no verdict: 1 seed, at least 3 are needed"
+    assert verdict(difference({0: 0.5, 1: 0.7}, {0: 0.1, 1: 0.2})) == "no verdict: 2 seeds, at least 3 are needed"
+    base = {0: 0.1, 1: 0.2, 2: 0.3}
+    same = {seed: value + 0.1 for seed, value in base.items()}  # equal but for rounding errors
+    assert verdict(difference(same, base)) == "no verdict: no variance between seeds"
+    assert verdict(difference(base, base)) == "no verdict: no variance between seeds"
 
 
 def test_precision_by_size() -> None:
@@ -82,7 +96,8 @@ def planned(folder: Path, **changes: Any) -> Plan:
         "seeds": (0, 1, 2),
         "train": {"epochs": 2, "imgsz": 64, "data": "my.yaml"},
     }
-    return Plan(folder, **{**options, **changes})
+    options |= changes
+    return Plan(folder, **{"labels": label_models(options["models"], {}), **options})
 
 
 def test_runs_pair_the_seeds(tmp_path: Path) -> None:
@@ -104,7 +119,7 @@ def test_runs_pair_the_seeds(tmp_path: Path) -> None:
         ({"models": ("yolo11n.yaml",)}, "models= has changed"),
         ({"train": {"epochs": 3, "imgsz": 64, "data": "my.yaml"}}, "epochs= has changed: .* with 2, now it is 3"),
         ({"train": {"epochs": 2, "data": "my.yaml"}}, "imgsz= has changed: .* with 64, now it is no value"),
-        ({"models": ("a/yolo11n.yaml", "yolo11n.pt")}, "models= names yolo11n twice"),
+        ({"labels": ("a", "b")}, "labels= has changed: .* with yolo11n,yolo11n-bifpn, now it is a,b"),
     ],
 )
 def test_another_plan_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -116,6 +131,69 @@ def test_another_plan_is_refused(changes: dict[str, Any], message: str, tmp_path
     assert (tmp_path / "x" / "plan.json").read_bytes() == before
 
 
+def test_a_plan_grows(tmp_path: Path) -> None:
+    """More seeds and models, in another order too, change the stored plan; names of models stay as they are."""
+    first = planned(tmp_path / "x")
+    first.start()
+    models = ("new/yolo11n.yaml", *first.models)
+    labels = label_models(models, dict(zip(first.models, first.labels)))
+    grown = planned(tmp_path / "x", models=models, labels=labels, seeds=(5, 0, 1, 2))
+    grown.start()
+    assert Plan.read(tmp_path / "x") == grown
+    assert grown.labels == ("new-yolo11n", "yolo11n", "yolo11n-bifpn")
+    with pytest.raises(CompareError, match="models= has changed"):
+        first.start()
+
+
+@pytest.mark.parametrize(
+    ("models", "labels"),
+    [
+        (("yolo11n.yaml", "runs/detect/train3/weights/best.pt"), ("yolo11n", "train3")),
+        (("/A/train/weights/best.pt", "/B/train/weights/best.pt", "m.yaml"), ("A-train", "B-train", "m")),
+        (("/r/a/x/t/weights/best.pt", "/r/b/x/t/weights/last.pt"), ("a-x-t", "b-x-t")),
+        (("r/t/weights/best.pt", "r/t/weights/last.pt"), ("best.pt", "last.pt")),
+        (("yolo11n.yaml", "yolo11n.pt", "weights/yolo11n.pt"), ("yolo11n.yaml", "yolo11n.pt", "yolo11n")),
+    ],
+)
+def test_models_get_names_of_their_own(models: tuple[str, ...], labels: tuple[str, ...]) -> None:
+    """A checkpoint is named after its run, and equal names get as many parent folders as needed."""
+    assert label_models(models, {}) == labels
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (("a.yaml", "a.yaml"), "models= names a.yaml twice; give each model once"),
+        (("a-b.yaml", "a/b.yaml", "c/b.yaml"), "models= has the name a-b twice; give each model a name with labels="),
+    ],
+)
+def test_models_of_one_name_are_refused(models: tuple[str, ...], message: str) -> None:
+    """What the paths cannot tell apart is an error that says what to do."""
+    with pytest.raises(CompareError, match=message):
+        label_models(models, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "engine", "devices"),
+    [
+        ("cpu,cpu", "local", ["cpu", "cpu"]),
+        ("gpu", "ray", ["gpu"]),
+        ("0,1,7", "ray", ["gpu"]),
+        ("cpu", "ray", ["cpu"]),
+        ("gpu", "local", None),
+        ("cpu,0", "ray", None),
+        ("cpu", "slurm", None),
+    ],
+)
+def test_devices(text: str, engine: str, devices: list[str] | None) -> None:
+    """A cluster may have GPUs that this machine has not; locally only devices of this machine are accepted."""
+    if devices is None:
+        with pytest.raises(CompareError, match=r"engine= must be|devices= takes"):
+            read_devices(text, engine)
+    else:
+        assert read_devices(text, engine) == devices
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     """A folder that holds no comparison is unchanged: nothing is written or deleted."""
     for name in ("thesis.txt", "draft.part"):
@@ -123,6 +201,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CompareError, match="holds no comparison; give another name="):
         compare(planned(tmp_path), ["cpu"], "local")
     assert {x.name for x in tmp_path.iterdir()} == {"thesis.txt", "draft.part"}
+    for folder in (tmp_path / "thesis.txt", tmp_path / "thesis.txt" / "x"):
+        with pytest.raises(CompareError, match=r"holds no comparison|thesis.txt is not a folder that can be written"):
+            planned(folder).check()
 
 
 # Report ---------------------------------------------------------------------------------------------------------------
@@ -203,8 +284,22 @@ def test_an_incomplete_report_says_so(tmp_path: Path) -> None:
     text = (plan.folder / "report.md").read_text(encoding="utf-8")
     assert "- INCOMPLETE: 3 of 9 runs are finished. Missing: yolo11s seed 0, yolo11n-bifpn seed 1" in text
     assert "| yolo11s | missing |" in text
-    assert "not shown (one seed tells nothing)" in text
+    assert "no verdict: 1 seed, at least 3 are needed" in text
     assert "yolo11s is the next bigger stock model" in text
+
+
+def test_unequal_starts_come_first(tmp_path: Path) -> None:
+    """The first lines of a report name checkpoints beside YAMLs, and models with far fewer pretrained items."""
+    plan = planned(tmp_path / "x", models=("yolo11n.yaml", "/runs/train3/weights/best.pt"))
+    finished(plan, {"yolo11n": (0.5, 0.6, 0.7), "train3": (0.6, 0.7, 0.8)})
+    for file in plan.folder.glob("runs/yolo11n-*/result.json"):
+        write(file, json.dumps({**json.loads(file.read_text()), "items": ""}))
+    write_report(plan)
+    lines = (plan.folder / "report.md").read_text(encoding="utf-8").splitlines()
+    assert lines[2].startswith("- UNEQUAL STARTS: train3 from a checkpoint, yolo11n not.")
+    assert lines[3].startswith("- UNEQUAL STARTS: the pretrained items are 499/499 in train3, but none in yolo11n.")
+    models = {"a": "yolo11n.yaml", "b": "yolo11n.pt"}
+    assert unequal_starts(models, {"a": "493/499", "b": "448/499"}, "yolo11n.pt") == []
 
 
 @pytest.mark.parametrize(
@@ -245,12 +340,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["data=coco8.yaml", "epochs=1"], "models= must name models", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=0,0"], "seeds= must be different whole numbers", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=a"], "seeds= must be different whole numbers", 2),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "devices=7"], "devices= takes cpu", 2),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "devices=7"], "devices= takes cpu", 1),
         (
             ["models=yolo11n.yaml", "variants=bifpn", "data=coco8.yaml", "epochs=1"],
             "variants= needs a name without .yaml",
             2,
         ),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=3-1"], "seeds= must be different whole numbers", 2),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=0-2,2"], "seeds= must be different whole numbers", 2),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "labels=a,b"], "labels= must be 4 different names", 2),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "labels=a/b"], "must not have /", 2),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "dry=yes"], "dry= must be True or False", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seed=3"], "seed= is set by the comparison", 2),
         (["models=yolo31n", "data=coco8.yaml", "epochs=1"], "yolo31n.yaml: there is no such model YAML", 1),
         (["models=nowhere.pt", "data=coco8.yaml", "epochs=1"], "there is no checkpoint nowhere.pt", 1),
@@ -261,10 +361,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             ["models=yolo11n", "data=coco8.yaml", "epochs=1", "lr=1"],
-            "the host's train does not accept these arguments",
+            "the host's train does not accept lr=1: 'lr' is not a valid",
             1,
         ),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=one"], "the host's train does not accept these arguments", 1),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=one"], "the host's train does not accept epochs=one", 1),
         (["models=yolo11n", "data=mine.yaml", "epochs=1"], "data=mine.yaml: there is no such file", 1),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "engine=slurm"], "engine= must be local or ray", 1),
     ],
@@ -282,6 +382,68 @@ def test_bad_input(
     assert main(["compare", *words]) == status
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("runs/compare/compare/plan.json"))
+
+
+def test_all_problems_at_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Models, checkpoints, tasks, data, arguments and devices are checked together, a line for each problem."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text("nc: 3\nbackbone: [[-1, 1, Conf, [8]]]\nhead: [[[0], 1, Detect, [nc]]]\n")
+    (tmp_path / "junk.pt").write_text("junk")
+    models = "models=yolo11n.yaml,bad.yaml,junk.pt,yolo11n-pose.yaml,no/x.yaml,/no/y.pt"
+    words = [f"data={data.parent}/images", "epochs=-1", "imgsz=abc", "lr=3", "pretrained=/no/z.pt", "devices=7"]
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["compare", models, *words]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    starts = [
+        "the host's train does not accept epochs=-1: ", "the host's train does not accept imgsz=abc: ",
+        "the host's train does not accept lr=3: ", "pretrained=/no/z.pt: ", "devices= takes ", f"models=: {tmp_path}/bad",
+        f"models=: {tmp_path}/junk.pt: ", "models=: no/x.yaml: ", "models=: there is no checkpoint /no/y.pt",
+        "models= must have one task, got yolo11n detect, yolo11n-pose pose", f"data={data.parent}/images: ",
+    ]  # fmt: skip
+    assert len(lines) == len(starts), lines
+    for line, first in zip(lines, starts):
+        assert line.startswith(f"yolo-coordbifpn compare: {first}")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("yolo11n-pose.yaml", "it has no kpt_shape, which models of the task pose need"),
+        ("yolo11n-seg.yaml", "its labels have 5 columns, models of the task segment need at least 7"),
+        ("yolo11n-obb.yaml", "its labels have 5 columns, models of the task obb need 9"),
+        ("yolo11n-cls.yaml", "classification needs a folder with train/CLASS/IMAGE in it"),
+    ],
+)
+def test_data_of_another_task(model: str, message: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model whose task needs other labels is refused before it is trained."""
+    assert main(["compare", f"models={model}", f"data={data}", "epochs=1", "dry=True"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_dry_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints models, costs, pretrained items and time, and writes nothing; the label cache is not touched either."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted([*tmp_path.rglob("*"), *data.parent.rglob("*")])
+    words = ["models=yolo11n.yaml,yolo11n-bifpn.yaml", f"data={data}", *SMALL, "seeds=0-2,7", "labels=stock,ours"]
+    assert main(["compare", *words, "dry=True"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"(?m)^stock +detect +2\.\d+ +6\.\d+ +none +\d\S*$", out), out
+    assert re.search(r"8 runs to train \(2 models x 4 seeds\): about \d+ min on cpu,cpu", out)
+    assert sorted([*tmp_path.rglob("*"), *data.parent.rglob("*")]) == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(5, "1 min"), (1500, "25 min"), (11_940, "3 h 20 min"), (7150, "2 h"), (180_500, "50 h")],
+)
+def test_durations_are_rounded(seconds: float, text: str) -> None:
+    """Minutes below an hour, then tens of minutes, then hours."""
+    assert duration(seconds) == text
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -389,16 +551,36 @@ def test_on_a_local_ray(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_failing_run_is_reported(data: Path, tmp_path: Path) -> None:
-    """A model that does not fit the task fails alone; the others are kept, and the report says incomplete."""
-    words = ["models=yolo11n.yaml,yolo11n-pose.yaml", "seeds=0", f"data={data}", *SMALL]
-    words[3:4] = ["epochs=1"]
-    process = start(tmp_path, *words)
+    """A model that fails in its run, here since its plan is not checked again, fails alone; the others are kept."""
+    words = [f"data={data}", "epochs=1", *SMALL[1:-1]]
+    folder = tmp_path / "runs" / "compare" / "compare"
+    train, _ = train_arguments(dict(x.split("=") for x in words))
+    models = ("yolo11n.yaml", "yolo11n-pose.yaml")
+    Plan(folder, models, label_models(models, {}), (0,), train).start()
+    process = start(tmp_path, "models=yolo11n.yaml,yolo11n-pose.yaml", "seeds=0", *words, "devices=cpu,cpu")
     text = process.communicate(timeout=300)[0]
     assert process.returncode == 1
     assert "yolo11n-pose seed 0 has no result:" in text
-    folder = tmp_path / "runs" / "compare" / "compare"
     assert len(figures(folder)) == 1
     assert "INCOMPLETE: 1 of 2 runs" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_comparison_grows(data: Path, tmp_path: Path) -> None:
+    """Seeds and models that are added later give the same numbers as all of them at once."""
+    words = [f"data={data}", *SMALL]
+    for more in (
+        ["models=yolo11n.yaml", "seeds=0", "name=grown"],
+        ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0-1", "name=grown"],
+        ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0-1", "name=whole"],
+    ):
+        process = start(tmp_path, *words, *more)
+        text = process.communicate(timeout=400)[0]
+        assert process.returncode == 0, text[-3000:]
+    folder = tmp_path / "runs" / "compare"
+    assert len(figures(folder / "whole")) == 4
+    assert figures(folder / "grown") == figures(folder / "whole")
+    assert losses(folder / "grown") == losses(folder / "whole")
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ from pathlib import Path
 from yolo_coordbifpn.compare.plan import Plan
 from yolo_coordbifpn.compare.session import compare
 
-sys.exit(compare(Plan(Path("compared"), ("waits.yaml",), (0, 1), {"epochs": 2}), ["cpu", "cpu"], "local"))
+sys.exit(compare(Plan(Path("compared"), ("waits.yaml",), ("waits",), (0, 1), {"epochs": 2}), ["cpu", "cpu"], "local"))
 """
 ON_RAY = """
 import json
@@ -84,7 +84,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(folder: Path, *labels: str, seeds: tuple[int, ...] = (0,)) -> Plan:
     """Write a plan whose fake runs do what their model is called."""
-    plan = Plan(folder, tuple(f"{x}.yaml" for x in labels), seeds, {"epochs": 2})
+    plan = Plan(folder, tuple(f"{x}.yaml" for x in labels), labels, seeds, {"epochs": 2})
     plan.start()
     return plan
 

@@ -20,6 +20,9 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 
+from ..errors import CompareError, GraftError, HostError, InspectError, RowError, WeightsError
+
+FAILURES = (CompareError, GraftError, HostError, InspectError, RowError, WeightsError)  # each says what is wrong
 COMMANDS = ("models", "graft", "upgrade", "graph", "inspect", "compare", "check", "demo")
 
 
@@ -34,30 +37,44 @@ def main(argv: list[str] | None = None) -> int:
         argv: Words after the program's name; by default those of this process.
 
     Returns:
-        Exit status: 0 for success, 1 for a failure, 2 for a wrong command line; 130 if `compare` was interrupted.
+        Exit status: 0 for success, 1 for a failure, 2 for a wrong command line, 130 after an interrupt.
     """
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in {"-h", "--help", "help"}:
         print(__doc__.strip())
         return 0
     name, *rest = words
-    try:
-        if name in {"-v", "--version", "version"}:
-            from .. import __version__
+    if name in {"-v", "--version", "version"}:
+        from .. import __version__
 
-            print(__version__)
-            return 0
-        if name not in COMMANDS:
-            near = _nearest(name, COMMANDS)
-            raise UsageError(f"there is no command {name!r}.{near} Commands: {', '.join(COMMANDS)}.")
-        command = import_module(f".{name}", __name__)
-        if {"-h", "--help", "help"} & set(rest):
-            print((command.__doc__ or "").strip())
-            return 0
-        return int(command.run(parse(rest, command.OPTIONS)))
+        print(__version__)
+        return 0
+    try:
+        return _run(name, rest)
     except UsageError as error:
         print(f"yolo-coordbifpn: {error} See yolo-coordbifpn --help.", file=sys.stderr)
         return 2
+    except FAILURES as error:
+        for line in str(error).splitlines():
+            print(f"yolo-coordbifpn {name}: {line}", file=sys.stderr)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error).strip().splitlines()[0]
+        print(f"yolo-coordbifpn {name}: {reason}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"yolo-coordbifpn {name}: interrupted", file=sys.stderr)
+        return 130
+    return 1
+
+
+def _run(name: str, words: list[str]) -> int:
+    """Run a command with its words, or print its help; return its exit status."""
+    if name not in COMMANDS:
+        raise UsageError(f"there is no command {name!r}.{_nearest(name, COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+    command = import_module(f".{name}", __name__)
+    if {"-h", "--help", "help"} & set(words):
+        print((command.__doc__ or "").strip())
+        return 0
+    return int(command.run(parse(words, command.OPTIONS)))
 
 
 def parse(words: list[str], options: dict[str, str]) -> dict[str, str]:
@@ -101,6 +118,17 @@ def whole_number(options: dict[str, str], key: str, least: int) -> int:
     if value < least:
         raise UsageError(f"{key}= must be a whole number of at least {least}, got {options[key]!r}.")
     return value
+
+
+def truth(options: dict[str, str], key: str) -> bool:
+    """Return an option as a truth value.
+
+    Raises:
+        UsageError: If it is neither True nor False.
+    """
+    if options[key].lower() not in {"true", "false"}:
+        raise UsageError(f"{key}= must be True or False, got {options[key]!r}.")
+    return options[key].lower() == "true"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

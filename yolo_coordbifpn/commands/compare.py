@@ -5,36 +5,44 @@
 
 models=     model YAMLs, checkpoints and names without .yaml, with commas between; the first is the baseline
 variants=   for names without .yaml: what to train besides the stock model; default coordatt,bifpn,coordatt-bifpn
-seeds=      whole numbers with commas between; every model is trained with each; default 0,1,2
-devices=    cpu, or GPUs such as 0,1,2,3; one run at a time on each, cpu,cpu for two at a time; default 0, else cpu
+labels=     names of the models in tables, with commas between; default the file's name, for a checkpoint its run's
+seeds=      whole numbers and ranges such as 0-4,7; every model is trained with each; default 0,1,2
+devices=    cpu, or GPUs such as 0,1,2,3; one run at a time on each, cpu,cpu for two at a time; default 0, else cpu;
+            with engine=ray: cpu or gpu, one for each run
 engine=     local, or ray for a cluster that shares the folder (pip install 'yolo_coordbifpn[ray]'); default local
+dry=        True or False: check everything, print the plan with an estimate of the time, and stop; default False
 project=    parent of the folder of the comparison; default runs/compare
 name=       name of the folder of the comparison; default compare
 
 Everything else is an argument of the stock `yolo train`, the same for all runs: data, epochs, imgsz, pretrained, ...
-After an interrupt the same command continues, in the middle of a run too. It writes runs.csv (one row for each run),
+Models, data and arguments are checked before anything is trained. After an interrupt the same command continues, in the
+middle of a run too; with more seeds or models the comparison grows. It writes runs.csv (one row for each run),
 summary.csv, report.md, report.html, report.tex, curves.png and pareto.png.
 """
 
 from __future__ import annotations
 
-import sys
+import re
 from pathlib import Path
 
-from . import UsageError
+from ..errors import CompareError
+from . import UsageError, truth
 
 OPTIONS = {
     "models": "",
     "variants": "",
+    "labels": "",
     "seeds": "0,1,2",
     "devices": "",
     "engine": "local",
+    "dry": "False",
     "project": "",
     "name": "",
     "*": "",  # arguments of the host
 }
 OWN = {"model", "seed", "device", "resume", "exist_ok", "save", "mode", "task", "save_dir"}  # set by the comparison
 VARIANTS = "coordatt,bifpn,coordatt-bifpn"
+SUFFIXES = (".yaml", ".yml", ".pt")  # of a model
 
 
 def run(options: dict[str, str]) -> int:
@@ -48,70 +56,88 @@ def run(options: dict[str, str]) -> int:
     except ModuleNotFoundError as error:
         raise UsageError(f"compare needs {error.name}: pip install 'yolo_coordbifpn[compare]'.") from error
     del faster_coco_eval, filelock, jinja2, rich, scipy
-    from ..compare.arguments import train_arguments
-    from ..compare.plan import Plan
-    from ..errors import CompareError, HostError
     from ..patches.install import install
 
-    try:
-        install()
-        given = {k: v for k, v in options.items() if k not in OPTIONS}
-        refused = sorted(OWN & given.keys())
-        if refused:
-            raise UsageError(f"{refused[0]}= is set by the comparison; it takes models=, seeds=, devices=, name=.")
-        if "data" not in given or "epochs" not in given:
-            raise UsageError(
-                "data= and epochs= must be given: the data to compare on, and the length of each training."
-            )
-        plan = Plan(
-            folder=(Path(options["project"] or "runs/compare") / (options["name"] or "compare")).absolute(),
-            models=_models(options),
-            seeds=_seeds(options["seeds"]),
-            train=train_arguments(given),
-        )
-        from ..compare.session import compare
+    install()
+    given = {k: v for k, v in options.items() if k not in OPTIONS}
+    refused = sorted(OWN & given.keys())
+    if refused:
+        raise UsageError(f"{refused[0]}= is set by the comparison; it takes models=, seeds=, devices=, name=.")
+    if "data" not in given or "epochs" not in given:
+        raise UsageError("data= and epochs= must be given: the data to compare on, and the length of each training.")
+    return _compare(options, given, truth(options, "dry"))
 
-        return compare(plan, _devices(options["devices"]), options["engine"])
-    except (CompareError, HostError) as error:
-        print(f"yolo-coordbifpn compare: {error}", file=sys.stderr)
-        return 1
+
+def _compare(options: dict[str, str], given: dict[str, str], dry: bool) -> int:
+    """Check the comparison unless it continues unchanged, and run it unless it is dry."""
+    from ..compare.arguments import train_arguments
+    from ..compare.devices import read_devices
+    from ..compare.plan import Plan
+    from ..compare.preview import preview
+    from ..compare.session import compare
+
+    models, seeds = _models(options), _seeds(options["seeds"])
+    folder = (Path(options["project"] or "runs/compare").expanduser() / (options["name"] or "compare")).absolute()
+    train, problems = train_arguments(given)
+    plan = Plan(folder, models, _labels(options["labels"], models, folder), seeds, train)
+    try:
+        devices = read_devices(options["devices"], options["engine"])
+    except CompareError as error:
+        problems.append(str(error))
+        devices = []
+    if problems or dry or plan.stored != plan.content:
+        print(preview(plan, devices, options["engine"], problems), flush=True)
+    return 0 if dry else compare(plan, devices, options["engine"])
 
 
 def _models(options: dict[str, str]) -> tuple[str, ...]:
-    """Return the models, with the variants of each name without .yaml; check that all of them exist."""
-    from ..compare.arguments import checked_model
+    """Return the models, files with their absolute paths, with the variants of each name without .yaml."""
+    from ..compare.arguments import absolute
 
-    words = [x.strip() for x in options["models"].split(",") if x.strip()]
+    words = _words(options["models"])
     if not words:
         raise UsageError(
             "models= must name models such as yolo11n.yaml,yolo11n-bifpn.yaml, or yolo11n for its variants."
         )
     models: list[str] = []
     for word in words:
-        if word.endswith((".yaml", ".yml", ".pt")):
+        if word.endswith(SUFFIXES):
             models.append(word)
-            continue
-        variants = [x.strip() for x in (options["variants"] or VARIANTS).split(",") if x.strip()]
-        models += [f"{word}.yaml", *(f"{word}-{variant}.yaml" for variant in variants)]
-    if options["variants"] and all(x.endswith((".yaml", ".yml", ".pt")) for x in words):
+        else:
+            variants = _words(options["variants"] or VARIANTS)
+            models += [f"{word}.yaml", *(f"{word}-{variant}.yaml" for variant in variants)]
+    if options["variants"] and all(x.endswith(SUFFIXES) for x in words):
         raise UsageError("variants= needs a name without .yaml, such as models=yolo11n.")
-    return tuple(checked_model(x) for x in models)
+    return tuple(map(absolute, models))
+
+
+def _labels(text: str, models: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """Return the names of the models: those given, else those of the stored plan, else names of their own."""
+    from ..compare.labels import label_models
+    from ..compare.plan import Plan
+
+    labels = tuple(_words(text))
+    if not labels:
+        stored = Plan.read(folder) if (folder / "plan.json").is_file() else None
+        return label_models(models, dict(zip(stored.models, stored.labels)) if stored else {})
+    if len(set(labels)) < len(labels) or len(labels) != len(models):
+        raise UsageError(f"labels= must be {len(models)} different names, one for each of the models, got {text!r}.")
+    if any(set(x) & set("/\\:") for x in labels):
+        raise UsageError(f"labels= name folders, so they must not have / \\ or : in them, got {text!r}.")
+    return labels
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    words = [x.strip() for x in text.split(",")]
-    if not all(x.isdecimal() for x in words) or len(set(words)) < len(words):
-        raise UsageError(f"seeds= must be different whole numbers such as 0,1,2, got {text!r}.")
-    return tuple(int(x) for x in words)
+    """Read whole numbers and ranges."""
+    seeds: list[int] = []
+    for word in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word.strip())
+        found = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if not found or set(found) & set(seeds):
+            raise UsageError(f"seeds= must be different whole numbers or ranges such as 0,1,2 or 0-4, got {text!r}.")
+        seeds += found
+    return tuple(seeds)
 
 
-def _devices(text: str) -> list[str]:
-    import torch
-
-    count = torch.cuda.device_count()
-    known = {"cpu", *map(str, range(count)), *(["mps"] if torch.backends.mps.is_available() else [])}
-    devices = [x.strip() for x in text.split(",") if x.strip()] or (["0"] if count else ["cpu"])
-    for device in devices:
-        if device not in known:
-            raise UsageError(f"devices= takes {', '.join(sorted(known))} on this machine, got {device!r}.")
-    return devices
+def _words(text: str) -> list[str]:
+    return [x.strip() for x in text.split(",") if x.strip()]

@@ -40,7 +40,10 @@ def run(options: dict[str, str]) -> int:
         raise UsageError(f"folder= is a file: {folder}.")
     yolo = shutil.which("yolo", path=sysconfig.get_path("scripts")) or shutil.which("yolo")
     if yolo is None:
-        print("There is no `yolo`: pip install ultralytics (or ultralytics-opencv-headless)", file=sys.stderr)
+        print(
+            "yolo-coordbifpn demo: there is no `yolo`: pip install ultralytics (or ultralytics-opencv-headless)",
+            file=sys.stderr,
+        )
         return 1
     from .scenes import write_scenes
 
@@ -55,7 +58,7 @@ def run(options: dict[str, str]) -> int:
     status = subprocess.run([yolo, *words]).returncode
     results = sorted(set(folder.glob("train*/results.csv")) - before)
     if status or not results:
-        print("The training failed; its own message is above.", file=sys.stderr)
+        print("yolo-coordbifpn demo: the training failed; its own message is above.", file=sys.stderr)
         return status or 1
     _report(results[-1], time.monotonic() - start)
     return 0

@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 
 from ..files import write
-from . import UsageError, whole_number
+from . import UsageError, truth, whole_number
 
 OPTIONS = {
     "model": "",
@@ -47,8 +47,7 @@ def run(options: dict[str, str]) -> int:
 
     if not options["model"].endswith((".yaml", ".yml")):
         raise UsageError(f"model= must be a model YAML such as yolo12.yaml or my.yaml, got {options['model']!r}.")
-    if options["edge"].lower() not in {"", "true", "false"}:
-        raise UsageError(f"edge= must be True or False, got {options['edge']!r}.")
+    edge = truth(options, "edge") if options["edge"] else None
     repeats, width = (whole_number(options, x, 1) if options[x] else None for x in ("repeats", "width"))
     try:
         from ..grafting.graft import graft_file
@@ -62,7 +61,7 @@ def run(options: dict[str, str]) -> int:
             options["bifpn"],
             options["neck"],
             options["attention"],
-            options["edge"].lower() == "true" if options["edge"] else None,
+            edge,
             repeats,
             width,
         )
@@ -77,7 +76,7 @@ def run(options: dict[str, str]) -> int:
         scale = scale_of(options["model"])
         text = put_scale_first(text, scale) if scale in costs else text
     except (GraftError, HostError, RowError) as error:
-        print(f"{options['model']}: {error}", file=sys.stderr)
+        print(f"yolo-coordbifpn graft: {options['model']}: {error}", file=sys.stderr)
         return 1
     changed = " ".join(f"{key}={value}" for key, value in options.items() if value != OPTIONS[key] and key != "save")
     write(save, f"# Made by: yolo-coordbifpn graft {changed}\n{text}")

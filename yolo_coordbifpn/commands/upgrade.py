@@ -51,7 +51,7 @@ def run(options: dict[str, str]) -> int:
         install()
         report = upgrade(model, save, variant)
     except (GraftError, HostError, WeightsError) as error:
-        print(f"{model}: {error}", file=sys.stderr)
+        print(f"yolo-coordbifpn upgrade: {model}: {error}", file=sys.stderr)
         return 1
     print(f"{save}: {report}")
     return 0

@@ -1,68 +1,62 @@
-"""Training arguments and models of a comparison, checked before anything is run."""
+"""Arguments of the host's `train`, checked before anything is run."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from ..errors import CompareError, GraftError
-from ..grafting.names import find
+import yaml
+
 from ..host.arguments import read_arguments
 
+_FILES = ("data", "pretrained", "cfg")
+_COUNTS = ("epochs", "imgsz")  # whole numbers from 1, which older versions of the host do not check
 
-def train_arguments(given: dict[str, str]) -> dict[str, Any]:
+
+def train_arguments(given: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Read training arguments as the host's command line does.
 
     Args:
         given: Values by key, as written.
 
     Returns:
-        The values; files with absolute paths, since a run may start in another folder.
-
-    Raises:
-        CompareError: If the host does not accept an argument or its value, or if a file does not exist.
+        The values that are right, files with absolute paths, since a run may start in another folder; and what is wrong
+        with the others, a line for each.
     """
-    from ultralytics.utils.checks import check_file
-
-    absolute = {
-        key: _absolute(value) if key in {"data", "pretrained", "cfg"} else value for key, value in given.items()
-    }
-    try:
-        values = read_arguments(absolute)
-    except ValueError as error:
-        raise CompareError(f"the host's train does not accept these arguments: {error}") from error
-    data = str(values.get("data", ""))
-    if data.endswith((".yaml", ".yml")) and "://" not in data and not check_file(data, download=False, hard=False):
-        raise CompareError(f"data={data}: there is no such file, here or among the host's data sets")
-    pretrained = values.get("pretrained")
-    if isinstance(pretrained, str) and _is_missing(pretrained):
-        raise CompareError(f"pretrained={pretrained}: there is no such file")
-    return values
-
-
-def checked_model(name: str) -> str:
-    """Check that a model exists; return its absolute path if it is a file, otherwise its name.
-
-    Raises:
-        CompareError: If there is no such model YAML or checkpoint.
-    """
-    if name.endswith(".pt"):
-        if _is_missing(name):
-            raise CompareError(f"models=: there is no checkpoint {name}")
-        return _absolute(name)
-    try:
-        find(name)
-    except GraftError as error:
-        raise CompareError(f"models=: {name}: {error}") from error
-    return _absolute(name)
+    values: dict[str, Any] = {}
+    problems = []
+    for key, text in given.items():
+        try:
+            value = read_arguments({key: absolute(text) if key in _FILES else text})[key]
+        except ValueError as error:
+            problems.append(f"the host's train does not accept {key}={text}: {error}")
+            continue
+        if key in _COUNTS and not (type(value) is int and value >= 1):
+            problems.append(f"{key}= must be a whole number of at least 1, got {text!r}")
+        elif key in ("pretrained", "cfg") and isinstance(value, str) and is_missing(value):
+            problems.append(f"{key}={value}: there is no such file")
+        else:
+            values[key] = value
+    return values, problems
 
 
-def _absolute(name: str) -> str:
-    return str(Path(name).absolute()) if Path(name).exists() else name
+def all_arguments(train: dict[str, Any]) -> SimpleNamespace:
+    """Return all arguments of the host's `train`: those given, those of the file `cfg=`, and the host's defaults."""
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    file = yaml.safe_load(Path(train["cfg"]).read_text(encoding="utf-8")) if train.get("cfg") else {}
+    return SimpleNamespace(**{**DEFAULT_CFG_DICT, **file, **train})
 
 
-def _is_missing(name: str) -> bool:
-    """Return whether a checkpoint is neither a file nor one that the host downloads."""
+def absolute(name: str) -> str:
+    """Return the absolute path of a file that exists, anything else as it is."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
+
+
+def is_missing(name: str) -> bool:
+    """Return whether a file does not exist and is no checkpoint that the host downloads."""
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
     return not Path(name).is_file() and name not in GITHUB_ASSETS_NAMES

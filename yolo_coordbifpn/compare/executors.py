@@ -64,7 +64,7 @@ def on_ray(plan: Plan, device: str, done: Done, tick: Tick) -> None:
 
     Args:
         plan: The plan.
-        device: `cpu` for one CPU for each run, anything else for one GPU.
+        device: `cpu` for one CPU for each run, `gpu` for one GPU.
         done: Called with each run that ends.
         tick: Called several times a second.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,19 +38,16 @@ class Plan:
     Attributes:
         folder: Where everything is written.
         models: Names or paths of the models; the others are compared with the first.
+        labels: Names of the models in tables, plots and folders.
         seeds: Seeds; every model is trained with each.
         train: Arguments of the host's `train`, the same for all runs.
     """
 
     folder: Path
     models: tuple[str, ...]
+    labels: tuple[str, ...]
     seeds: tuple[int, ...]
     train: dict[str, Any]
-
-    @property
-    def labels(self) -> list[str]:
-        """Return the models' names in tables."""
-        return [Path(x).stem for x in self.models]
 
     @property
     def runs(self) -> list[Run]:
@@ -73,32 +71,52 @@ class Plan:
         """Return a metric of one model by seed."""
         return {x["seed"]: x["metrics"][metric] for x in self.results_of(label)}
 
+    @property
+    def stored(self) -> dict[str, Any] | None:
+        """Return the contents of the plan in the folder, None if there is none."""
+        file = self.folder / "plan.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Return what is stored of this plan."""
+        parts = {"models": self.models, "labels": self.labels, "seeds": self.seeds, "train": self.train}
+        return json.loads(json.dumps(parts))
+
     def check(self) -> None:
         """Check that the plan can be carried out in its folder; write nothing.
 
+        A stored plan may grow by models and seeds.
+
         Raises:
-            CompareError: If a model is given twice, or if the folder holds something else or another plan; the message
-                names the difference.
+            CompareError: If the folder cannot be written to, or holds something else or another plan; the message names
+                the difference.
         """
-        twice = sorted({x for x in self.labels if self.labels.count(x) > 1})
-        if twice:
-            raise CompareError(f"models= names {', '.join(twice)} twice; give each model once, seeds= repeats it")
-        file = self.folder / "plan.json"
-        if not file.is_file():
-            if self.folder.is_dir() and any(x.name != "compare.lock" for x in self.folder.iterdir()):
-                raise CompareError(f"{self.folder} exists and holds no comparison; give another name=")
-            return
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        given = json.loads(json.dumps(self._content()))
+        stored, given = self.stored, self.content
+        if stored is None:
+            return self._check_new()
         for key in ("models", "seeds"):
-            if stored[key] != given[key]:
+            if not set(stored[key]) <= set(given[key]):
                 raise CompareError(self._changed(key, stored[key], given[key]))
+        labels = dict(zip(given["models"], given["labels"]))
+        now = [labels[x] for x in stored["models"]]
+        if now != stored["labels"]:
+            raise CompareError(self._changed("labels", stored["labels"], now))
         for key in sorted({*stored["train"], *given["train"]}):
             if stored["train"].get(key) != given["train"].get(key):
                 raise CompareError(self._changed(key, stored["train"].get(key), given["train"].get(key)))
 
+    def _check_new(self) -> None:
+        parent = next(x for x in (self.folder, *self.folder.parents) if x.exists())
+        if parent == self.folder and (
+            not parent.is_dir() or any(x.name != "compare.lock" for x in self.folder.iterdir())
+        ):
+            raise CompareError(f"{self.folder} exists and holds no comparison; give another name=")
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise CompareError(f"{parent} is not a folder that can be written to; give another project=")
+
     def start(self) -> None:
-        """Write the plan into its folder, unless it is there; remove files that a killed process left half written.
+        """Write the plan into its folder; remove files that a killed process left half written.
 
         Raises:
             CompareError: See `check`.
@@ -107,14 +125,15 @@ class Plan:
         self.folder.mkdir(parents=True, exist_ok=True)
         for part in self.folder.glob("*.part"):
             part.unlink()
-        if not (self.folder / "plan.json").is_file():
-            write(self.folder / "plan.json", json.dumps(self._content(), indent=2))
+        if self.stored != self.content:
+            write(self.folder / "plan.json", json.dumps(self.content, indent=2))
 
     @classmethod
     def read(cls, folder: Path) -> Plan:
         """Read the plan of a folder."""
         content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-        return cls(folder, tuple(content["models"]), tuple(content["seeds"]), content["train"])
+        models, labels, seeds = (tuple(content[x]) for x in ("models", "labels", "seeds"))
+        return cls(folder, models, labels, seeds, content["train"])
 
     def write_rows(self) -> None:
         """Write `runs.csv`: one row for each finished run."""
@@ -125,13 +144,10 @@ class Plan:
         writer.writerows(rows)
         write(self.folder / "runs.csv", text.getvalue())
 
-    def _content(self) -> dict[str, Any]:
-        return {"models": list(self.models), "seeds": list(self.seeds), "train": self.train}
-
     def _changed(self, key: str, stored: Any, given: Any) -> str:
         return (
             f"{key}= has changed: {self.folder} was started with {_text(stored)}, now it is {_text(given)}. "
-            f"Give the first value to continue, or another name= to start a new comparison"
+            "Give the first value to continue, or another name= to start a new comparison"
         )
 
 

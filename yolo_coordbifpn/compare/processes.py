@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -80,6 +81,23 @@ def held_interrupts() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def run_to_end(module: str, *words: str, log: Path) -> int:
+    """Run a module in a child process; return its exit status, see `failure`.
+
+    Raises:
+        KeyboardInterrupt: On SIGINT or SIGTERM, after the child has been ended.
+    """
+    with held_interrupts() as check:
+        process = start(module, *words, log=log)
+        try:
+            while process.poll() is None:
+                time.sleep(POLL)
+                check()
+        finally:
+            stop(process)
+    return process.returncode
 
 
 def failure(code: int, log: Path) -> str:

@@ -12,9 +12,10 @@ from .formats import Report, html, latex, markdown
 from .metrics import main_metric, short_name
 from .plan import Plan
 from .plots import curves, pareto
-from .statistics import difference, verdict
+from .statistics import LEAST_SEEDS, difference, verdict
 from .summary import summary
 from .tables import bounds, class_table, difference_table, results_table, size_table
+from .transfers import unequal_starts
 
 _SCALES = "nsmlx"
 
@@ -54,7 +55,7 @@ def build_report(plan: Plan, latency: dict[str, Any]) -> Report:
 
 
 def _findings(plan: Plan) -> list[str]:
-    """Say what is missing, and whether each model is better than the first."""
+    """Say what is missing, which starts are unequal, and whether each model is better than the first."""
     metric = main_metric(plan)
     base, *others = plan.labels
     findings = []
@@ -62,8 +63,10 @@ def _findings(plan: Plan) -> list[str]:
     if missing:
         finished = len(plan.runs) - len(missing)
         findings.append(f"INCOMPLETE: {finished} of {len(plan.runs)} runs are finished. Missing: {', '.join(missing)}.")
-    elif len(plan.seeds) < 3:
+    elif len(plan.seeds) < LEAST_SEEDS:
         findings.append("Fewer than three seeds: intervals are wide or missing. Give seeds=0,1,2 or more.")
+    items = {x["model"]: x["items"] for x in plan.results}
+    findings += unequal_starts(dict(zip(plan.labels, plan.models)), items, plan.train.get("pretrained"))
     for label in others:
         found = difference(plan.values(label, metric), plan.values(base, metric))
         if found.count:
@@ -91,8 +94,9 @@ def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
             f"Latency: fused models, float32, batch 1, {latency['imgsz']} px, on {latency['device']}, all in turn, "
             f"median of {latency['rounds']}."
         )
-    bigger = _next_bigger(plan.labels[0])
-    if bigger and bigger not in plan.labels:
+    names = [Path(x).stem for x in plan.models]
+    bigger = _next_bigger(names[0])
+    if bigger and bigger not in names:
         notes.append(
             f"A bigger stock model may gain more for its cost: add {bigger}.yaml to models= to compare it with these."
         )
@@ -101,7 +105,7 @@ def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _next_bigger(label: str) -> str:
+def _next_bigger(name: str) -> str:
     """Return the name of the stock model one scale above, an empty string if there is none."""
-    match = re.fullmatch(r"(yolo(?:e-)?v?\d+)([nsml])(-\w+)?", label)
+    match = re.fullmatch(r"(yolo(?:e-)?v?\d+)([nsml])(-\w+)?", name)
     return f"{match[1]}{_SCALES[_SCALES.index(match[2]) + 1]}{match[3] or ''}" if match else ""

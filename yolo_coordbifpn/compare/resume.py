@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..files import write
+from .transfers import TransferCount
 
 _HOST_FILES = ("weights/last.pt", "weights/best.pt", "results.csv", "args.yaml")
 
@@ -29,7 +30,7 @@ class ResumeState:
         state: What the file held at the start, empty if there was none.
         seconds: Duration of each complete epoch.
         memory: Peak memory of the training, MiB.
-        transferred: How many pretrained items were transferred, such as `448/499`; None if not known.
+        transfers: How many pretrained items were transferred.
     """
 
     def __init__(self, file: Path, seed: int) -> None:
@@ -39,7 +40,8 @@ class ResumeState:
         self.state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else {}
         self.seconds: list[float] = list(self.state.get("seconds", []))
         self.memory = float(self.state.get("memory", 0))
-        self.transferred: str | None = self.state.get("transferred")
+        self.transfers = TransferCount()
+        self.transfers.items = self.state.get("transferred", "")
         self._epoch_start: float | None = None
 
     @property
@@ -85,7 +87,7 @@ class ResumeState:
         state = {
             "finished": bool(trainer.stop) or trainer.epoch + 1 >= trainer.epochs,
             "seconds": self.seconds,
-            "transferred": self.transferred,
+            "transferred": self.transfers.items,
             "memory": self.memory,
             "files": {x: (folder / x).read_bytes() for x in _HOST_FILES if (folder / x).is_file()},
             "model": trainer.model.state_dict(),

@@ -9,8 +9,6 @@ the same augmentation, which pairs them.
 from __future__ import annotations
 
 import json
-import logging
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -26,8 +24,6 @@ from .processes import end_with_parent
 from .provenance import provenance
 from .resume import ResumeState
 from .validation import validate
-
-_TRANSFERRED = re.compile(r"Transferred (\d+)/(\d+) items|yolo_coordbifpn: (\d+) of (\d+) pretrained items kept")
 
 
 def carry_out(folder: Path, index: int, device: str) -> None:
@@ -73,41 +69,15 @@ def _train(plan: Plan, run: Run, state_file: Path, device: str) -> tuple[Path, d
             else:
                 if folder.exists():  # of a run that was interrupted in its first epoch
                     shutil.rmtree(folder)
-                with _TransferCount(resume):
+                with resume.transfers:
                     where = {"project": str(run.folder), "name": "train", "exist_ok": True}
                     model.train(**{"plots": False, **plan.train, **where, "seed": run.seed, "device": device})
     return folder / "weights" / "best.pt", {
         "epochs": len(resume.seconds),
         "train_seconds": round(sum(resume.seconds), 2),
         "peak_memory_mib": resume.memory,
-        "items": resume.transferred or "",
+        "items": resume.transfers.items,
     }
-
-
-class _TransferCount(logging.Handler):
-    """Reads from the host's log how many pretrained items were transferred; our own line takes precedence."""
-
-    def __init__(self, resume: ResumeState) -> None:
-        super().__init__()
-        self.resume = resume
-        self.ours = False
-
-    def __enter__(self) -> None:
-        from ultralytics.utils import LOGGER
-
-        LOGGER.addHandler(self)
-
-    def __exit__(self, *_: object) -> None:
-        from ultralytics.utils import LOGGER
-
-        LOGGER.removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Note the count if the message has one."""
-        match = _TRANSFERRED.search(record.getMessage())
-        if match and (match[3] or not self.ours):
-            self.ours = bool(match[3])
-            self.resume.transferred = "/".join(x for x in match.groups() if x)
 
 
 if __name__ == "__main__":

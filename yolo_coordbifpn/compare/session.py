@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 
 from filelock import FileLock, Timeout
@@ -11,10 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..errors import CompareError
+from .devices import default_device
 from .executors import on_devices, on_ray
 from .metrics import main_metric, short_name
 from .plan import Plan, Run
-from .processes import POLL, failure, held_interrupts, start, stop
+from .processes import failure, run_to_end
 from .report import write_report
 
 INTERRUPTED = 130  # exit status, 128 + SIGINT
@@ -25,18 +25,15 @@ def compare(plan: Plan, devices: Sequence[str], engine: str) -> int:
 
     Args:
         plan: The plan.
-        devices: Devices of this machine, one run at a time on each.
+        devices: Devices of the runs, see `read_devices`.
         engine: `local` or `ray`.
 
     Returns:
         0 if every run has a result, 1 if one has none, 130 after an interrupt.
 
     Raises:
-        CompareError: If the folder holds something else or another plan, if another process works on it, or if the
-            engine is unknown.
+        CompareError: If the folder holds something else or another plan, or if another process works on it.
     """
-    if engine not in ("local", "ray"):
-        raise CompareError(f"engine= must be local or ray, got {engine!r}")
     plan.check()
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(plan.folder / "compare.lock")
@@ -64,7 +61,7 @@ def _compare(plan: Plan, devices: Sequence[str], engine: str, console: Console) 
     failed = _carry_out(plan, devices, engine, console)
     if plan.results:
         plan.write_rows()
-        _time_models(plan, devices[0], console)
+        _time_models(plan, _here(devices[0]), console)
         write_report(plan)
         console.print((plan.folder / "report.md").read_text(encoding="utf-8"), markup=False, highlight=False)
         console.print(f"Report: {plan.folder / 'report.html'}")
@@ -124,20 +121,18 @@ def _epochs(plan: Plan, epochs: int) -> int:
     return total
 
 
+def _here(device: str) -> str:
+    """Return the device of this machine on which to time the models that are trained on another device."""
+    return default_device() if device == "gpu" else device
+
+
 def _time_models(plan: Plan, device: str, console: Console) -> None:
     """Time the fused models in one child process, unless all of them have been timed."""
     file, log = plan.folder / "latency.json", plan.folder / "latency.log"
     if file.is_file() and {r["model"] for r in plan.results} <= set(json.loads(file.read_text())["models"]):
         return
-    with held_interrupts() as check:
-        process = start("yolo_coordbifpn.compare.latency", str(plan.folder), device, log=log)
-        try:
-            while process.poll() is None:
-                time.sleep(POLL)
-                check()
-        finally:
-            stop(process)
-    if process.returncode:
-        console.print(f"The latency could not be measured: {failure(process.returncode, log)}", markup=False)
+    status = run_to_end("yolo_coordbifpn.compare.latency", str(plan.folder), device, log=log)
+    if status:
+        console.print(f"The latency could not be measured: {failure(status, log)}", markup=False)
     else:
         log.unlink()

@@ -10,6 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+LEAST_SEEDS = 3  # for a verdict
+_ROUNDING = 1e-9  # of metrics; differences that vary less than this are equal
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -46,9 +49,12 @@ def difference(values: Mapping[int, float], base: Mapping[int, float]) -> Interv
 
 
 def verdict(found: Interval, larger_is_better: bool = True) -> str:
-    """Return what an interval of differences shows: `better`, `worse` or `not shown`."""
-    if found.count < 2:
-        return "not shown (one seed tells nothing)"
+    """Return what an interval of differences shows: `better`, `worse`, `not shown`, or why there is no verdict."""
+    if found.count < LEAST_SEEDS:
+        seeds = "1 seed" if found.count == 1 else f"{found.count} seeds"
+        return f"no verdict: {seeds}, at least {LEAST_SEEDS} are needed"
+    if found.half < _ROUNDING:
+        return "no verdict: no variance between seeds"
     if found.low > 0:
         return "better" if larger_is_better else "worse"
     if found.high < 0:

@@ -47,7 +47,7 @@ def difference_table(plan: Plan) -> Table:
     table = Table(
         f"Difference from {base}, paired by seed",
         ["model", "metric", "difference", "95 % interval", "seeds", "verdict"],
-        note="Better or worse if the interval excludes 0, otherwise not shown. "
+        note="Better or worse if the interval excludes 0, otherwise not shown; no verdict on fewer than three seeds. "
         f"The intervals are not corrected for the number of comparisons, {len(others)}.",
     )
     for label in others:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .models import quiet
+
 
 def read_arguments(given: dict[str, str]) -> dict[str, Any]:
     """Parse arguments of the host.
@@ -22,7 +24,11 @@ def read_arguments(given: dict[str, str]) -> dict[str, Any]:
 
     values = {key: smart_value(value) for key, value in given.items()}
     try:
-        get_cfg(DEFAULT_CFG_DICT, values)
+        with quiet():  # it logs the whole help of its command line
+            get_cfg(DEFAULT_CFG_DICT, values)
     except (SyntaxError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(next(x for x in str(error).splitlines() if x.strip())) from error
+    sizes = values.get("imgsz", 1)
+    if not all(type(x) is int and x >= 1 for x in (sizes if isinstance(sizes, (list, tuple)) else [sizes])):
+        raise ValueError(f"imgsz={given['imgsz']} is not a whole number of pixels, nor a list of them")
     return values

@@ -1,0 +1,55 @@
+"""Names of the models in tables, plots and folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import CompareError
+
+_CHECKPOINT_OF_RUN = re.compile(r"(?:best|last|epoch\d+)\.pt")
+
+
+def label_models(models: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
+    """Give each model a short name of its own.
+
+    A checkpoint of a training is named after the folder of its run: runs/detect/train3/weights/best.pt becomes train3.
+    Any other model has its file's name. Equal names are preceded by as many parent folders as needed: a-train, b-train;
+    two files of one name in one folder have their endings: x.yaml, x.pt.
+
+    Args:
+        models: Names or paths of YAMLs and checkpoints.
+        known: Names that models already have.
+
+    Returns:
+        The names, in the order of the models.
+
+    Raises:
+        CompareError: If a model is given twice, or if two paths give the same name.
+    """
+    twice = sorted({x for x in models if models.count(x) > 1})
+    if twice:
+        raise CompareError(f"models= names {', '.join(twice)} twice; give each model once, seeds= repeats it")
+    places = [_parts(x) for x in models]
+    parts = {x: (*place, Path(x).name) if places.count(place) > 1 else place for x, place in zip(models, places)}
+    depth = dict.fromkeys(models, 1)
+    while True:
+        labels = {x: known.get(x) or "-".join(parts[x][-depth[x] :]) for x in models}
+        names = list(labels.values())
+        equal = [x for x in models if x not in known and names.count(labels[x]) > 1]
+        if not equal:
+            return tuple(names)
+        if all(depth[x] >= len(parts[x]) for x in equal):
+            raise CompareError(f"models= has the name {labels[equal[0]]} twice; give each model a name with labels=")
+        depth.update({x: depth[x] + 1 for x in equal})
+
+
+def _parts(model: str) -> tuple[str, ...]:
+    """Return the folders above a model, and last the name that it has by default."""
+    path = Path(model)
+    if path.parent.name == "weights" and _CHECKPOINT_OF_RUN.fullmatch(path.name):
+        path = path.parent.parent
+    else:
+        path = path.with_suffix("")
+    return path.relative_to(path.anchor).parts

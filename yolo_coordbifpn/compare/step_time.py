@@ -1,0 +1,107 @@
+"""Seconds of one training step of each model, in a process of its own.
+
+python -m yolo_coordbifpn.compare.step_time FOLDER DEVICE
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..files import write
+from .arguments import all_arguments
+from .datasets import check_data
+from .models import build, open_checked
+from .plan import Plan
+from .processes import end_with_parent
+
+LONGEST = 5.0  # seconds; a step that takes longer is timed with few images
+FEW = 2  # images
+AUTOMATIC = 16  # batch if the host chooses it
+
+
+def measure(plan: Plan, device: str) -> dict[str, float | str]:
+    """Time one step of each model at the plan's image size and batch.
+
+    Args:
+        plan: The plan.
+        device: Name of the host: `cpu`, `0`, ...
+
+    Returns:
+        Seconds by label, or why the step failed, for lack of memory for example.
+    """
+    where = torch.device(f"cuda:{device}" if device.isdecimal() else device)
+    args = all_arguments(plan.train)
+    models = {label: open_checked(name) for label, name in zip(plan.labels, plan.models)}
+    data = check_data(args, models[plan.labels[0]].task)
+    found: dict[str, float | str] = {}
+    for label in plan.labels:
+        model = build(models.pop(label), data, args).to(where).train()
+        try:
+            found[label] = step_seconds(model, images_per_step(args), image_size(args), data.content["channels"], where)
+        except (RuntimeError, ValueError) as error:
+            found[label] = str(error).splitlines()[0]
+    return found
+
+
+def images_per_step(args: Any) -> int:
+    """Return the batch; where the host chooses it, what the host falls back to."""
+    return int(args.batch) if args.batch >= 1 else AUTOMATIC
+
+
+def image_size(args: Any) -> int:
+    """Return the height and width of the images in pixels, as the host rounds them to a multiple of 32."""
+    return math.ceil(args.imgsz / 32) * 32
+
+
+def step_seconds(model: nn.Module, batch: int, size: int, channels: int, device: torch.device) -> float:
+    """Time forward pass, backward pass and optimizer step on random images, after one that is not timed.
+
+    The loss is the mean of the outputs, which costs less than the host's. If the step would take longer than
+    `LONGEST`, it is timed with few images, and the time is proportional to them.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    few = min(batch, FEW)
+
+    def timed(images: int) -> float:
+        _synchronize(device)
+        start = time.perf_counter()
+        with torch.autocast(device.type, enabled=device.type == "cuda"):
+            out = model(torch.rand(images, channels, size, size, device=device))
+            loss = torch.stack([x.float().mean() for x in _tensors(out) if x.is_floating_point()]).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        _synchronize(device)
+        return time.perf_counter() - start
+
+    timed(few)
+    seconds = timed(few) * batch / few
+    return timed(batch) if seconds < LONGEST else seconds
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def _tensors(out: Any) -> Iterator[Tensor]:
+    if isinstance(out, Tensor):
+        yield out
+    elif isinstance(out, (dict, list, tuple)):
+        for x in out.values() if isinstance(out, dict) else out:
+            yield from _tensors(x)
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    plan = Plan.read(Path(sys.argv[1]))
+    write(plan.folder / "step_time.json", json.dumps(measure(plan, sys.argv[2])))
