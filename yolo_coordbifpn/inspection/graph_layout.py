@@ -66,7 +66,7 @@ class Layout:
     def _place_columns(self) -> None:
         """Set the left edge and the indent of each column, and the width of the drawing."""
         self.columns = sorted({c.column for c in self.diagram.cells})
-        self.indents = {n: 0.0 for n in self.columns}
+        self.indents = dict.fromkeys(self.columns, 0.0)
         self.indents |= {
             c.column: _SHARE for c in self.diagram.cells if any(a.weight is not None for a in self._side(c))
         }

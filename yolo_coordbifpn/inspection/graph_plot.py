@@ -126,11 +126,11 @@ def _draw_share(
     axes: Any, layout: Layout, x: float, y: float, arrow: Arrow, points: Sequence[tuple[float, float]]
 ) -> None:
     """Write the share of an input where no arrow passes: beside a straight arrow, else in the cell where it ends."""
-    (a, b), (c, d) = points[0], points[-1]
+    (_, y0), (x1, y1) = points[0], points[-1]
     if layout.is_straight(arrow):
-        place = (c + 10, max(b, d) - 9)  # below the arrows that cross the gap between the two cells
+        place = (x1 + 10, max(y0, y1) - 9)  # below the arrows that cross the gap between the two cells
     else:
-        place = (layout.box(layout.diagram.cell(arrow.target)).left + 6, d)
+        place = (layout.box(layout.diagram.cell(arrow.target)).left + 6, y1)
     axes.text(x + place[0], y + place[1], f"{arrow.weight:.2f}", fontsize=7.5, weight="bold", va="center", zorder=6)
 
 
