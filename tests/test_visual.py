@@ -267,8 +267,8 @@ def test_maps_lie_where_the_network_saw_them(name: str, size: tuple[int, int], p
     yolo = (RTDETR if "rtdetr" in name else YOLO)(f"{name}.yaml")
     if yolo.task == "classify":
         yolo.model.transforms = classify_transforms(160)  # as a trained one has
-    (picture,) = inspect(yolo, file, imgsz=160).pictures
-    left, top, right, bottom = picture.gates[0].region
+    (image,) = inspect(yolo, file, imgsz=160).images
+    left, top, right, bottom = image.gates[0].region
     seen = passes.images[-1][0]
     h, w = seen.shape[1:]
     for axis, (low, high), channel in ((1, (left, right), seen[0]), (0, (top, bottom), seen[1])):
@@ -278,7 +278,7 @@ def test_maps_lie_where_the_network_saw_them(name: str, size: tuple[int, int], p
         inside = (place > 4) & (place < size[1 - axis] - 4)
         assert inside.sum() > n / 3
         assert (value[inside] * size[1 - axis] - place[inside]).abs().max() < 2  # pixels of the image
-    assert picture.image.shape == (size[1], size[0], 3) == picture.found.shape
+    assert image.pixels.shape == (size[1], size[0], 3) == image.annotated.shape
 
 
 def test_gates_are_those_of_the_pass(model: Any, passes: Any, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_gates_are_those_of_the_pass(model: Any, passes: Any, tmp_path: Path) ->
     yolo = YOLO("yolo11n-coordatt-bifpn.yaml")
     yolo.model.load_state_dict(model.state_dict())
     found = inspect(yolo, ramp(tmp_path / "a.png", 160, 96), imgsz=96)
-    (gates,) = found.pictures[0].gates
+    (gates,) = found.images[0].gates
     assert gates.name == "P5, layer 9"
     x, y = next(pair for pair in reversed(passes.blocks) if pair[0].shape[2:] == gates.product.shape)
     expected = x[0].numpy() * gates.height[:, :, None] * gates.width[:, None] * gates.gain
@@ -304,8 +304,8 @@ def test_blocks_inside_bottlenecks(tmp_path: Path) -> None:
     yolo = YOLO("yolo11n.yaml")
     yolo.model = build(cfg)
     found = inspect(yolo, ramp(tmp_path / "a.png", 64, 64), imgsz=64)
-    assert len(found.pictures[0].gates) == len([m for m in yolo.model.modules() if isinstance(m, CoordAtt)]) > 4
-    assert found.pictures[0].gates[0].name.startswith("P2, layer 2 ")
+    assert len(found.images[0].gates) == len([m for m in yolo.model.modules() if isinstance(m, CoordAtt)]) > 4
+    assert found.images[0].gates[0].name.startswith("P2, layer 2 ")
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_blocks_inside_bottlenecks(tmp_path: Path) -> None:
         ("yolo11n-coordat.yaml", None, "no such model YAML. Did you mean yolo11n-coordatt.yaml"),
         ("yolo11n-coordatt.yaml", "nowhere.jpg", "there is no image or folder nowhere.jpg"),
         ("yolo11n-coordatt.yaml", "empty", "there is no image in the folder empty"),
-        ("yolo11n-coordatt.yaml", "text.txt", "text.txt is no image; the formats are"),
+        ("yolo11n-coordatt.yaml", "text.txt", "text.txt is not an image; the formats are"),
     ],
 )
 def test_errors(model: str, source: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

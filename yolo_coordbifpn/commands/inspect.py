@@ -2,31 +2,40 @@
 
     yolo-coordbifpn inspect model=best.pt source=image.jpg
     yolo-coordbifpn inspect model=best.pt source=images/ project=runs/inspect name=bccd imgsz=640 conf=0.25
+    yolo-coordbifpn inspect model=best.pt source='images/*.jpg' against=epoch0.pt
 
 model=      a checkpoint, or a model YAML to see its initial state
-source=     an image, a folder of images, or several of both with commas between; not needed without CoordAtt
+source=     an image, a folder of images, a pattern with *, or several of these with commas between; not needed without
+            CoordAtt; not a URL, a video or a camera
+against=    a second checkpoint or model YAML to compare with, on the same images
 project=    parent of the folder to write to; default runs/inspect
 name=       name of the folder to write to; default inspect, with a number if it exists
 
 Everything else is an argument of the stock `yolo predict`. For each image, IMAGE.png shows the height gate, the width
 gate and their product next to the detections; neck.png and neck.svg show the weights of the fusions; index.html shows
-all of it on one page that needs no network.
+all of it on one page that needs no network. With against=, each of these shows both models, and a table gives the
+differences between the shares. An image that cannot be read is skipped and named. A block that has not moved from its
+start is named in a sentence, and its maps are not drawn.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import UsageError
 
-OPTIONS = {"model": "", "source": "", "project": "", "name": "", "*": ""}
+if TYPE_CHECKING:
+    from ..inspection.inspect import Inspection
+
+OPTIONS = {"model": "", "source": "", "against": "", "project": "", "name": "", "*": ""}
 OWN = {"mode", "task", "save", "stream", "augment", "embed", "visualize", "batch", "exist_ok", "save_dir"}
 
 
 def run(options: dict[str, str]) -> int:
-    """Write the plots and the page; return 1 if the model or an image cannot be opened."""
+    """Write the plots and the page; return 1 if a model cannot be opened or no image can be read."""
     try:
         import jinja2
         import matplotlib
@@ -36,6 +45,7 @@ def run(options: dict[str, str]) -> int:
     if not options["model"]:
         raise UsageError("model= must be a checkpoint such as best.pt.")
     from ..errors import HostError, InspectError
+    from ..inspection.findings import notes
     from ..inspection.inspect import inspect
     from ..inspection.page import write_inspection
     from ..patches.install import install
@@ -48,25 +58,34 @@ def run(options: dict[str, str]) -> int:
     sources: list[str | Path] = [source] if source and Path(source).exists() else [*filter(None, source.split(","))]
     try:
         install()
-        found = inspect(options["model"], sources or None, **_predict_arguments(given))
-        if not found.fusions and not found.attention:
-            print(f"{options['model']} has no CoordAtt and no BiFPN block: there is nothing to show.")
+        found = inspect(options["model"], sources or None, options["against"] or None, **_predict_arguments(given))
+        both = [x for x in (found, found.against) if x]
+        if not any(x.fusions or x.attention for x in both):
+            print(f"{' and '.join(x.name for x in both)}: no CoordAtt and no BiFPN block, so there is nothing to show.")
             return 0
-        if found.attention and not sources:
+        if not sources and any(x.attention for x in both):
             raise UsageError("source= must be an image or a folder of images: the gates depend on the image.")
-        folder = write_inspection(
-            found, options["model"], Path(options["project"] or "runs/inspect") / (options["name"] or "inspect")
-        )
+        folder = write_inspection(found, Path(options["project"] or "runs/inspect") / (options["name"] or "inspect"))
     except (HostError, InspectError) as error:
         print(f"yolo-coordbifpn inspect: {error}", file=sys.stderr)
         return 1
-    for node in found.fusions:
-        print(f"{node!s:32}" + "   ".join(f"{name} {weight:.3f}" for name, weight in node.shares))
-    print(
-        f"images: {len(found.pictures)}, CoordAtt: {len(found.attention)}, fusions: {len(found.fusions)}, in {folder}"
-    )
+    _print_shares(found)
+    print(*notes(found), sep="\n")
     print(f"Page: {folder / 'index.html'}")
     return 0
+
+
+def _print_shares(found: Inspection) -> None:
+    """Print a line for each fusion; in brackets the difference to the other model, if there is one."""
+    from ..inspection.findings import shares
+
+    for node, inputs in itertools.groupby(shares(found), key=lambda x: x.node):
+        texts = [
+            f"{x.input} {'none' if x.share is None else f'{x.share:.3f}'}"
+            + ("" if x.difference is None else f" ({x.difference:+.3f})")
+            for x in inputs
+        ]
+        print(f"{node:32}" + "   ".join(texts))
 
 
 def _predict_arguments(given: dict[str, str]) -> dict[str, Any]:

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write
-from ..inspection.palette import COLOURS
+from ..inspection.palette import style
 from .metrics import short_name
 from .plan import Plan
 from .statistics import interval
-
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 
 
 def curves(plan: Plan, metric: str) -> Path | None:
@@ -29,7 +26,7 @@ def curves(plan: Plan, metric: str) -> Path | None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
     drawn = False
     for k, label in enumerate(plan.labels):
@@ -40,20 +37,18 @@ def curves(plan: Plan, metric: str) -> Path | None:
         epochs = range(min(map(len, rows)))
         found = [interval([row[i] for row in rows]) for i in epochs]
         x = [i + 1 for i in epochs]
-        style = {"color": COLOURS[k % 8], "linestyle": _LINES[k % 8], "marker": _MARKERS[k % 8]}
-        axes.plot(x, [f.mean for f in found], label=label, markersize=4, markevery=max(1, len(x) // 10), **style)
+        look = style(k)
+        axes.plot(x, [f.mean for f in found], label=label, markersize=4, markevery=max(1, len(x) // 10), **look)
         if len(rows) > 1:
-            axes.fill_between(
-                x, [f.low for f in found], [f.high for f in found], color=style["color"], alpha=0.12, lw=0
-            )
+            axes.fill_between(x, [f.low for f in found], [f.high for f in found], color=look["color"], alpha=0.12, lw=0)
     if not drawn:
         return None
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # one epoch has one tick
     axes.set_ylabel(short_name(metric))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, min(axes.get_ylim()[1], 1))
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower right")
+    _legend(figure, plan)
     axes.set_title(f"Mean and 95 % interval over {len(plan.seeds)} seeds", fontsize=10)
     return _save(figure, plan.folder / "curves.png")
 
@@ -69,7 +64,7 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
     times = latency.get("models", {})
     if not times:
         return None
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
     for k, label in enumerate(plan.labels):
         if label not in times:
@@ -81,19 +76,27 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
             found.mean,
             xerr=[[time["median"] - time["low"]], [time["high"] - time["median"]]],
             yerr=None if found.count < 2 else [[found.mean - found.low], [found.high - found.mean]],
-            color=COLOURS[k % 8],
-            marker=_MARKERS[k % 8],
-            markersize=7,
+            **{**style(k), "linestyle": "none"},
+            markersize=max(14 - 1.7 * k, 6),  # a larger point stays visible behind a smaller one
+            markeredgecolor="white",
+            markeredgewidth=0.7,
+            elinewidth=1,
             capsize=3,
-            linestyle="none",
             label=label,
         )
     axes.set_xlabel(f"latency (ms), batch 1, {latency['imgsz']} px, {latency['device']}", fontsize=9)
     axes.set_ylabel(short_name(metric))
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 1))  # an interval of few seeds may extend beyond any possible value
     axes.grid(alpha=0.25)
-    figure.legend(frameon=False, loc="outside lower center", ncols=2)
+    _legend(figure, plan)
     axes.set_title("Bars: 95 % interval over seeds, quartiles of the latency", fontsize=10)
     return _save(figure, plan.folder / "pareto.png")
+
+
+def _legend(figure: Any, plan: Plan) -> None:
+    """Put the names of the models below the axes, where they cover no point."""
+    figure.legend(frameon=False, loc="outside lower center", ncols=2 if max(map(len, plan.labels)) < 36 else 1)
 
 
 def _save(figure: Any, file: Path) -> Path:

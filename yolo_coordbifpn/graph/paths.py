@@ -7,7 +7,7 @@ coarser levels to finer ones, the bottom-up path from finer to coarser; P4 is th
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class Fusion:
     name: str
     inputs: tuple[str, ...]
     sources: tuple[int, ...]
-    block: BiFPN_Concat | BiFPN_Add
+    block: BiFPN_Concat | BiFPN_Add = field(repr=False)
 
     @property
     def weights(self) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..graph.paths import Paths
-from .gates import Gates, Picture, attention
+from .gates import Gates, InspectedImage, attention
 
 
 def attention_names(model: Any) -> dict[str, str]:
@@ -26,13 +26,14 @@ def attention_names(model: Any) -> dict[str, str]:
     return names
 
 
-def capture(yolo: Any, file: Path, names: dict[str, str], arguments: dict[str, Any]) -> Picture:
+def capture(yolo: Any, file: Path, name: str, blocks: dict[str, str], arguments: dict[str, Any]) -> InspectedImage:
     """Predict on one image as the host does, and capture the gates of that forward pass.
 
     Args:
         yolo: The host's model object; its callbacks are the same afterwards.
         file: The image.
-        names: Readable names of the blocks, see `attention_names`.
+        name: Readable name of the image.
+        blocks: Readable names of the blocks, see `attention_names`.
         arguments: Arguments of the host's `predict`.
     """
     captured: dict[str, tuple[Tensor, Tensor, float]] = {}
@@ -43,12 +44,12 @@ def capture(yolo: Any, file: Path, names: dict[str, str], arguments: dict[str, A
     def add_hooks(predictor: Any) -> None:
         network = predictor.model.model  # the one that runs, a fused copy in most hosts
         hooks.append(network.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:]))))
-        for name, block in attention(network).items():
-            hooks.append(block.register_forward_pre_hook(lambda m, args, n=name: note(n, m, args[0])))
+        for key, block in attention(network).items():
+            hooks.append(block.register_forward_pre_hook(lambda m, args, k=key: note(k, m, args[0])))
 
-    def note(name: str, block: Any, x: Tensor) -> None:
+    def note(key: str, block: Any, x: Tensor) -> None:
         height, width = block.gates(x)
-        captured[name] = (height[0, :, :, 0].float().cpu(), width[0, :, 0].float().cpu(), float(block.gain))
+        captured[key] = (height[0, :, :, 0].float().cpu(), width[0, :, 0].float().cpu(), float(block.gain))
 
     def note_region(predictor: Any) -> None:
         regions.append(_region(predictor, predictor.results[0].orig_shape, sizes[-1]))
@@ -60,11 +61,11 @@ def capture(yolo: Any, file: Path, names: dict[str, str], arguments: dict[str, A
         for hook in hooks:
             hook.remove()
     gates = tuple(
-        Gates(names[n], height.numpy(), width.numpy(), gain, regions[0])
-        for n, (height, width, gain) in captured.items()
+        Gates(blocks[key], height.numpy(), width.numpy(), gain, regions[0])
+        for key, (height, width, gain) in captured.items()
     )
-    image, found = (x[..., ::-1].copy() for x in (result.orig_img, result.plot()))
-    return Picture(file.stem, image, found, gates)
+    pixels, annotated = (x[..., ::-1].copy() for x in (result.orig_img, result.plot()))
+    return InspectedImage(name, pixels, annotated, gates)
 
 
 @contextlib.contextmanager

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import math
 from pathlib import Path
 from typing import Any
 
 from ..files import write
-from .palette import GREY, path_style
+from .labels import spread
+from .palette import GREY, path_styles
 
 COLUMNS = ["epoch", "layer", "node", "input", "weight"]  # of fusion_weights.csv
 _Lines = dict[str, tuple[list[int], list[float]]]  # input -> epochs and weights
 
 
 def plot_fusion_weights(source: Path, save: Path) -> None:
-    """Plot `fusion_weights.csv`: a panel for each fusion, a line for each of its inputs.
+    """Plot `fusion_weights.csv` and write the PNG file, see `draw_fusion_weights`."""
+    write(save, draw_fusion_weights(source))
+
+
+def draw_fusion_weights(source: Path) -> bytes:
+    """Draw `fusion_weights.csv`: a panel for each fusion, a line for each of its inputs.
 
     Args:
         source: The file that a training has written, with the columns epoch, layer, node, input and weight (normalised,
             0...1).
-        save: PNG file to write.
+
+    Returns:
+        A PNG file.
 
     Raises:
         ValueError: If the file has no rows.
@@ -36,18 +43,18 @@ def plot_fusion_weights(source: Path, save: Path) -> None:
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(3.9 * columns, 0.5 + 2.1 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    span = max(
-        0.06, 1.25 * max(_range(lines) for lines in panels.values())
-    )  # the same for all panels, so that slopes can be compared
-    for axes, (title, lines) in zip(grid.flat, panels.items()):
+    # the same for all panels, so that slopes can be compared
+    span = max(0.06, 1.25 * max(_range(lines) for lines in panels.values()))
+    for k, (axes, (title, lines)) in enumerate(zip(grid.flat, panels.items())):
         _panel(axes, title, lines, span)
+        axes.tick_params(labelbottom=k + columns >= len(panels))  # the lowest panel of each column has the epochs
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel("share of the input", fontsize=9)
     stream = io.BytesIO()
     figure.savefig(stream, dpi=150, format="png")
-    write(save, stream.getvalue())
+    return stream.getvalue()
 
 
 def _read(source: Path) -> dict[str, _Lines]:
@@ -77,29 +84,20 @@ def _panel(axes: Any, title: str, lines: _Lines, span: float) -> None:
     last = max(epoch for epochs, _ in lines.values() for epoch in epochs)
     first = min(epoch for epochs, _ in lines.values() for epoch in epochs)
     axes.hlines(1 / len(lines), first, last, color=GREY, linewidth=0.8, zorder=0)  # equal shares
-    places = _spread([weights[-1] for _, weights in lines.values()], span * 0.11)
-    for (name, (epochs, weights)), place in zip(lines.items(), places):
-        style = path_style(name)
+    places = spread([weights[-1] for _, weights in lines.values()], span * 0.11)
+    for (name, (epochs, weights)), place, style in zip(lines.items(), places, path_styles(lines)):
         every = max(1, len(epochs) // 8)
         axes.plot(epochs, weights, markersize=4, linewidth=1.4, markevery=every, **style)
-        text = f" {name} {weights[-1]:.3f}"
         axes.annotate(
-            text, (last, place), color=style["color"], fontsize=8, va="center", annotation_clip=False
-        ).set_in_layout(False)
-    axes.set_xlim(first - 0.02 * (last - first + 1), last + 0.75 * (last - first + 1))  # space for the names
+            f"{name} {weights[-1]:.3f}", (last, place), (6, 0), textcoords="offset points", color=style["color"],
+            fontsize=8, va="center", annotation_clip=False,
+        ).set_in_layout(False)  # fmt: skip
+    width = last - first + 1
+    room = 0.3 + 0.042 * max(map(len, lines))  # for the names and their shares, in widths of the curves
+    axes.set_xlim(first - 0.02 * width, last + room * width)
     ticks = [x for x in MaxNLocator(integer=True, nbins=5).tick_values(first, last) if first < x < last]
     axes.set_xticks([first, *(x for x in ticks if last - x > (last - first) / 10), last])
     axes.spines["bottom"].set_bounds(first, last)
     axes.tick_params(labelsize=8)
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _spread(values: list[float], gap: float) -> list[float]:
-    """Move values apart by at least a gap, keeping their order, so that names do not overlap."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    places = list(values)
-    for lower, upper in itertools.pairwise(order):
-        places[upper] = max(places[upper], places[lower] + gap)
-    shift = sum(places) / len(places) - sum(values) / len(values)
-    return [x - shift for x in places]

@@ -7,9 +7,12 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from .diagram import Cell, Diagram, Line, rows
+from .diagram import Arrow, Cell, Diagram, Line, rows
+from .labels import spread
 
 LINE, LEFT = 17.0, 46.0  # height of a line, left margin
+_SHARE = 34.0  # width of the column of shares at the left of a cell
+_SHARE_LINE = 12.0  # height of a share in it
 _PAD, _GAP, _TOP = 5.0, 34.0, 46.0  # inside a cell, between rows, top margin
 SIGNS = {"fusion": "◆", "attention": "✚", "block": "■", "": ""}  # by the mark of a line
 
@@ -31,6 +34,7 @@ class Layout:
         diagram: The diagram.
         weighted: Whether its arrows have weights.
         columns: The columns in use, from left to right.
+        indents: Width of the shares at the left of the cells, by column; 0 in a column without weighted fusions.
         lefts: Left edge of each column.
         middles: Middle of each row, by the number of its level, the coarsest first.
         width: Width of the whole drawing.
@@ -41,31 +45,65 @@ class Layout:
         """Place the rows, the columns and the cells of a diagram."""
         self.diagram = diagram
         self.weighted = any(x.weight is not None for x in diagram.arrows)
-        self._gutter = 66.0 if self.weighted else 48.0
-        numbers = rows([diagram])
-        self.columns = sorted({c.column for c in diagram.cells})
-        lines = {n: max(len(c.lines) for c in diagram.cells if c.row == n) for n in numbers}
+        self._gutter = 48.0
+        self._place_rows(rows([diagram]))
+        self._place_columns()
+        self._boxes = {id(c): self._box(c) for c in diagram.cells}
+        self._ends = {k: v for c in diagram.cells for k, v in self._arrow_ends(c).items()} if self.weighted else {}
+        self._lanes: dict[tuple[int, int], float] = {}  # row gap and lane in it -> where its last arrow ends
+
+    def _place_rows(self, numbers: list[int]) -> None:
+        """Set the middle and the bottom of each row, and the height of the drawing."""
         self.middles: dict[int, float] = {}
+        self._bottoms: dict[int, float] = {}
         y = _TOP
         for n in numbers:
-            size = lines[n] * LINE + 2 * _PAD
-            self.middles[n] = y + size / 2
+            size = max(self._height(c) for c in self.diagram.cells if c.row == n)
+            self.middles[n], self._bottoms[n] = y + size / 2, y + size
             y += size + _GAP
-        self._bottoms = {n: self.middles[n] + (lines[n] * LINE + 2 * _PAD) / 2 for n in numbers}
         self.height = y - _GAP + 22
+
+    def _place_columns(self) -> None:
+        """Set the left edge and the indent of each column, and the width of the drawing."""
+        self.columns = sorted({c.column for c in self.diagram.cells})
+        self.indents = dict.fromkeys(self.columns, 0.0)
+        self.indents |= {
+            c.column: _SHARE for c in self.diagram.cells if any(a.weight is not None for a in self._side(c))
+        }
         self.lefts: dict[int, float] = {}
         x = LEFT
         for column in self.columns:
             self.lefts[column] = x
-            x += max(_width(c) for c in diagram.cells if c.column == column) + self._gutter
-        self.width = max(x - self._gutter + 14, LEFT + 14 + text_width(diagram.title, 10.5, True))
-        self._boxes = {id(c): self._box(c) for c in diagram.cells}
-        self._lanes: dict[tuple[int, int], float] = {}  # row gap and lane in it -> where its last arrow ends
+            x += self._column_width(column) + self._gutter
+        self.width = max(x - self._gutter + 14, LEFT + 14 + text_width(self.diagram.title, 10.5, True))
+
+    def _column_width(self, column: int) -> float:
+        return self.indents[column] + max(_width(c) for c in self.diagram.cells if c.column == column)
+
+    def _height(self, cell: Cell) -> float:
+        """Return the height that a cell needs for its lines, and for its shares if there are more."""
+        shares = sum(a.weight is not None for a in self._side(cell))
+        return max(len(cell.lines) * LINE, shares * _SHARE_LINE) + 2 * _PAD
+
+    def _side(self, cell: Cell) -> list[Arrow]:
+        """Return the arrows that end at a side of a cell, from above to below."""
+        order = [line.index for line in cell.lines][:: -1 if cell.direction > 0 else 1]
+        ends = [a for a in self.diagram.arrows if self.diagram.cell(a.target) is cell and not self.is_straight(a)]
+        source = self.diagram.cell
+        return sorted(ends, key=lambda a: (order.index(a.target), -source(a.source).row, source(a.source).column))
+
+    def _arrow_ends(self, cell: Cell) -> dict[tuple[int, int], float]:
+        """Return the y at which each arrow ends at a cell's side, by its layers, apart so that each has its share."""
+        if cell.part == "head":
+            return {}
+        arrows = self._side(cell)
+        places = spread([self.line_y(cell, a.target) for a in arrows], _SHARE_LINE)
+        return {(a.source, a.target): y for a, y in zip(arrows, places)}
 
     def _box(self, cell: Cell) -> Box:
         left = self.lefts[cell.column]
-        widest = max(_width(c) for c in self.diagram.cells if c.column == cell.column)
-        half = (len(cell.lines) * LINE + 2 * _PAD) / 2
+        widest = self._column_width(cell.column)
+        half = self._height(cell) / 2
         top, bottom = self.middles[cell.row] - half, self.middles[cell.row] + half
         if cell.part == "head":  # spans the levels that it reads
             read = {self.diagram.cell(a.source).row for a in self.diagram.arrows if self.diagram.cell(a.target) is cell}
@@ -86,31 +124,24 @@ class Layout:
         middle = (box.top + box.bottom) / 2
         return middle + (k - (len(cell.lines) - 1) / 2) * LINE
 
-    def shifted_end(self, end: tuple[float, float], source: int, target: int) -> tuple[tuple[float, float], float]:
-        """Shift the end of an arrow if others end there; return it, and its rank among them, 0 in the middle."""
-        sources = [a.source for a in self.diagram.arrows if a.target == target]
-        if not self.weighted or self.diagram.cell(target).part == "head" or len(sources) < 2:
-            return end, 0
-        sources.sort(key=lambda k: (-self.diagram.cell(k).row, self.diagram.cell(k).column))
-        side = sources.index(source) - (len(sources) - 1) / 2
-        return (end[0], end[1] + 9 * side), side
-
-    def route(self, source: int, target: int) -> tuple[list[tuple[float, float]], list[Any]]:
-        """Route an arrow from a layer to another, around the cells between them; return points and path codes."""
+    def route(self, arrow: Arrow) -> tuple[list[tuple[float, float]], list[Any]]:
+        """Route an arrow around the cells between its layers; return points and path codes."""
         from matplotlib.path import Path
 
+        source, target = arrow.source, arrow.target
         go, line, curve = Path.MOVETO, Path.LINETO, Path.CURVE4
         start, end = self.diagram.cell(source), self.diagram.cell(target)
         a, b = self._boxes[id(start)], self._boxes[id(end)]
         y0 = self.line_y(start, source)
-        y1 = self.line_y(end, target) if end.part != "head" else min(max(y0, b.top + 6), b.bottom - 6)
+        if end.part == "head":
+            y1 = min(max(y0, b.top + 6), b.bottom - 6)
+        else:
+            y1 = self._ends.get((source, target), self.line_y(end, target))
+        if self.is_straight(arrow):
+            x = (a.left + a.right) / 2
+            up = b.top < a.top
+            return [(x, a.top if up else a.bottom), (x, b.bottom if up else b.top)], [go, line]
         if start.column == end.column:
-            if self._is_straight(start, end, source, target):
-                x = (a.left + a.right) / 2
-                return [(x, a.top if b.top < a.top else a.bottom), (x, b.bottom if b.top < a.top else b.top)], [
-                    go,
-                    line,
-                ]
             far = a.right + 0.6 * self._gutter
             return [(a.right, y0), (far, y0), (far, y1), (b.right, y1)], [go, curve, curve, curve]
         turn = b.left - self._gutter
@@ -141,12 +172,14 @@ class Layout:
         between = (c for c in self.diagram.cells if start.column < c.column < end.column)
         return any(self._boxes[id(c)].top - 4 < y < self._boxes[id(c)].bottom + 4 for c in between)
 
-    def _is_straight(self, start: Cell, end: Cell, source: int, target: int) -> bool:
-        """Return whether an arrow can go straight up or down, from the last line of a cell to the first of the next."""
+    def is_straight(self, arrow: Arrow) -> bool:
+        """Return whether an arrow goes straight up or down, from the last line of a cell to the first of the next."""
+        start, end = self.diagram.cell(arrow.source), self.diagram.cell(arrow.target)
         low, high = sorted((start.row, end.row))
         between = any(c.column == start.column and low < c.row < high for c in self.diagram.cells)
         flows = end.direction == (1 if end.row > start.row else -1) and start.direction in (0, end.direction)
-        return flows and not between and source == start.lines[-1].index and target == end.lines[0].index
+        neighbours = start.column == end.column and flows and not between
+        return neighbours and arrow.source == start.lines[-1].index and arrow.target == end.lines[0].index
 
 
 def line_text(line: Line) -> str:

@@ -88,17 +88,16 @@ def _draw_line(axes: Any, layout: Layout, x: float, y: float, cell: Cell, line: 
 
     fill, colour = _COLOURS[line.mark]
     box = layout.box(cell)
+    left = x + box.left + layout.indents[cell.column]
     middle = y + layout.line_y(cell, line.index)
     if line.mark:
-        corner = (x + box.left + 24, middle - LINE / 2 + 1)
+        corner = (left + 24, middle - LINE / 2 + 1)
         style = "round,pad=0,rounding_size=3"
-        size = (box.right - box.left - 27, LINE - 2)
+        size = (x + box.right - left - 27, LINE - 2)
         axes.add_patch(FancyBboxPatch(corner, *size, boxstyle=style, fc=fill, ec=BLACK, lw=0.7, zorder=4))
-    axes.text(x + box.left + 20, middle, line.index, fontsize=7, color="#666666", ha="right", va="center", zorder=5)
+    axes.text(left + 20, middle, line.index, fontsize=7, color="#666666", ha="right", va="center", zorder=5)
     weight = "bold" if line.mark in ("fusion", "attention") else "normal"
-    axes.text(
-        x + box.left + 28, middle, line_text(line), fontsize=8, color=colour, weight=weight, va="center", zorder=5
-    )
+    axes.text(left + 28, middle, line_text(line), fontsize=8, color=colour, weight=weight, va="center", zorder=5)
 
 
 def _draw_arrow(axes: Any, layout: Layout, x: float, y: float, arrow: Arrow) -> None:
@@ -107,10 +106,7 @@ def _draw_arrow(axes: Any, layout: Layout, x: float, y: float, arrow: Arrow) -> 
     from matplotlib.path import Path
 
     weight = arrow.weight
-    points, codes = layout.route(arrow.source, arrow.target)
-    points[-1], side = layout.shifted_end(points[-1], arrow.source, arrow.target)
-    if codes[-1] == Path.CURVE4:
-        points[-2] = (points[-2][0], points[-1][1])
+    points, codes = layout.route(arrow)
     path = Path([(x + a, y + b) for a, b in points], codes)
     width = 1.1 if weight is None else 0.5 + 4 * weight
     colour = "#aaaaaa" if layout.weighted and weight is None else "#444444"
@@ -123,13 +119,19 @@ def _draw_arrow(axes: Any, layout: Layout, x: float, y: float, arrow: Arrow) -> 
         )
     )  # fmt: skip
     if weight is not None:
-        (a, b), (c, d) = points[-1], points[-2]
-        vertical = abs(a - c) < abs(b - d)
-        aside = 0.45 * (d - b) if vertical else 5 * (side - 0.5) if side else 0
-        place = (x + a + (14 if vertical else -14), y + b + aside)
-        back = {"boxstyle": "round,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.9}
-        axes.text(*place, f"{weight:.2f}", fontsize=7.5, weight="bold", ha="left" if vertical else "right",
-                  va="center", bbox=back, zorder=6)  # fmt: skip
+        _draw_share(axes, layout, x, y, arrow, points)
+
+
+def _draw_share(
+    axes: Any, layout: Layout, x: float, y: float, arrow: Arrow, points: Sequence[tuple[float, float]]
+) -> None:
+    """Write the share of an input where no arrow passes: beside a straight arrow, else in the cell where it ends."""
+    (_, y0), (x1, y1) = points[0], points[-1]
+    if layout.is_straight(arrow):
+        place = (x1 + 10, max(y0, y1) - 9)  # below the arrows that cross the gap between the two cells
+    else:
+        place = (layout.box(layout.diagram.cell(arrow.target)).left + 6, y1)
+    axes.text(x + place[0], y + place[1], f"{arrow.weight:.2f}", fontsize=7.5, weight="bold", va="center", zorder=6)
 
 
 def _heading(diagram: Diagram, column: int) -> str:

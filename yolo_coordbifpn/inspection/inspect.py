@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 import copy
+import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import InspectError
 from ..graph.paths import Fusion, fusions
 from .capture import attention_names, capture
-from .gates import Picture, attention
-from .sources import image_files, opened, torch_model
+from .gates import InspectedImage, attention
+from .sources import distinct_names, image_files, is_readable, opened, torch_model
+
+_FEW = 3  # images without a progress bar
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What the blocks of a model learned.
 
     Attributes:
+        name: Name of the model as given, such as `runs/detect/train/weights/best.pt`; for a model object its checkpoint
+            or its YAML.
         model: A copy of the model as it was loaded, not fused for inference.
         fusions: Its weighted fusions.
-        pictures: Each image with its detections and gates.
+        images: Each image with its detections and gates.
+        skipped: Images that the host cannot read.
+        settings: Arguments of the host's `predict`: those given, and the size of the images and the confidence used.
+        against: The same for the model that this one is compared with, on the same images.
     """
 
+    name: str
     model: Any
     fusions: list[Fusion]
-    pictures: list[Picture]
+    images: list[InspectedImage]
+    skipped: list[Path]
+    settings: dict[str, Any]
+    against: Inspection | None = None
 
     @property
     def attention(self) -> list[str]:
         """Return the names of its CoordAtt blocks."""
         return list(attention(self.model))
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.attention)} CoordAtt, {len(self.fusions)} fusions, {len(self.images)} images"
+        return f"Inspection({_architecture(self.model)}, {counts})"
+
+    def _repr_html_(self) -> str:
+        """Return the page for a notebook, in a frame, so that its styles do not change the notebook."""
+        from .page import page
+
+        return f'<iframe srcdoc="{html.escape(page(self))}" style="width: 100%; height: 50rem; border: 0"></iframe>'
 
 
 def fusion_weights(model: Any) -> list[Fusion]:
@@ -49,15 +73,20 @@ def fusion_weights(model: Any) -> list[Fusion]:
     return fusions(torch_model(opened(model)))
 
 
-def inspect(model: Any, source: str | Path | list[str | Path] | None = None, **arguments: Any) -> Inspection:
+def inspect(
+    model: Any, source: str | Path | list[str | Path] | None = None, against: Any = None, **arguments: Any
+) -> Inspection:
     """Show what the blocks of a model learned, on given images.
 
     The gates are those of the forward pass of the host's own prediction. Its letterbox is undone: `Gates.region` says
-    where on the image a map lies.
+    where on the image a map lies. Images that the host cannot read are skipped with a warning. A notebook shows the
+    result as a page.
 
     Args:
         model: A YOLO object, or the name of a checkpoint or model YAML.
-        source: An image, a folder of images, or a list of both; None for the fusions alone.
+        source: An image, a folder of images, a pattern such as `images/*.jpg`, or a list of these; None for the fusions
+            alone.
+        against: A second model to compare with, given like `model`.
         arguments: Arguments of the host's `predict`, such as `imgsz`, `conf` and `device`.
 
     Returns:
@@ -65,10 +94,47 @@ def inspect(model: Any, source: str | Path | list[str | Path] | None = None, **a
         each CoordAtt the height gate, shape (C, H), the width gate, shape (C, W), and their product, shape (H, W).
 
     Raises:
-        InspectError: If the model or an image does not exist or cannot be opened.
+        InspectError: If the model or an image does not exist, or if the model or all images cannot be opened.
     """
-    yolo = opened(model)
-    whole = copy.deepcopy(torch_model(yolo))  # some hosts fuse the model that they predict with
+    from ultralytics.utils import LOGGER
+
+    models = [opened(x) for x in (model, against) if x is not None]
     files = [] if source is None else image_files(source)
-    names = attention_names(whole)
-    return Inspection(whole, fusions(whole), [capture(yolo, file, names, arguments) for file in files])
+    skipped = [x for x in files if not is_readable(x)]
+    for file in skipped:
+        LOGGER.warning(f"yolo_coordbifpn: {file} is skipped: it cannot be read as an image")
+    if files and len(skipped) == len(files):
+        raise InspectError(f"source: none of these can be read as an image: {', '.join(map(str, files))}")
+    named = {file: name for file, name in zip(files, distinct_names(files)) if file not in skipped}
+    found = None
+    for given, yolo in reversed(list(zip((model, against), models))):
+        found = _inspect_one(given, yolo, named, skipped, arguments, found)
+    assert found is not None
+    return found
+
+
+def _inspect_one(
+    given: Any,
+    yolo: Any,
+    files: Mapping[Path, str],
+    skipped: list[Path],
+    arguments: dict[str, Any],
+    against: Inspection | None,
+) -> Inspection:
+    """Inspect one model on images that can be read, given with their names."""
+    from ultralytics.utils import TQDM  # type: ignore[attr-defined]
+
+    whole = copy.deepcopy(torch_model(yolo))  # some hosts fuse the model that they predict with
+    name = given if isinstance(given, (str, Path)) else getattr(yolo, "ckpt_path", None) or _architecture(whole)
+    blocks = attention_names(whole)
+    images = [
+        capture(yolo, file, files[file], blocks, arguments)
+        for file in TQDM(files, desc=f"Inspecting {Path(name).name}", disable=len(files) <= _FEW)
+    ]
+    used = {key: getattr(yolo.predictor.args, key) for key in ("imgsz", "conf")} if images else {}
+    return Inspection(str(name), whole, fusions(whole), images, skipped, {**arguments, **used}, against)
+
+
+def _architecture(model: Any) -> str:
+    """Return the name of a model's YAML without its extension; without a YAML, the name of its class."""
+    return Path((getattr(model, "yaml", None) or {}).get("yaml_file") or type(model).__name__).stem

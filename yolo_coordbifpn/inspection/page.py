@@ -3,47 +3,59 @@
 from __future__ import annotations
 
 import base64
+import io
+import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
+import torch
+
 from ..files import write
-from ..graph.paths import Fusion
 from .diagram import diagram, neck
-from .fusion_plot import plot_fusion_weights
-from .gates import Picture, draw
+from .findings import flat_blocks, models, notes, shares
+from .fusion_plot import draw_fusion_weights
+from .gate_plot import draw
 from .graph_plot import draw as draw_graph
 from .inspect import Inspection
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot on the page.
+    """A plot.
 
     Attributes:
         title: Heading above it.
         text: Caption below it.
-        content: Contents of its file.
-        mime: Type of the file, such as `image/png`.
+        content: Contents of its PNG file.
+        svg: The same as SVG, if there is one.
+        file: Its file beside the page; empty if it is not written to a file.
     """
 
     title: str
     text: str
     content: bytes
-    mime: str = "image/png"
+    svg: str = ""
+    file: str = ""
 
     @property
     def source(self) -> str:
-        """Return the file as a data URL."""
-        return f"data:{self.mime};base64,{base64.b64encode(self.content).decode()}"
+        """Return what the page embeds, as a data URL: the SVG, or a WebP file of a tenth of the size of the PNG."""
+        if self.svg:
+            return _data_url("image/svg+xml", self.svg.encode())
+        from PIL import Image
+
+        stream = io.BytesIO()
+        Image.open(io.BytesIO(self.content)).convert("RGB").save(stream, "webp", quality=60)
+        return _data_url("image/webp", stream.getvalue())
 
 
-def write_inspection(found: Inspection, name: str, folder: Path) -> Path:
+def write_inspection(found: Inspection, folder: Path) -> Path:
     """Write a plot for each image, the neck with its weights, and one page with all of it.
 
     Args:
         found: The inspection.
-        name: Name of the model as given by the user.
         folder: Folder to write to; if it exists, its name gets a number.
 
     Returns:
@@ -52,71 +64,109 @@ def write_inspection(found: Inspection, name: str, folder: Path) -> Path:
     from ultralytics.utils.files import increment_path
 
     folder = increment_path(folder, mkdir=True)
-    figures = [*_fusion_figures(found, name, folder), *_gate_figures(found.pictures, folder)]
-    notes = [
-        f"CoordAtt: {len(found.attention)}, weighted fusions: {len(found.fusions)}, images: {len(found.pictures)}."
-    ]
-    if not found.attention:
-        notes.append("The model has no CoordAtt, so there are no gates to show.")
-    if not found.fusions:
-        notes.append("The model has no BiFPN_Concat and no BiFPN_Add, so there are no fusion weights to show.")
-    write(folder / "index.html", page(f"What the blocks of {Path(name).name} learned", notes, found.fusions, figures))
+    written = []
+    for figure in figures(found):
+        stem = (figure.file or figure.title).replace("/", "_")
+        file = increment_path(folder / f"{stem}.png", sep="_")  # an image may have the name of another plot
+        file.write_bytes(figure.content)
+        if figure.svg:
+            write(file.with_suffix(".svg"), figure.svg)
+        written.append(replace(figure, file=file.name))
+    write(folder / "index.html", page(found, written))
     return folder
 
 
-def _fusion_figures(found: Inspection, name: str, folder: Path) -> list[Figure]:
-    """Write the plots of the fusions: at the neck, and by epoch if the training has left its log."""
-    if not found.fusions:
+def figures(found: Inspection) -> list[Figure]:
+    """Return all plots of an inspection, in the order of the page; `file` is the name that they should have."""
+    return [*_fusion_figures(found), *_gate_figures(found)]
+
+
+def _fusion_figures(found: Inspection) -> list[Figure]:
+    """Draw the fusions: at the neck, and by epoch if the training has left its log."""
+    necks = [
+        neck(diagram(x.model, f"{k}: weights of the fusions", weights=True))
+        for k, x in models(found).items()
+        if x.fusions
+    ]
+    if not necks:
         return []
-    drawing = [neck(diagram(found.model, f"{Path(name).stem}: weights of the fusions", weights=True))]
-    for form in ("svg", "png"):
-        (folder / f"neck.{form}").write_bytes(draw_graph(drawing, form))
     text = "Number and width of an arrow: the share of that input in the fusion. Dotted: a weight of 0."
-    figures = [Figure("The neck", text, (folder / "neck.svg").read_bytes(), "image/svg+xml")]
-    history = Path(name).expanduser().parent.parent / "fusion_weights.csv"  # beside the host's folder of checkpoints
+    drawn = [Figure("The neck", text, draw_graph(necks, "png"), draw_graph(necks, "svg").decode(), "neck")]
+    history = (
+        Path(found.name).expanduser().parent.parent / "fusion_weights.csv"
+    )  # beside the host's folder of checkpoints
     if history.is_file():
-        plot_fusion_weights(history, folder / "fusion_weights.png")
         text = "The share of each input after each epoch of the training; grey: equal shares."
-        figures.append(Figure("The training", text, (folder / "fusion_weights.png").read_bytes()))
-    return figures
+        drawn.append(Figure("The training", text, draw_fusion_weights(history), file="fusion_weights"))
+    return drawn
 
 
-def _gate_figures(pictures: Sequence[Picture], folder: Path) -> list[Figure]:
-    """Write the plot of each image."""
-    from ultralytics.utils.files import increment_path
+def _gate_figures(found: Inspection) -> list[Figure]:
+    """Draw each image, with the maps of the blocks whose gates differ over the images."""
+    named = models(found)
+    flat = {label: flat_blocks(x) for label, x in named.items()}
+    drawn = []
+    for k, image in enumerate(found.images):
+        views = {
+            label: replace(x.images[k], gates=tuple(g for g in x.images[k].gates if g.name not in flat[label]))
+            for label, x in named.items()
+        }
+        spreads = {
+            f"{label}, {g.name}" if len(named) > 1 else g.name: g.spread for label, x in views.items() for g in x.gates
+        }
+        drawn.append(Figure(image.name, _caption(spreads), draw(views)))
+    return drawn
 
-    figures = []
-    for picture in pictures:
-        file = increment_path(folder / f"{picture.name}.png", sep="_")  # images in two folders may have the same name
-        file.write_bytes(draw(picture))
-        figures.append(Figure(picture.name, _caption(picture), file.read_bytes()))
-    return figures
 
-
-def _caption(picture: Picture) -> str:
-    """Return what the plot of an image shows, and how much its gates differ."""
-    if not picture.gates:
+def _caption(spreads: dict[str, tuple[float, float]]) -> str:
+    """Return how much the gates of each block differ over an image."""
+    if not spreads:
         return "The detections."
-    spreads = "; ".join("{}: {:.3f} on average, {:.3f} at most".format(x.name, *x.spread) for x in picture.gates)
-    return (
-        "The detections; the height gate, the width gate and their product, as the mean over all channels and for the "
-        "channel whose gates differ most. A gate of 0 is closed, one of 1 is open; bright is open, on the scale below "
-        f"each map. Over this image the gates of a channel differ by: {spreads}."
-    )
+    differences = (f"{name}: {mean:.3f} on average, {most:.3f} at most" for name, (mean, most) in spreads.items())
+    return f"Over this image the gates of a channel differ by: {'; '.join(differences)}."
 
 
-def page(title: str, notes: Sequence[str], fusions: Sequence[Fusion], figures: Sequence[Figure]) -> str:
+def page(found: Inspection, drawn: Sequence[Figure] | None = None) -> str:
     """Return the HTML of the page.
 
     Args:
-        title: Its title.
-        notes: Sentences at its top.
-        fusions: The weighted fusions, for a table.
-        figures: The plots, in their order.
+        found: The inspection.
+        drawn: Its plots with their files; None to draw them for this page alone.
     """
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
         loader=PackageLoader("yolo_coordbifpn.inspection", "."), autoescape=True, trim_blocks=True
     )
-    return environment.get_template("page.html.j2").render(title=title, notes=notes, fusions=fusions, figures=figures)
+    return environment.get_template("page.html.j2").render(
+        title=f"What the blocks of {found.name} learned",
+        facts=_facts(found),
+        notes=notes(found),
+        shares=shares(found),
+        models=list(models(found)),
+        images=found.images,
+        figures=figures(found) if drawn is None else drawn,
+    )
+
+
+def _facts(found: Inspection) -> dict[str, str]:
+    """Return what was inspected, with which settings and versions, and when."""
+    import ultralytics
+
+    from .. import __version__
+
+    facts = {"Model": str(Path(found.name).expanduser().absolute()) if Path(found.name).exists() else found.name}
+    if found.against:
+        facts["Against"] = found.against.name
+    if found.settings:
+        facts["Settings"] = " ".join(f"{key}={value}" for key, value in found.settings.items())
+    facts["Versions"] = (
+        f"yolo_coordbifpn {__version__}, Ultralytics {ultralytics.__version__}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}"
+    )
+    facts["Date"] = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
+    return facts
+
+
+def _data_url(mime: str, content: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,28 +66,66 @@ def torch_model(model: Any) -> Any:
     return whole
 
 
-def image_files(source: str | Path | list[str | Path]) -> list[Path]:
-    """Return the images of a source.
+def image_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the images of a source, each once.
 
     Args:
-        source: An image, a folder of images, or a list of both.
+        source: An image, a folder of images, a pattern with `*`, or a list of these.
 
     Raises:
-        InspectError: If a file does not exist or is no image, or if a folder has none.
+        InspectError: If a file does not exist or is not an image, if a folder or a pattern has none, or for a URL.
     """
+    given = [source] if isinstance(source, (str, Path)) else source
+    files = [file for x in given for file in _matches(str(x))]
+    return list({x.absolute(): x for x in files}.values())
+
+
+def _matches(source: str) -> list[Path]:
+    """Return the images of one image, folder or pattern."""
     from ultralytics.data.utils import IMG_FORMATS
 
-    files = []
-    for path in [Path(x).expanduser() for x in (source if isinstance(source, (list, tuple)) else [source])]:
-        if path.is_dir():
-            found = sorted(x for x in path.iterdir() if x.suffix[1:].lower() in IMG_FORMATS)
-            if not found:
-                raise InspectError(f"source: there is no image in the folder {path} (its subfolders are not searched)")
-            files += found
-        elif not path.is_file():
-            raise InspectError(f"source: there is no image or folder {path}")
-        elif path.suffix[1:].lower() not in IMG_FORMATS:
-            raise InspectError(f"source: {path} is no image; the formats are {', '.join(sorted(IMG_FORMATS))}")
-        else:
-            files.append(path)
-    return files
+    if "://" in source:
+        raise InspectError(f"source: {source} is a URL, which inspect does not read; download the image first")
+    path = Path(source).expanduser()
+    is_image = lambda x: x.suffix[1:].lower() in IMG_FORMATS  # noqa: E731
+    if path.is_file() and not is_image(path):
+        raise InspectError(f"source: {path} is not an image; the formats are {', '.join(sorted(IMG_FORMATS))}")
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(filter(is_image, path.iterdir()))
+        missing = f"there is no image in the folder {path} (its subfolders are not searched)"
+    else:
+        found = sorted(filter(is_image, map(Path, glob.glob(str(path), recursive=True)))) if "*" in source else []
+        missing = f"no image matches {path}" if "*" in source else f"there is no image or folder {path}"
+    if not found:
+        raise InspectError(f"source: {missing}")
+    return found
+
+
+def is_readable(file: Path) -> bool:
+    """Return whether the host can read an image."""
+    import cv2
+    from ultralytics.utils.patches import imread
+
+    with contextlib.suppress(cv2.error):
+        return imread(str(file)) is not None
+    return False
+
+
+def distinct_names(files: Sequence[Path]) -> list[str]:
+    """Name files without their extensions, and those of the same name by their folders too, as far as needed.
+
+    Args:
+        files: Different files; those that differ in nothing but the extension keep it.
+    """
+    whole = [x.absolute() for x in files]
+    bare = [x.with_suffix("") for x in whole]
+    paths = [b if bare.count(b) == 1 else w for b, w in zip(bare, whole)]
+
+    def name(path: Path) -> str:
+        tails = (path.parts[-n:] for n in range(1, len(path.parts)))
+        alone = (x for x in tails if sum(p.parts[-len(x) :] == x for p in paths) == 1)
+        return "/".join(next(alone, path.parts[1:]))
+
+    return [name(path) for path in paths]

@@ -1,0 +1,16 @@
+"""Positions of labels that do not overlap."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Move values apart by at least a gap, keeping their order and their mean."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    places = list(values)
+    for lower, upper in itertools.pairwise(order):
+        places[upper] = max(places[upper], places[lower] + gap)
+    shift = (sum(places) - sum(values)) / len(places) if places else 0.0
+    return [x - shift for x in places]
