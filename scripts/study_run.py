@@ -56,7 +56,7 @@ def run(options: dict[str, str]) -> None:
     }
     if not stage.pretrained:  # few steps: no gradient accumulation, as in the demo
         train |= {"batch": 8, "nbs": 8, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1}
-    plan = Plan(folder / "plan", (model,), (seed,), train)
+    plan = Plan(folder / "plan", (model,), (name,), (seed,), train)
     plan.start()
     carry_out(plan.folder, 0, "cpu")
     result = plan.runs[0].result

@@ -31,6 +31,7 @@ YOLO_COMMAND = shutil.which("yolo", path=sysconfig.get_path("scripts")) or "yolo
 os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # and so do the processes that they start
 
 
 def tensors(out: object) -> Iterator[Tensor]:
