@@ -96,7 +96,7 @@ def _panel(axes: Any, title: str, lines: _Lines, span: float) -> None:
     room = 0.3 + 0.042 * max(map(len, lines))  # for the names and their shares, in widths of the curves
     axes.set_xlim(first - 0.02 * width, last + room * width)
     ticks = [x for x in MaxNLocator(integer=True, nbins=5).tick_values(first, last) if first < x < last]
-    axes.set_xticks([first, *(x for x in ticks if last - x > (last - first) / 10), last])
+    axes.set_xticks(sorted({first, *(x for x in ticks if last - x > (last - first) / 10), last}))
     axes.spines["bottom"].set_bounds(first, last)
     axes.tick_params(labelsize=8)
     axes.set_title(title, fontsize=9)
