@@ -146,7 +146,7 @@ def page(found: Inspection, drawn: Sequence[Figure] | None = None) -> str:
         notes=notes(found),
         shares=shares(found),
         models=list(models(found)),
-        images=found.images,
+        maps=any(len(flat_blocks(x)) < len(x.attention) for x in models(found).values() if x.images),
         figures=figures(found) if drawn is None else drawn,
     )
 
@@ -157,9 +157,8 @@ def _facts(found: Inspection) -> dict[str, str]:
 
     from .. import __version__
 
-    facts = {"Model": str(Path(found.name).expanduser().absolute()) if Path(found.name).exists() else found.name}
-    if found.against:
-        facts["Against"] = found.against.name
+    both = {"Model": found.name} | ({"Against": found.against.name} if found.against else {})
+    facts = {key: str(path.absolute()) if (path := Path(x).expanduser()).is_file() else x for key, x in both.items()}
     if found.settings:
         facts["Settings"] = " ".join(f"{key}={value}" for key, value in found.settings.items())
     facts["Versions"] = (
