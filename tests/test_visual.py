@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import ultralytics
 from conftest import inserted, scrambled
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 from torch import nn
 from ultralytics import RTDETR, YOLO
@@ -22,12 +29,19 @@ import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, InspectError, fusion_weights, inspect
 from yolo_coordbifpn.blocks.gain import BlockWithGain
 from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.compare import plots
 from yolo_coordbifpn.graph.layers import reads
 from yolo_coordbifpn.graph.paths import fusions
 from yolo_coordbifpn.host.models import build, load
+from yolo_coordbifpn.inspection import gate_plot
 from yolo_coordbifpn.inspection.diagram import diagram, neck
+from yolo_coordbifpn.inspection.findings import notes, shares
 from yolo_coordbifpn.inspection.fusion_plot import plot_fusion_weights
+from yolo_coordbifpn.inspection.gates import Gates
 from yolo_coordbifpn.inspection.graph_plot import draw
+from yolo_coordbifpn.inspection.page import figures, page
+from yolo_coordbifpn.inspection.palette import path_styles
+from yolo_coordbifpn.inspection.sources import distinct_names
 from yolo_coordbifpn.patches.training_log import SETTING, patch_training_log
 
 NODES = {  # nodes and their inputs in some models
@@ -317,6 +331,9 @@ def test_blocks_inside_bottlenecks(tmp_path: Path) -> None:
         ("yolo11n-coordatt.yaml", "nowhere.jpg", "there is no image or folder nowhere.jpg"),
         ("yolo11n-coordatt.yaml", "empty", "there is no image in the folder empty"),
         ("yolo11n-coordatt.yaml", "text.txt", "text.txt is not an image; the formats are"),
+        ("yolo11n-coordatt.yaml", "*.txt", "no image matches *.txt"),
+        ("yolo11n-coordatt.yaml", "https://a.org/b.jpg", "https://a.org/b.jpg is a URL, which inspect does not read"),
+        ("yolo11n-coordatt.yaml", "broken.jpg", "none of these can be read as an image: broken.jpg"),
     ],
 )
 def test_errors(model: str, source: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,8 +341,143 @@ def test_errors(model: str, source: str | None, message: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.txt").write_text("no image")
+    (tmp_path / "broken.jpg").write_text("no image")
     with pytest.raises(InspectError, match=re.escape(message)):
         inspect(model, source)
+
+
+def test_an_unreadable_image_is_skipped(tmp_path: Path, log: Any) -> None:
+    """A broken and an empty file are skipped and named in the log and on the page; the others are inspected."""
+    ramp(tmp_path / "good.png", 64, 64)
+    (tmp_path / "broken.jpg").write_text("no image")
+    (tmp_path / "empty.jpg").touch()
+    found = inspect("yolo11n-coordatt-bifpn.yaml", tmp_path / "*.*", imgsz=64)
+    assert [x.name for x in found.images] == ["good"]
+    assert [x.name for x in found.skipped] == ["broken.jpg", "empty.jpg"]
+    for file in found.skipped:
+        assert any(f"{file} is skipped" in x.getMessage() for x in log.records)
+    assert f"Skipped, because the file cannot be read as an image: {', '.join(map(str, found.skipped))}." in page(found)
+
+
+def test_many_images_have_a_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For four images the host's progress bar is shown, while they are inspected and drawn; for one it is not."""
+    bars = []
+
+    def bar(files: Any, desc: str, disable: bool) -> Any:
+        bars.append((desc, not disable))
+        return files
+
+    monkeypatch.setattr("ultralytics.utils.TQDM", bar)
+    for k in range(4):
+        ramp(tmp_path / f"{k}.png", 32, 32)
+    inspect("yolo11n-coordatt.yaml", tmp_path / "0.png", imgsz=32)
+    page(inspect("yolo11n-coordatt.yaml", tmp_path, imgsz=32))
+    name = "Inspecting yolo11n-coordatt.yaml"
+    assert bars == [(name, False), (name, True), ("Drawing", True)]
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["x/a.jpg", "x/b.png"], ["a", "b"]),
+        (["x/a.jpg", "y/a.jpg", "y/b.jpg"], ["x/a", "y/a", "b"]),
+        (["x/a.jpg", "x/a.png"], ["a.jpg", "a.png"]),
+        (["p/x/a.jpg", "q/x/a.jpg", "q/y/a.jpg"], ["p/x/a", "q/x/a", "y/a"]),
+        (["/a.jpg", "/x/a.jpg"], ["a", "x/a"]),
+    ],
+)
+def test_names_tell_images_apart(files: list[str], names: list[str]) -> None:
+    """Images of the same name have those of their folders too, as far as needed."""
+    assert distinct_names([Path(x) for x in files]) == names
+
+
+def test_the_repr_is_one_line(model: Any, tmp_path: Path) -> None:
+    """An inspection and its parts have short reprs; a notebook gets the page in a frame of its own."""
+    found = inspect("yolo11n-coordatt-bifpn.yaml", ramp(tmp_path / "a.png", 64, 32), imgsz=64)
+    assert repr(found) == "Inspection(yolo11n-coordatt-bifpn, 1 CoordAtt, 4 fusions, 1 images)"
+    assert repr(found.images) == "[InspectedImage(a, 64 x 32 pixels, 1 CoordAtt)]"
+    assert repr(found.images[0].gates) == "(Gates(P5, layer 9, 256 channels, 1 x 2),)"
+    assert len(repr(found.fusions[0])) < 160
+    frame = found._repr_html_()
+    assert frame.startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    assert "href=" not in frame
+
+
+def opened(model: Any, **changes: float) -> Any:
+    """Open a model whose blocks are the identity, as beside pretrained weights; change the height gate of CoordAtt."""
+    yolo = YOLO("yolo11n-coordatt-bifpn.yaml")
+    yolo.model.load_state_dict(model.state_dict())
+    for m in yolo.model.modules():
+        if hasattr(m, "neutral_"):
+            m.neutral_()
+        if isinstance(m, BiFPN_Concat):
+            m.weight.data.fill_(1)
+    generator = torch.Generator().manual_seed(0)
+    for name, size in changes.items():
+        tensor = getattr(yolo.model.model[9].conv_h, name).data
+        tensor += size * (torch.randn(tensor.shape, generator=generator) if name == "weight" else 1)
+    return yolo
+
+
+def test_blocks_that_have_not_moved(model: Any, tmp_path: Path) -> None:
+    """A sentence names the blocks at their start, and maps are drawn only of blocks whose gates differ."""
+    file = ramp(tmp_path / "a.png", 96, 64)
+    text = " ".join(notes(inspect(opened(model), file, imgsz=96)))
+    assert "CoordAtt at P5, layer 9 has stayed at its start: it scales every channel by 1.00 at every place." in text
+    assert "P3 top-down (layer 16)" in text
+    yolo = opened(model, bias=1.0)
+    yolo.model.model[13].weight.data[0] += 0.5
+    found = inspect(yolo, file, imgsz=96)
+    text = " ".join(notes(found))
+    assert "CoordAtt at P5, layer 9 does not depend on the place" in text
+    assert "It scales the channels by 1.46 to 1.46." in text  # 4 * sigmoid(1) / 2
+    assert "layer 13" not in text
+    flat = Image.open(io.BytesIO(figures(found)[-1].content)).width
+    found = inspect(opened(model, weight=100.0), file, imgsz=96)
+    assert not any("CoordAtt at" in x for x in notes(found))
+    assert Image.open(io.BytesIO(figures(found)[-1].content)).width > 3 * flat
+
+
+def test_two_models(model: Any, tmp_path: Path) -> None:
+    """With against=, each image has the maps of both models on one scale, and shares are matched by node and input."""
+    yolo = YOLO("yolo11n-coordatt-bifpn.yaml")
+    yolo.model.load_state_dict(model.state_dict())
+    found = inspect(yolo, ramp(tmp_path / "a.png", 64, 64), against="yolo11n-bifpn.yaml", imgsz=64)
+    assert found.against is not None
+    assert [len(x.gates) for x in (found.images[0], found.against.images[0])] == [1, 0]
+    table = shares(found)
+    assert [(x.node, x.input) for x in table] == [(str(n), i) for n in found.fusions for i in n.inputs]
+    assert table[0].before == pytest.approx(0.5, abs=1e-3)
+    assert table[0].difference == pytest.approx(float(found.fusions[0].weights[0]) - 0.5, abs=1e-3)
+    assert [x.title for x in figures(found)] == ["The neck", "a"]
+    text = page(found)
+    assert all(x in text for x in ("yolo11n-bifpn.yaml", f"{table[0].difference:+.4f}", "<th>difference</th>"))
+
+
+def test_maps_of_one_place_have_one_scale() -> None:
+    """Maps of the same block in two models have the same colours and show the same channel."""
+    generator = np.random.default_rng(0)
+    region = (0.0, 0.0, 64.0, 64.0)
+    gates = [
+        Gates("P5, layer 9", *(generator.uniform(0.2, high, (8, n)).astype("f4") for n in (3, 4)), 1.0, region)
+        for high in (0.4, 0.9)
+    ]
+    rows = [row for g in gates for row in gate_plot._rows(g, gates[1].strongest)]
+    assert rows[0].text == rows[2].text == "mean of 8 channels"
+    assert rows[1].text == rows[3].text == f"channel {gates[1].strongest}"
+    (low, high) = gate_plot._scales(rows)["P5, layer 9", rows[1].text, "product"]
+    values = np.concatenate([row.maps["product"].ravel() for row in (rows[1], rows[3])])
+    assert (low, high) == pytest.approx((values.min(), values.max()))
+
+
+def test_the_page_stays_small(model: Any, tmp_path: Path) -> None:
+    """An image adds less than 70 kB to the page, so that 40 images stay under 3 MB."""
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    coarse.resize((640, 480), Image.Resampling.BICUBIC).save(tmp_path / "photo.png")  # blurred noise: a busy photo
+    found = inspect(opened(model, weight=100.0), tmp_path / "photo.png", imgsz=640)
+    assert found.images[0].gates[0].spread[1] > 0.01
+    assert len(page(found)) - len(page(replace(found, images=[]))) < 70_000
 
 
 # Graph ----------------------------------------------------------------------------------------------------------------
@@ -371,6 +523,25 @@ def test_arrows_carry_the_weights(model: Any) -> None:
     assert not any(a.weight for a in diagram(build(load("yolo11n.yaml")), "", weights=True).arrows)
 
 
+@pytest.mark.parametrize("name", ["yolo11n-coordatt-bifpn", "yolo11n-bifpn-add", "yolov8n-p6-bifpn", "rtdetr-l-bifpn"])
+def test_shares_touch_neither_arrows_nor_each_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every share of a neck drawing is clear of all arrows, also of those that pass, and of all other texts."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw([neck(diagram(build(load(f"{name}.yaml")), name, weights=True))], "png")
+    (axes,) = drawn[0].axes
+    FigureCanvasAgg(drawn[0]).draw()
+    boxes = {x: x.get_window_extent() for x in axes.texts}
+    shown = [x for x in axes.texts if re.fullmatch(r"[01]\.\d\d", x.get_text())]
+    assert len(shown) == sum(len(x.inputs) for x in fusion_weights(f"{name}.yaml"))
+    for share in shown:
+        assert not [x.get_text() for x, box in boxes.items() if x is not share and box.overlaps(boxes[share])]
+        for arrow in (x for x in axes.patches if isinstance(x, FancyArrowPatch)):
+            for part in arrow.get_transform().transform_path(arrow.get_path()).to_polygons(closed_only=False):
+                points = np.linspace(part[:-1], part[1:], 20).reshape(-1, 2)
+                assert not any(boxes[share].contains(*point) for point in points), share.get_text()
+
+
 def test_a_layer_that_reads_across_levels() -> None:
     """A user's YAML with any connections is drawn, here with CoordAtt after two layers, repeated."""
     built = build(inserted(load("yolov8n.yaml"), 6, 12, repeats=6))  # at scale n a third of them
@@ -392,10 +563,14 @@ def test_inspect_writes_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     words = ["inspect", "model=yolo11n-coordatt-bifpn.yaml", "source=a,b", "project=out", "name=x", "imgsz=64"]
     assert main(words) == 0
     assert {x.suffix for x in (tmp_path / "out" / "x").iterdir()} == {".png", ".svg", ".html"}
-    assert len(list((tmp_path / "out" / "x").glob("same*.png"))) == 3
+    images = {"a_same.png", "b_same.png", "same_3.png"}  # those of the same name have that of their folder too
+    assert {x.name for x in (tmp_path / "out" / "x").glob("*.png")} == {*images, "neck.png"}
     page = (tmp_path / "out" / "x" / "index.html").read_text(encoding="utf-8")
     assert page.count("<img") == 4
-    assert set(re.findall(r'(?:src|href)="(.{5})', page)) == {"data:"}
+    assert set(re.findall(r'src="(.{5})', page)) == {"data:"}
+    assert set(re.findall(r'href="(.*?)"', page)) == {*images, "neck.png"}
+    assert all(x in page for x in ("<h1>What the blocks of yolo11n-coordatt-bifpn.yaml learned", "a/same", "b/same"))
+    assert all(x in page for x in ("imgsz=64 conf=0.25", f"Ultralytics {ultralytics.__version__}", f"{date.today()}"))
     assert "P4 bottom-up (layer 19)" in page
     assert "P4 bottom-up (layer 19)" in capsys.readouterr().out
     assert main(words) == 0
@@ -453,3 +628,60 @@ def test_plot_of_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("epoch,layer,node,input,weight\n")
     with pytest.raises(ValueError, match="empty.csv has no fusion weights"):
         plot_fusion_weights(tmp_path / "empty.csv", tmp_path / "x.png")
+
+
+# Curves ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("P5 top-down", "P4 top-down", "P3 top-down", "P4 backbone"),
+        tuple(f"input {k}" for k in range(12)),
+        ("input 0", "P5 backbone", "P4 backbone", "P4 bottom-up", "P3 bottom-up"),
+    ],
+)
+def test_no_two_inputs_look_the_same(names: tuple[str, ...]) -> None:
+    """Each input of a fusion has its own style; up to 8 inputs share no colour, line or marker."""
+    found = path_styles(names)
+    assert len({tuple(x.values()) for x in found}) == len(names)
+    if len(names) < 8:
+        assert all(len({x[key] for x in found}) == len(names) for key in ("color", "linestyle", "marker"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_epochs_have_whole_ticks(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epochs of a short training are whole numbers, in the plot of the shares and in that of a comparison."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    lines = [f"{e},13,P4 top-down,{x},0.5" for e in range(1, count + 1) for x in ("P5 top-down", "P4 backbone")]
+    (tmp_path / "a.csv").write_text("\n".join(["epoch,layer,node,input,weight", *lines]))
+    plot_fusion_weights(tmp_path / "a.csv", tmp_path / "a.png")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "results.csv").write_text(
+        "\n".join(["epoch,m", *(f"{e},0.{e}" for e in range(1, count + 1))])
+    )
+    run = SimpleNamespace(label="a", folder=tmp_path)
+    plots.curves(SimpleNamespace(labels=["a"], runs=[run], seeds=(0,), folder=tmp_path), "m")  # type: ignore[arg-type]
+    for figure in drawn:
+        FigureCanvasAgg(figure).draw()
+        axes = figure.axes[0]
+        low, high = axes.get_xlim()
+        assert [x for x in axes.get_xticks() if low <= x <= high] == [*range(1, count + 1)]
+
+
+def test_no_impossible_metric_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interval of two seeds that reaches below 0 does not extend the axis there, and no name covers a point."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    values = {"a": {0: 0.02, 1: 0.06}, "b": {0: 0.9, 1: 0.99}, "a-long-name-of-a-model-with-every-variant": {0: 0.5}}
+    plan = SimpleNamespace(labels=list(values), folder=tmp_path, values=lambda label, metric: values[label])
+    times = {label: {"low": 1.0, "median": 2.0, "high": 3.0} for label in values}
+    plots.pareto(plan, "mAP50-95", {"models": times, "imgsz": 64, "device": "CPU"})  # type: ignore[arg-type]
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()
+    low, high = figure.axes[0].get_ylim()
+    assert (low, high) == (0, 1)
+    (legend,) = figure.legends
+    assert not legend.get_window_extent().overlaps(figure.axes[0].get_tightbbox())
+    assert figure.bbox.fully_containsx(legend.get_window_extent().x1)

@@ -1,13 +1,13 @@
-"""Draw the layer graph of a model by level and path, with the blocks marked.
+"""Draw the layers of a model by level and path, with the blocks marked.
 
     yolo-coordbifpn graph model=yolo11n-coordatt-bifpn.yaml save=graph.svg
     yolo-coordbifpn graph model=best.pt against=yolo11n.yaml save=graft.svg
 
 model=      a model YAML, a name such as yolo12n-bifpn.yaml, or a checkpoint
-against=    another model to draw first, or none; default the stock model if model= is the name of a variant of it
-save=       file to write, .svg, .pdf or .png; default the model's name with .svg, in this folder
+against=    a second model, drawn before the first, or `none`; default: the stock model, if model= names a variant of it
+save=       file to write, .svg, .pdf or .png; default: the model's name with .svg, in the current folder
 
-An existing file is not overwritten.
+An existing file is not overwritten. For the learned weights of the fusions, see `yolo-coordbifpn inspect`.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@
     yolo-coordbifpn inspect model=best.pt source='images/*.jpg' against=epoch0.pt
 
 model=      a checkpoint, or a model YAML to see its initial state
-source=     an image, a folder of images, a pattern with *, or several of these with commas between; not needed without
-            CoordAtt; not a URL, a video or a camera
+source=     an image, a folder of images, a pattern with *, or several of these separated by commas; not needed for a
+            model without CoordAtt; URLs, videos and cameras are not read
 against=    a second checkpoint or model YAML to compare with, on the same images
-project=    parent of the folder to write to; default runs/inspect
-name=       name of the folder to write to; default inspect, with a number if it exists
+project=    parent of the folder to write to; default: runs/inspect
+name=       name of the folder to write to; default: inspect; a number is added if it exists
 
 Everything else is an argument of the stock `yolo predict`. For each image, IMAGE.png shows the height gate, the width
 gate and their product next to the detections; neck.png and neck.svg show the weights of the fusions; index.html shows

@@ -14,7 +14,7 @@ from .gates import Gates, InspectedImage, attention
 
 
 def attention_names(model: Any) -> dict[str, str]:
-    """Return a readable name for each CoordAtt of a model, by level and layer; keys are their names as modules."""
+    """Return a readable name for each CoordAtt of a model, with its level and layer, by its name as a module."""
     blocks = attention(model)
     if not blocks:
         return {}
@@ -27,10 +27,10 @@ def attention_names(model: Any) -> dict[str, str]:
 
 
 def capture(yolo: Any, file: Path, name: str, blocks: dict[str, str], arguments: dict[str, Any]) -> InspectedImage:
-    """Predict on one image as the host does, and capture the gates of that forward pass.
+    """Predict on one image with the host's own `predict`, and capture the gates of that forward pass.
 
     Args:
-        yolo: The host's model object; its callbacks are the same afterwards.
+        yolo: The host's model object; its callbacks are restored afterwards.
         file: The image.
         name: Readable name of the image.
         blocks: Readable names of the blocks, see `attention_names`.
@@ -42,7 +42,7 @@ def capture(yolo: Any, file: Path, name: str, blocks: dict[str, str], arguments:
     hooks: list[Any] = []
 
     def add_hooks(predictor: Any) -> None:
-        network = predictor.model.model  # the one that runs, a fused copy in most hosts
+        network = predictor.model.model  # the one that runs: a fused copy in most versions
         hooks.append(network.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:]))))
         for key, block in attention(network).items():
             hooks.append(block.register_forward_pre_hook(lambda m, args, k=key: note(k, m, args[0])))
@@ -70,7 +70,7 @@ def capture(yolo: Any, file: Path, name: str, blocks: dict[str, str], arguments:
 
 @contextlib.contextmanager
 def _callbacks(yolo: Any, functions: dict[str, Callable[[Any], None]]) -> Iterator[None]:
-    """Add callbacks to a model object of the host, and to its predictor if that has its own; remove them at the end."""
+    """Add callbacks to the host's model object, and to its predictor if that has its own; remove them at the end."""
     for event, function in functions.items():
         yolo.add_callback(event, function)
         if yolo.predictor is not None and yolo.predictor.callbacks is not yolo.callbacks:
@@ -85,7 +85,7 @@ def _callbacks(yolo: Any, functions: dict[str, Callable[[Any], None]]) -> Iterat
 
 
 def _region(predictor: Any, image: tuple[int, int], network: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return which part of the image the network saw: left, top, right, bottom in the image's pixels.
+    """Return the part of the image that the network saw: left, top, right, bottom in the image's pixels.
 
     Args:
         predictor: The host's predictor that prepared the image.

@@ -27,7 +27,7 @@ class Line:
     Attributes:
         index: Index of the layer.
         text: Its modules, such as `2 x C3k2`.
-        mark: `fusion`, `attention` or `block` (another registered block) if it is or contains one, else empty.
+        mark: `fusion`, `attention` or `block` (another registered block) if the layer is or contains one, else empty.
     """
 
     index: int
@@ -42,7 +42,7 @@ class Cell:
     Attributes:
         part: `backbone`, `neck` or `head`.
         level: Name of the level, such as P4.
-        direction: -1 down to a finer level, 1 up to a coarser one, 0 neither.
+        direction: -1 down to a finer level, 1 up to a coarser one, 0 for neither.
         lines: The layers, in order.
         column: Index from left to right, from 0.
     """
@@ -61,12 +61,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Arrow:
-    """An output of one layer that another reads, unless it is the next one in the same cell.
+    """One layer reads the output of another. There is no arrow between successive layers of a cell.
 
     Attributes:
         source: Index of the layer that is read.
         target: Index of the layer that reads.
-        weight: Share of this input in the fusion that it leads to, 0...1; None without one or if weights are not shown.
+        weight: Share of this input in the fusion that the arrow leads to, 0...1; None if it leads to no fusion, or if
+            weights are not shown.
     """
 
     source: int
@@ -99,7 +100,7 @@ def diagram(model: Any, title: str, weights: bool = False) -> Diagram:
     Args:
         model: A built model of the host.
         title: Heading above it.
-        weights: Whether arrows into weighted fusions get their shares.
+        weights: Whether to give the arrows into weighted fusions their shares.
     """
     layers = list(model.model)
     paths = Paths(model)
@@ -124,7 +125,7 @@ def diagram(model: Any, title: str, weights: bool = False) -> Diagram:
 
 
 def neck(diagram: Diagram) -> Diagram:
-    """Return a diagram without the levels of the backbone that neither neck nor head reads."""
+    """Return a diagram without the levels of the backbone that neither the neck nor the head reads."""
     read = {arrow.source for arrow in diagram.arrows if diagram.cell(arrow.target).part != "backbone"}
     kept = [c for c in diagram.cells if c.part != "backbone" or any(line.index in read for line in c.lines)]
     indices = {line.index for cell in kept for line in cell.lines}
@@ -132,18 +133,18 @@ def neck(diagram: Diagram) -> Diagram:
 
 
 def _continues(cell: Cell, place: Place) -> bool:
-    """Return whether a layer belongs to a cell: the same part and level, and it reads the last layer."""
+    """Return whether a layer continues a cell: it has the same part and level, and it reads the cell's last layer."""
     same = cell.part == place.part and cell.level == place.level
     return same and cell.lines[-1].index in place.inputs
 
 
 def _direction(place: Place, paths: Paths, before: int) -> int:
-    """Return the direction of a cell: that of its last layer's path in the neck, of its first input in the backbone.
+    """Return the direction of a cell: in the neck by the path of its last layer, in the backbone by its first input.
 
     Args:
         place: A layer of the cell.
         paths: All layers.
-        before: Direction by its earlier layers, 0 for none.
+        before: Direction found for its earlier layers, 0 for none.
     """
     if place.part == "neck":
         return {"top-down": -1, "bottom-up": 1}.get(paths.path(place.index), before)
@@ -154,7 +155,7 @@ def _direction(place: Place, paths: Paths, before: int) -> int:
 
 
 def _share(layers: list[Any], cell: Cell, source: int, target: int) -> float | None:
-    """Return the share of an arrow in the fusion that it leads to, directly or through its cell; None for no fusion."""
+    """Return the share of an arrow in the fusion that it leads to, directly or through its cell; None without one."""
     last = cell.lines[-1].index
     while not isinstance(layers[target], (BiFPN_Concat, BiFPN_Add)):
         if target == last or len(reads(layers[target])) != 1:
@@ -164,7 +165,7 @@ def _share(layers: list[Any], cell: Cell, source: int, target: int) -> float | N
 
 
 def _set_columns(cells: list[Cell], arrows: list[Arrow], cell_of: dict[int, Cell]) -> None:
-    """Put each cell one column after those that it reads, or into the same column if it continues one of them."""
+    """Put each cell one column to the right of those that it reads, or into the same column if it continues one."""
     taken: set[tuple[int, int]] = set()
     for cell in cells:
         sources = {

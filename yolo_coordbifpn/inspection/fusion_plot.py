@@ -17,7 +17,15 @@ _Lines = dict[str, tuple[list[int], list[float]]]  # input -> epochs and weights
 
 
 def plot_fusion_weights(source: Path, save: Path) -> None:
-    """Plot `fusion_weights.csv` and write the PNG file, see `draw_fusion_weights`."""
+    """Draw `fusion_weights.csv` into a PNG file, see `draw_fusion_weights`.
+
+    Args:
+        source: The file that a training has written.
+        save: PNG file to write.
+
+    Raises:
+        ValueError: If the file has no rows.
+    """
     write(save, draw_fusion_weights(source))
 
 
@@ -47,7 +55,7 @@ def draw_fusion_weights(source: Path) -> bytes:
     span = max(0.06, 1.25 * max(_range(lines) for lines in panels.values()))
     for k, (axes, (title, lines)) in enumerate(zip(grid.flat, panels.items())):
         _panel(axes, title, lines, span)
-        axes.tick_params(labelbottom=k + columns >= len(panels))  # the lowest panel of each column has the epochs
+        axes.tick_params(labelbottom=k + columns >= len(panels))  # epochs below the lowest panel of each column
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     figure.supxlabel("epoch", fontsize=9)
@@ -96,7 +104,7 @@ def _panel(axes: Any, title: str, lines: _Lines, span: float) -> None:
     room = 0.3 + 0.042 * max(map(len, lines))  # for the names and their shares, in widths of the curves
     axes.set_xlim(first - 0.02 * width, last + room * width)
     ticks = [x for x in MaxNLocator(integer=True, nbins=5).tick_values(first, last) if first < x < last]
-    axes.set_xticks([first, *(x for x in ticks if last - x > (last - first) / 10), last])
+    axes.set_xticks(sorted({first, *(x for x in ticks if last - x > (last - first) / 10), last}))
     axes.spines["bottom"].set_bounds(first, last)
     axes.tick_params(labelsize=8)
     axes.set_title(title, fontsize=9)

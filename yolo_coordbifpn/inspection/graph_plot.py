@@ -1,4 +1,4 @@
-"""A diagram drawn by matplotlib: SVG for pages and papers, PNG or PDF for everything else."""
+"""A diagram drawn with matplotlib: SVG for web pages, PDF for papers, PNG for everything else."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _COLOURS = {  # fill and text by the mark of a line, distinct in grey too
 _LEGEND = {"fusion": "weighted fusion", "attention": "Coordinate Attention", "block": "another registered block"}
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: small, sharp and searchable
-    "svg.hashsalt": "yolo_coordbifpn",  # the same model gives the same file
+    "svg.hashsalt": "yolo_coordbifpn",  # the same model always gives the same file
     "font.family": ["DejaVu Sans"],
 }
 
 
 def draw(diagrams: Sequence[Diagram], form: str = "svg") -> bytes:
-    """Draw one diagram, or several side by side, or one above the other if they are too wide for that.
+    """Draw one diagram, or several: side by side, or one above the other if they are too wide.
 
     Args:
         diagrams: The diagrams.
@@ -135,14 +135,14 @@ def _draw_share(
 
 
 def _heading(diagram: Diagram, column: int) -> str:
-    """Return the name of a column: what most of its cells are."""
+    """Return the heading of a column: the path or part of most of its cells."""
     names = {-1: "top-down", 0: "lateral", 1: "bottom-up"}
     cells = [c for c in diagram.cells if c.column == column]
     return Counter(names[c.direction] if c.part == "neck" else c.part for c in cells).most_common(1)[0][0]
 
 
 def _legend(axes: Any, diagrams: Sequence[Diagram], y: float) -> None:
-    """Draw the meaning of the marks in use."""
+    """Explain the marks that the diagrams use."""
     from matplotlib.patches import FancyBboxPatch
 
     marks = {line.mark for d in diagrams for cell in d.cells for line in cell.lines}

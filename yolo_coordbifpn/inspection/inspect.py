@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InspectError
 from ..graph.paths import Fusion, fusions
@@ -15,7 +15,8 @@ from .capture import attention_names, capture
 from .gates import InspectedImage, attention
 from .sources import distinct_names, image_files, is_readable, opened, torch_model
 
-_FEW = 3  # images without a progress bar
+_FEW = 3  # images that need no progress bar
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,17 +123,22 @@ def _inspect_one(
     against: Inspection | None,
 ) -> Inspection:
     """Inspect one model on images that can be read, given with their names."""
-    from ultralytics.utils import TQDM  # type: ignore[attr-defined]
-
     whole = copy.deepcopy(torch_model(yolo))  # some hosts fuse the model that they predict with
     name = given if isinstance(given, (str, Path)) else getattr(yolo, "ckpt_path", None) or _architecture(whole)
     blocks = attention_names(whole)
     images = [
         capture(yolo, file, files[file], blocks, arguments)
-        for file in TQDM(files, desc=f"Inspecting {Path(name).name}", disable=len(files) <= _FEW)
+        for file in progress(list(files), f"Inspecting {Path(name).name}")
     ]
     used = {key: getattr(yolo.predictor.args, key) for key in ("imgsz", "conf")} if images else {}
     return Inspection(str(name), whole, fusions(whole), images, skipped, {**arguments, **used}, against)
+
+
+def progress(items: Sequence[_Item], what: str) -> Iterable[_Item]:
+    """Iterate with the host's progress bar, unless there are only a few items."""
+    from ultralytics.utils import TQDM  # type: ignore[attr-defined]
+
+    return TQDM(items, desc=what, disable=len(items) <= _FEW)
 
 
 def _architecture(model: Any) -> str:

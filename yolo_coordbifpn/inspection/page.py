@@ -18,7 +18,7 @@ from .findings import flat_blocks, models, notes, shares
 from .fusion_plot import draw_fusion_weights
 from .gate_plot import draw
 from .graph_plot import draw as draw_graph
-from .inspect import Inspection
+from .inspect import Inspection, progress
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Figure:
     """A plot.
 
     Attributes:
+        name: Name of its file without the extension; a name with folders is an image's.
         title: Heading above it.
         text: Caption below it.
         content: Contents of its PNG file.
@@ -33,6 +34,7 @@ class Figure:
         file: Its file beside the page; empty if it is not written to a file.
     """
 
+    name: str
     title: str
     text: str
     content: bytes
@@ -66,8 +68,8 @@ def write_inspection(found: Inspection, folder: Path) -> Path:
     folder = increment_path(folder, mkdir=True)
     written = []
     for figure in figures(found):
-        stem = (figure.file or figure.title).replace("/", "_")
-        file = increment_path(folder / f"{stem}.png", sep="_")  # an image may have the name of another plot
+        file = folder / f"{figure.name.replace('/', '_')}.png"
+        file = increment_path(file, sep="_")  # an image may have the name of another plot
         file.write_bytes(figure.content)
         if figure.svg:
             write(file.with_suffix(".svg"), figure.svg)
@@ -77,7 +79,7 @@ def write_inspection(found: Inspection, folder: Path) -> Path:
 
 
 def figures(found: Inspection) -> list[Figure]:
-    """Return all plots of an inspection, in the order of the page; `file` is the name that they should have."""
+    """Return all plots of an inspection, in the order of the page."""
     return [*_fusion_figures(found), *_gate_figures(found)]
 
 
@@ -91,13 +93,13 @@ def _fusion_figures(found: Inspection) -> list[Figure]:
     if not necks:
         return []
     text = "Number and width of an arrow: the share of that input in the fusion. Dotted: a weight of 0."
-    drawn = [Figure("The neck", text, draw_graph(necks, "png"), draw_graph(necks, "svg").decode(), "neck")]
+    drawn = [Figure("neck", "The neck", text, draw_graph(necks, "png"), draw_graph(necks, "svg").decode())]
     history = (
         Path(found.name).expanduser().parent.parent / "fusion_weights.csv"
     )  # beside the host's folder of checkpoints
     if history.is_file():
         text = "The share of each input after each epoch of the training; grey: equal shares."
-        drawn.append(Figure("The training", text, draw_fusion_weights(history), file="fusion_weights"))
+        drawn.append(Figure("fusion_weights", "The training", text, draw_fusion_weights(history)))
     return drawn
 
 
@@ -106,7 +108,7 @@ def _gate_figures(found: Inspection) -> list[Figure]:
     named = models(found)
     flat = {label: flat_blocks(x) for label, x in named.items()}
     drawn = []
-    for k, image in enumerate(found.images):
+    for k, image in enumerate(progress(found.images, "Drawing")):
         views = {
             label: replace(x.images[k], gates=tuple(g for g in x.images[k].gates if g.name not in flat[label]))
             for label, x in named.items()
@@ -114,7 +116,7 @@ def _gate_figures(found: Inspection) -> list[Figure]:
         spreads = {
             f"{label}, {g.name}" if len(named) > 1 else g.name: g.spread for label, x in views.items() for g in x.gates
         }
-        drawn.append(Figure(image.name, _caption(spreads), draw(views)))
+        drawn.append(Figure(image.name, image.name, _caption(spreads), draw(views)))
     return drawn
 
 
@@ -144,7 +146,7 @@ def page(found: Inspection, drawn: Sequence[Figure] | None = None) -> str:
         notes=notes(found),
         shares=shares(found),
         models=list(models(found)),
-        images=found.images,
+        maps=any(len(flat_blocks(x)) < len(x.attention) for x in models(found).values() if x.images),
         figures=figures(found) if drawn is None else drawn,
     )
 
@@ -155,9 +157,8 @@ def _facts(found: Inspection) -> dict[str, str]:
 
     from .. import __version__
 
-    facts = {"Model": str(Path(found.name).expanduser().absolute()) if Path(found.name).exists() else found.name}
-    if found.against:
-        facts["Against"] = found.against.name
+    both = {"Model": found.name} | ({"Against": found.against.name} if found.against else {})
+    facts = {key: str(path.absolute()) if (path := Path(x).expanduser()).is_file() else x for key, x in both.items()}
     if found.settings:
         facts["Settings"] = " ".join(f"{key}={value}" for key, value in found.settings.items())
     facts["Versions"] = (

@@ -1,4 +1,4 @@
-"""Models and images of an inspection, by the names that a user gives."""
+"""Models and images of an inspection, found by the names that a user gives."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def built(name: str | Path) -> Any:
     """Return the torch model of a checkpoint or a model YAML.
 
     Raises:
-        InspectError: If there is no such file, or if it holds no model.
+        InspectError: If there is no such file, or if it contains no model.
     """
     return torch_model(opened(name))
 
 
 def opened(model: Any) -> Any:
-    """Return the host's model object for the name of a checkpoint or model YAML; any other object as it is.
+    """Return the host's model object for the name of a checkpoint or model YAML; return any other object unchanged.
 
     Raises:
         InspectError: If there is no such file, or if the host cannot open it.
@@ -54,10 +54,10 @@ def opened(model: Any) -> Any:
 
 
 def torch_model(model: Any) -> Any:
-    """Return the torch model of a model object of the host; a torch model as it is.
+    """Return the torch model of the host's model object; return a torch model unchanged.
 
     Raises:
-        InspectError: If there is none, as in an exported model.
+        InspectError: If there is none, as for an exported model.
     """
     inner = getattr(model, "model", None)
     whole = inner if hasattr(inner, "model") else model
