@@ -219,7 +219,7 @@ def test_a_failing_log_does_not_stop_the_training(start: Any, model: Any, tmp_pa
         trainer.run_callbacks("on_train_epoch_end")
         trainer.run_callbacks("on_fit_epoch_end")
     assert seen == [{"mAP": 0.5}] * 2
-    assert len([x for x in log.records if "the training goes on" in x.getMessage()]) == 1
+    assert len([x for x in log.records if "the training continues" in x.getMessage()]) == 1
 
 
 @pytest.mark.parametrize("off", [False, True])
