@@ -17,6 +17,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_coordbifpn import CoordAtt, graft, model_yaml
 from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.compare.provenance import model_file
 from yolo_coordbifpn.errors import GraftError, RowError
 from yolo_coordbifpn.grafting.names import canonical, split
 from yolo_coordbifpn.grafting.variant import Variant
@@ -228,3 +229,14 @@ def test_fusing_quietly_is_quiet(log: Any) -> None:
         warnings.simplefilter("ignore")
         model.eval().fuse(verbose=False)
     assert not [x for x in log.messages if "yolo_coordbifpn" in x]
+
+
+def test_a_report_says_which_file_each_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock, shipped and made models and local files are told apart, also where a local file takes a shipped name."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model_yaml("yolo11-coordatt"), "yolo11-bifpn.yaml")
+    assert model_file("yolo11n.yaml") == "stock yolo11.yaml"
+    assert model_file("yolo11n-coordatt.yaml") == "shipped yolo11-coordatt.yaml"
+    assert model_file("yolo11n-se.yaml") == "made from a stock YAML, yolo11-se.yaml"
+    assert model_file("yolo11n-bifpn.yaml") == f"local file {tmp_path / 'yolo11-bifpn.yaml'}"
+    assert model_file("runs/best.pt") == "checkpoint runs/best.pt"

@@ -11,6 +11,7 @@ import torch
 
 import yolo_coordbifpn
 
+from ..grafting.names import find, folder
 from ..host.machine import machine
 from .plan import Run
 
@@ -22,6 +23,7 @@ def provenance(run: Run) -> dict[str, Any]:
     return {
         "model": run.label,
         "seed": run.seed,
+        "file": model_file(run.model),
         "ultralytics": ultralytics.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -29,6 +31,22 @@ def provenance(run: Run) -> dict[str, Any]:
         "commit": _commit(),
         "machine": machine(),
     }
+
+
+def model_file(name: str) -> str:
+    """Return which file a model is: a stock or shipped YAML, one made from a stock YAML, or a local file."""
+    import ultralytics
+
+    if name.endswith(".pt"):
+        return f"checkpoint {name}"
+    file = find(name).absolute()
+    if file.is_relative_to(Path(ultralytics.__file__).parent):
+        return f"stock {file.name}"
+    if file.is_relative_to(folder()):
+        return f"shipped {file.name}"
+    if file.parent.name.startswith("yolo_coordbifpn_"):
+        return f"made from a stock YAML, {file.name}"
+    return f"local file {file}"
 
 
 def _commit() -> str:

@@ -89,6 +89,9 @@ def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
         f"{first['yolo_coordbifpn']}{commit}; {', '.join(machines)}.",
         "Runs of one seed see the same images in the same order with the same augmentation.",
     ]
+    files = {r["model"]: r["file"] for r in plan.results if "file" in r}
+    if files:
+        notes.append(f"Models: {', '.join(f'{label} is {file}' for label, file in files.items())}.")
     if latency:
         notes.append(
             f"Latency: fused models, float32, batch 1, {latency['imgsz']} px, on {latency['device']}, all in turn, "
