@@ -174,5 +174,5 @@ def test_demo_reports_a_failed_training(
     monkeypatch.setattr(scenes, "write_scenes", lambda folder, size, seed, **_: few(folder, size=size, seed=seed))
     assert main(["demo", f"folder={tmp_path}", "model=yolo11n-coordat.yaml"]) != 0
     text = "".join(capfd.readouterr())
-    assert "The training failed" in text
+    assert "the training failed" in text
     assert "Did you mean" in text

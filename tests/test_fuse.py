@@ -81,7 +81,7 @@ def test_a_dead_weight_folds() -> None:
 def test_what_cannot_be_folded_stays_and_says_so(module: str, function: str, log: pytest.LogCaptureFixture) -> None:
     """A fusion that is not only read by convolutions keeps its weights; the others are folded."""
     model = with_row("yolo11n-bifpn", [-1, 1, module, []], after=12)
-    fused = copy.deepcopy(model).fuse(verbose=False)
+    fused = copy.deepcopy(model).fuse()
     assert gap(fused, model) < 1e-5
     assert kinds(fused).count("BiFPN_Concat") == 1
     said = f"3 fusions folded into convolutions, not folded: model.12 (read by {function})"
@@ -124,7 +124,7 @@ def test_a_convolution_that_is_run_twice_takes_no_fold(log: pytest.LogCaptureFix
     """If a convolution also reads another tensor, the fusion is kept."""
     model = trained(YOLO("yolo11n-bifpn.yaml").model)
     model.model[13] = Twice(model.model[13])
-    fused = copy.deepcopy(model).fuse(verbose=False)
+    fused = copy.deepcopy(model).fuse()
     assert gap(fused, model) < 1e-5
     assert kinds(fused).count("BiFPN_Concat") == 1
     assert "run more than once" in log.text
@@ -164,7 +164,7 @@ def test_a_model_that_needs_more_than_pixels_stays_as_it_is(log: pytest.LogCaptu
         raise RuntimeError("where is the text?")
 
     handle = model.model[-1].register_forward_pre_hook(refuse)
-    model.fuse(verbose=False)
+    model.fuse()
     handle.remove()
     assert kinds(model).count("BiFPN_Concat") == 4
     assert "not folded: model.12 (RuntimeError: where is the text?)" in log.text
