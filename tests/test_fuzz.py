@@ -50,9 +50,12 @@ def test_a_bare_error_is_a_finding(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -
     def broken(*args: Any) -> Any:
         raise KeyError("CoordAtt")
 
+    import fuzz_judge
+
+    fuzz.warm_up()
+    monkeypatch.setattr(fuzz, "warm_up", lambda: None)  # done, and not with what follows
     monkeypatch.setattr(RowBuilder, "resolve", broken)
     monkeypatch.setattr(RowBuilder, "explain", lambda *args: None)
-    import fuzz_judge
 
     result = fuzz.fuzz("rows", 10, 0, [fuzz.SMALL])
     case, verdict = result.findings["KeyError", "test_fuzz.py:broken"]
