@@ -705,7 +705,7 @@ for name in "yolo26n-coordatt.yaml", "yolo26n-new-coordatt.yaml":
 def test_a_host_too_old_for_a_family(python: Callable[..., str]) -> None:
     """A model whose stock blocks an older host lacks names the version that it needs, with and without a file."""
     out = python(OLD)
-    for name in ("yolo26-coordatt.yaml", "yolo26-new-coordatt.yaml"):
+    for name in ("yolo26-coordatt.yaml", "yolo26n-new-coordatt.yaml"):
         assert f"{name} needs ultralytics>=8.4.0, this is 8.3.0: pip install -U ultralytics" in out
 
 
@@ -781,7 +781,7 @@ def test_a_local_file_takes_precedence(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_wrong_folder_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path that does not exist is an error, not our file; the message offers the bare name."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="Did you mean yolo11-coordatt.yaml"):
+    with pytest.raises(FileNotFoundError, match="does not exist.* write yolo11-coordatt.yaml without a folder"):
         tasks.yaml_model_load("mine/yolo11-coordatt.yaml")
 
 

@@ -166,4 +166,4 @@ def suggestion(name: str, host: ModuleType | None = None) -> str:
 
 def _sorted(name: str) -> str:
     """Return the words of a file name, sorted."""
-    return "-".join(sorted(name.removesuffix(".yaml").split("-")))
+    return "-".join(sorted(re.split("[-_]", name.removesuffix(".yaml"))))
