@@ -404,7 +404,7 @@ BAD_ROWS = [
     ([-1, 1, "SE", [256]], "SE keeps the channels of the layer before"),
     ([[-1, 2], 1, "SE", []], "SE takes one input, got 2"),
     ([-1, 1, "CBAM", [64]], "CBAM: kernel_size must be 3 or 7, got 64"),
-    ([[-1], 1, "CBAM", []], "CBAM takes one input, got 1"),
+    ([[-1], 1, "CBAM", []], "CBAM takes one input, got a list"),
     ([-1, 1, "CoordAttn", []], "unknown module CoordAttn. Did you mean CoordAtt?"),
     ([[-1, 2], 1, "BiFPNConcat", [1]], "unknown module BiFPNConcat. Did you mean BiFPN_Concat?"),
     ([-1, 1, "coordatt", []], "unknown module coordatt. Did you mean CoordAtt?"),
