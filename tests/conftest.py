@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,14 @@ os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # and so do the processes that they start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests over many model YAMLs as slow, except for those of YOLO11 and YOLO26 themselves."""
+    quick = re.compile(r"\[yolo(11|26)n?(-pose)?(-coordatt-bifpn)?\]")
+    for item in items:
+        if item.get_closest_marker("zoo") and not quick.search(item.name):
+            item.add_marker(pytest.mark.slow)
 
 
 def tensors(out: object) -> Iterator[Tensor]:

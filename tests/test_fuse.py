@@ -55,6 +55,7 @@ def with_row(name: str, row: list[Any], after: int) -> Any:
     return trained(DetectionModel(cfg, verbose=False))
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", NAMES)
 def test_fused_models_have_the_same_output(name: str) -> None:
     """Each shipped model, fused, has its output, no batch norm, and plain instead of weighted concatenations."""

@@ -113,6 +113,7 @@ def cheap_weights(numbers: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(nn.init, "kaiming_uniform_", draw)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", STOCK)
 def test_every_stock_model_at_every_scale(name: str, record_property: Any, cheap_weights: None) -> None:
     """With CoordAtt and BiFPN it keeps task and strides, trains, and outputs the same as its stock weights did."""
@@ -140,6 +141,7 @@ def test_every_stock_model_at_every_scale(name: str, record_property: Any, cheap
     record_property("stock model", f"{name} {len(scales(cfg))} {reason}")
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", STOCK)
 def test_every_stock_model_in_the_other_variants(name: str, record_property: Any, cheap_weights: None) -> None:
     """The paper's neck, the top-down neck and attention inside the bottlenecks are built and trained, or refused."""

@@ -65,6 +65,7 @@ def test_forward_backward_and_size(file: str, scale: str) -> None:
             assert all(p.grad.abs().sum() > 0 for name, p in m.named_parameters() if name not in {"conv1.bias"})
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("file", ALL)
 def test_sizes_in_the_comments_and_in_the_table(file: str) -> None:
     """The sizes in a file's comments, in the list and on the page are those that the host counts."""
