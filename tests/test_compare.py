@@ -399,7 +399,8 @@ def test_all_problems_at_once(
     starts = [
         "the host's train does not accept epochs=-1: ", "the host's train does not accept imgsz=abc: ",
         "the host's train does not accept lr=3: ", "pretrained=/no/z.pt: ", "devices= takes ",
-        f"models=: {tmp_path}/bad.yaml: ", f"models=: {tmp_path}/junk.pt: ", "models=: no/x.yaml: ", "models=: there is no checkpoint /no/y.pt",
+        f"models=: {tmp_path}/bad.yaml: ", f"models=: {tmp_path}/junk.pt: ", "models=: no/x.yaml: ",
+        "models=: there is no checkpoint /no/y.pt",
         "models= must have one task, got yolo11n detect, yolo11n-pose pose", f"data={data.parent}/images: ",
     ]  # fmt: skip
     assert len(lines) == len(starts), lines

@@ -6,7 +6,7 @@ devices.py      devices of this machine or of a cluster
 datasets.py     data, checked for the task
 models.py       models, opened and built as for a training
 step_time.py    seconds of one training step
-preview.py      all of these checks before anything is trained, with the time that it takes
+preview.py      all of these checks before anything is trained, with an estimate of the time
 plan.py         the runs, their results, and the folder; a plan may grow
 session.py      from the command to the report
 executors.py    which run is started when and where: on devices of this machine, or on a Ray cluster
