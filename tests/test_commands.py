@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import random
@@ -84,6 +85,56 @@ def test_bad_words(words: list[str], message: str, capsys: pytest.CaptureFixture
     """A wrong command line says what was expected and exits with status 2 before anything else."""
     assert main(words) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["models", "only=yolo11-bifpn", "copy={file}"], "models: {file}: File exists"),
+        (["demo", "folder={file}/x"], "demo: {file}/x/scenes/images/train: Not a directory"),
+        (["graft", "model=/no/x.yaml"], "graft: /no/x.yaml: there is no such model YAML."),
+        (["upgrade", "model={file}.pt"], "upgrade: {file}.pt: this Ultralytics cannot read it as a checkpoint: "),
+        (["inspect", "model=yolo11n-bifpn.yaml", "project={file}"], "inspect: {file}/inspect: Not a directory"),
+        (["inspect", "model=yolo11n-bifpn.yaml", "imgsz=abc"], "inspect: the host's predict does not accept "),
+        (["graph", "model=/no/x.yaml"], "graph: /no/x.yaml: there is no such model YAML."),
+        (["compare", "models=/no/x.pt", "data=/no", "epochs=1"], "compare: models=: there is no checkpoint /no/x.pt"),
+    ],
+)
+def test_failures_are_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where a folder is wanted, a missing path or a bad value ends a command with one line and status 1."""
+    file = tmp_path / "file"
+    for x in (file, tmp_path / "file.pt"):
+        x.write_text("junk")
+    assert main([x.format(file=file) for x in words]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"yolo-coordbifpn {message.format(file=file)}")
+
+
+def test_files_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without permission to write, the line has the name of the file that the user gave, and nothing is left."""
+
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    save = tmp_path / "x.svg"
+    monkeypatch.setattr(Path, "replace", refuse)
+    assert main(["graph", "model=yolo11n.yaml", "against=none", f"save={save}"]) == 1
+    assert capsys.readouterr().err == f"yolo-coordbifpn graph: {save}: Permission denied\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_an_interrupt_while_it_imports(tmp_path: Path) -> None:
+    """Ctrl-C before the work begins ends a command with one line and status 130."""
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"  # torch is the first thing that a command imports
+    (tmp_path / "torch.py").write_text(code)
+    done = run("compare", "models=yolo11n", "data=x.yaml", "epochs=1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "yolo-coordbifpn compare: interrupted\n")
 
 
 @pytest.mark.slow

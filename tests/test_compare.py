@@ -399,8 +399,8 @@ def test_all_problems_at_once(
     starts = [
         "the host's train does not accept epochs=-1: ", "the host's train does not accept imgsz=abc: ",
         "the host's train does not accept lr=3: ", "pretrained=/no/z.pt: ", "devices= takes ",
-        f"models=: {tmp_path}/bad",
-        f"models=: {tmp_path}/junk.pt: ", "models=: no/x.yaml: ", "models=: there is no checkpoint /no/y.pt",
+        f"models=: {tmp_path}/bad.yaml: ", f"models=: {tmp_path}/junk.pt: ", "models=: no/x.yaml: ",
+        "models=: there is no checkpoint /no/y.pt",
         "models= must have one task, got yolo11n detect, yolo11n-pose pose", f"data={data.parent}/images: ",
     ]  # fmt: skip
     assert len(lines) == len(starts), lines
@@ -427,7 +427,7 @@ def test_data_of_another_task(model: str, message: str, data: Path, capsys: pyte
 def test_a_dry_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It prints models, costs, pretrained items and time, and writes nothing; the label cache is not touched either."""
+    """It prints models, costs, pretrained items and time, and writes nothing, not even the label cache."""
     monkeypatch.chdir(tmp_path)
     before = sorted([*tmp_path.rglob("*"), *data.parent.rglob("*")])
     words = ["models=yolo11n.yaml,yolo11n-bifpn.yaml", f"data={data}", *SMALL, "seeds=0-2,7", "labels=stock,ours"]

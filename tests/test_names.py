@@ -165,7 +165,7 @@ def test_an_attention_that_nobody_knows() -> None:
 
 
 def test_a_list_of_one_input() -> None:
-    """A row `[[-1], 1, CoordAtt, []]` is told to drop the brackets."""
+    """A row `[[-1], 1, CoordAtt, []]` says to drop the brackets."""
     cfg = yaml.safe_load(model_yaml("yolo11-coordatt").read_text(encoding="utf-8"))
     cfg["backbone"][9] = [[-1], 1, "CoordAtt", []]
     with pytest.raises(RowError, match="takes one input, got a list: write its index without brackets"):

@@ -24,5 +24,8 @@ def write(file: Path, content: str | bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(file)
+    except OSError as error:
+        error.filename = str(file)  # the name that the user knows
+        raise
     finally:
         part.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Train several models with several seeds, and report with intervals which is better on your data.
 
     yolo-coordbifpn compare models=yolo11n variants=coordatt,bifpn data=my.yaml epochs=50 pretrained=yolo11n.pt
-    yolo-coordbifpn compare models=yolo11n.yaml,yolo11n-bifpn.yaml,best.pt data=my.yaml seeds=0,1,2 epochs=50 imgsz=640
+    yolo-coordbifpn compare models=yolo11n.yaml,yolo11n-bifpn.yaml,yolo11s.yaml data=my.yaml seeds=0-4 epochs=9 dry=True
 
 models=     model YAMLs, checkpoints and names without .yaml, with commas between; the first is the baseline
 variants=   for names without .yaml: what to train besides the stock model; default coordatt,bifpn,coordatt-bifpn

@@ -1,4 +1,4 @@
-"""What a comparison is going to do: checked before anything is trained, with the time that it takes."""
+"""The plan of a comparison as a table, checked before anything is trained, with an estimate of the time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _step_seconds(plan: Plan, device: str) -> dict[str, float]:
 def _estimate(plan: Plan, data: Dataset, args: Any, devices: Sequence[str], seconds: dict[str, float]) -> str:
     """Return about how long the runs without a result take; runs that share a device do not make each other faster."""
     if not seconds:
-        return "the time on a cluster is not known before"
+        return "the time on a cluster is not estimated"
     images = args.epochs * (data.train + data.val * _FORWARD) / images_per_step(args)
     total = sum(seconds[run.label] * images for run in plan.runs if run.result is None)
     return f"about {duration(total / len(set(devices)))} on {','.join(devices)}"

@@ -61,7 +61,7 @@ def _end_at_end_of_file() -> None:
 
 @contextlib.contextmanager
 def held_interrupts() -> Iterator[Callable[[], None]]:
-    """Hold back SIGINT and SIGTERM, so that neither can arrive between starting a child and noting it.
+    """Hold back SIGINT and SIGTERM, so that neither can arrive between starting a child and recording it.
 
     Yields:
         A function that raises `KeyboardInterrupt` if one of them has arrived.

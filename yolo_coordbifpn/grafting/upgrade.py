@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import WeightsError
+from ..files import write
 from ..graph.gains import adopt_gains
 from ..graph.layers import facts, image_channels
 from ..graph.transplant import transplant
@@ -38,7 +40,8 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     try:
         yolo: Any = YOLO(checkpoint.absolute())  # for a bare name, the host may download another file
     except (AttributeError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"this Ultralytics cannot read it as a checkpoint: {error}") from error
+        reason = f"this Ultralytics cannot read it as a checkpoint: {error}".splitlines()[0]
+        raise WeightsError(reason) from error
     old = yolo.model
     if not isinstance(getattr(old, "yaml", None), dict):
         raise WeightsError("the checkpoint does not say from which model YAML it was built")
@@ -57,5 +60,7 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     adopt_gains(transfer.donor, new)
     new.names, new.args, new.task, new.stride = old.names, old.args, yolo.task, old.stride
     state = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"ema", "optimizer", "updates", "scaler"}}
-    torch.save({**state, "epoch": -1, "model": new.eval(), "ema": None, "optimizer": None, "updates": None}, save)
+    stream = io.BytesIO()
+    torch.save({**state, "epoch": -1, "model": new.eval(), "ema": None, "optimizer": None, "updates": None}, stream)
+    write(save, stream.getvalue())
     return transfer.report(new, transfer.change(old, new))

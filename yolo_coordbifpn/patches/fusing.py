@@ -6,10 +6,9 @@ import functools
 from types import ModuleType
 from typing import Any
 
-from ..errors import HostError
 from ..graph.fold import Folded, fold
 from ..registry import BlockTable
-from .replacement import Undo, is_replaced, replace
+from .replacement import Undo, is_replaced, model_method, replace
 
 
 def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
@@ -25,10 +24,7 @@ def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
     Raises:
         HostError: If the host's models have no `fuse()`.
     """
-    base = getattr(host, "BaseModel", None)
-    original = getattr(base, "fuse", None)
-    if base is None or original is None:
-        raise HostError(f"{host.__name__}.BaseModel has no method fuse")
+    base, original = model_method(host, "fuse")
 
     @functools.wraps(original)
     def fuse(self: Any, *args: Any, **kwargs: Any) -> Any:

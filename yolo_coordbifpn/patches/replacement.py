@@ -4,9 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
+from ..errors import HostError
+
 Undo = Callable[[], bool]  # undoes a patch; returns whether it has no effect any more
+
+
+def model_method(host: ModuleType, name: str) -> tuple[type[Any], Callable[..., Any]]:
+    """Return the base class of the host's models, and a method of it.
+
+    Args:
+        host: `ultralytics.nn.tasks`.
+        name: Name of the method.
+
+    Raises:
+        HostError: If the host has no such class or method.
+    """
+    base = getattr(host, "BaseModel", None)
+    method = getattr(base, name, None)
+    if base is None or method is None:
+        raise HostError(f"{host.__name__}.BaseModel has no method {name}")
+    return base, method
 
 
 def replace(owner: Any, name: str, ours: Any) -> Undo:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import HostError, WeightsError
+from ..errors import WeightsError
 from ..grafting.necks import KEY
 from ..graph.gains import adopt_gains
 from ..graph.removal import Removal, remove_blocks
@@ -23,7 +23,7 @@ from ..graph.transfer import Transfer, listed
 from ..graph.transplant import same_architecture, transplant
 from ..registry import BlockTable
 from ..registry.row_builder import modules
-from .replacement import Undo, is_replaced, replace
+from .replacement import Undo, is_replaced, model_method, replace
 
 
 def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
@@ -39,10 +39,7 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
     Raises:
         HostError: If the host's models have no `load()`.
     """
-    base = getattr(host, "BaseModel", None)
-    original = getattr(base, "load", None)
-    if base is None or original is None:
-        raise HostError(f"{host.__name__}.BaseModel has no method load")
+    base, original = model_method(host, "load")
 
     @functools.wraps(original)
     def load(self: Any, weights: Any, verbose: bool = True) -> Any:
