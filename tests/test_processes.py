@@ -236,15 +236,15 @@ def test_blocks_named_in_the_shell(place: Path, value: str) -> None:
     [
         ("", ""),
         ("nowhere.blocks:Scale", "names nowhere.blocks:Scale: ModuleNotFoundError: No module named 'nowhere'."),
-        ("my_blocks:Scale:half", "AttributeError: module 'my_blocks' has no attribute 'half'."),
+        ("my_blocks:Scale:half", "names my_blocks:Scale:half: my_blocks has no half; its classes are Scale"),
         ("wrong", "names wrong: SyntaxError"),
     ],
 )
 def test_an_unknown_module_may_be_a_block_registered_elsewhere(place: Path, value: str, problem: str) -> None:
-    """The host's error is kept, with a note on what a user's block needs and why a declared one is missing."""
+    """The host's kind of error stays; it says what a user's block needs and why a declared one is missing."""
     (place / "code" / "wrong.py").write_text("this is no Python")
     out = run(place, BUILD, YOLO_COORDBIFPN_BLOCKS=value)
-    assert "KeyError: 'Scale'" in out
+    assert "KeyError: " in out
     assert "layer 4 (backbone row 4) [-1, 1, Scale, [2.0]]: there is no module Scale here" in out
     assert "YOLO_COORDBIFPN_BLOCKS=my_package.blocks:Scale" in out
     assert problem in out
