@@ -120,6 +120,11 @@ def test_the_log_says_which_file_a_name_is(tmp_path: Path, monkeypatch: pytest.M
     assert not log.messages
     DetectionModel(name)
     assert f"yolo_coordbifpn: {name} is {model_yaml('yolo11-coordatt-bifpn')}" in log.messages
+    log.clear()
+    cfg = tasks.yaml_model_load(name)
+    cfg["head"] = tasks.yaml_model_load("yolo11n-coordatt.yaml")["head"]  # as in a checkpoint of another model
+    DetectionModel(cfg)
+    assert not [x for x in log.messages if "yolo_coordbifpn:" in x]
     shutil.copy(model_yaml("yolo11-coordatt-bifpn"), "yolo11-coordatt-bifpn.yaml")  # the same model
     DetectionModel(name)
     shutil.copy(model_yaml("yolo11-coordatt"), "yolo11-coordatt-bifpn.yaml")

@@ -18,7 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import HostError
+import yaml
+
+from ..errors import GraftError, HostError
 from ..grafting.names import canonical, fingerprint, folder, split, stock, suggestion, unscaled
 from ..grafting.variant import Variant
 from .replacement import Undo, is_replaced, replace
@@ -156,7 +158,12 @@ def report_file(host: ModuleType, cfg: dict[str, Any]) -> None:
     variant = split(path.name)
     if ours is None and (variant is None or unscaled(variant[0]) not in {unscaled(x.name) for x in stock(host)}):
         return
-    file = Path(str(host.check_yaml(str(path), hard=False) or path))
+    try:
+        file = Path(str(host.check_yaml(str(path), hard=False)))
+    except (OSError, GraftError, HostError):  # from a checkpoint of a newer host, say
+        return
+    if not file.is_file() or not _has_rows_of(cfg, file):  # from a checkpoint, or a dict of the user's own
+        return
     local = next((x for x in map(path.with_name, names) if x.exists()), None)
     if local is not None and (ours is None or fingerprint(local) != fingerprint(ours)):
         host.LOGGER.warning(
@@ -165,6 +172,18 @@ def report_file(host: ModuleType, cfg: dict[str, Any]) -> None:
         )
     else:
         host.LOGGER.info(f"yolo_coordbifpn: {path.name} is {file.absolute()}")
+
+
+def _has_rows_of(cfg: dict[str, Any], file: Path) -> bool:
+    """Return whether a model YAML has the layers of a file; arguments may differ, such as a gain."""
+    there = yaml.safe_load(file.read_text(encoding="utf-8"))
+    given, written = ([_modules(x.get(part)) for part in ("backbone", "head")] for x in (cfg, there))
+    return given == written
+
+
+def _modules(rows: Any) -> Any:
+    """Return rows without their arguments; what is malformed as it is, for the parser to refuse."""
+    return [row[:3] if isinstance(row, list) else row for row in rows] if isinstance(rows, list) else rows
 
 
 def _is_made_from(ours: Path, source: Path) -> bool:
