@@ -561,6 +561,8 @@ def test_an_upgraded_checkpoint_trains(place: str, count: int, tmp_path: Path) -
     YOLO("yolo11n.yaml").save(tmp_path / "best.pt")
     assert main(["upgrade", f"model={tmp_path / 'best.pt'}", f"coordatt={place}"]) == 0
     (file,) = tmp_path.glob("best-coordatt*-bifpn.pt")
+    variant = file.stem.removeprefix("best-")
+    assert YOLO(file).model.yaml["yaml_file"] == f"yolo11n-{variant}.yaml"  # the name in the host's summary
     out = yolo(
         tmp_path, "train", f"model={file}", f"data={data}", "epochs=1", "imgsz=64",
         "batch=4", "workers=0", "device=cpu", "plots=False", f"project={tmp_path}", "name=run",
