@@ -62,18 +62,22 @@ def patch_names(host: ModuleType, version: str, graft_text: Callable[[Path, Vari
             files[key] = file
         return files[key]
 
-    asked = [""]
+    missed: list[Path] = []  # the name that was just looked for in vain
 
     def check_yaml(file: str | Path, *args: Any, **kwargs: Any) -> Any:
-        # newer hosts look for the name with its scale first, and raise for the one without
-        asked[0] = str(file) if unscaled(Path(asked[0]).name) != Path(str(file)).name else asked[0]
+        path = Path(str(file))
+        last = missed.pop() if missed else path
+        if last.parent / unscaled(last.name) == path:  # newer hosts look for a name with its scale first
+            path = last
         found = _find(file, host, version, grafted)
         if found is not None:
             return str(found)
         try:
-            return original(file, *args, **kwargs)
+            result = original(file, *args, **kwargs)
+            if not result:
+                missed.append(Path(str(file)))
+            return result
         except FileNotFoundError as error:
-            path = Path(asked[0])
             variant = split(path.name)
             if variant is not None and not _is_bare(path):
                 raise FileNotFoundError(
