@@ -255,7 +255,7 @@ def host_state() -> dict[str, Any]:
             state[f"tasks.{name}()"] = (value.__code__, value.__defaults__)
         elif isinstance(value, type):
             state |= {f"{name}.{k}": id(x) for k, x in vars(value).items() if k not in HOSTS_OWN and k[:2] != "__"}
-    state["blocks"] = ([*TABLE._by_name], [*map(id, TABLE._rules.values())], [*TABLE.discovery._later])
+    state["blocks"] = ([*TABLE._by_name], [*map(id, TABLE._rules.values())], [*TABLE.variants])
     state["allowed"] = set(getattr(torch.serialization, "get_safe_globals", list)())
     state["torch"] = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled())
     state["process"] = (LOGGER.level, Path.cwd(), {k: x for k, x in os.environ.items() if k.startswith("YOLO")})

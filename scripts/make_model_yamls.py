@@ -22,8 +22,8 @@ from make_tables import FAMILIES
 from ultralytics.nn import tasks
 
 from yolo_coordbifpn.grafting.graft import graft_file, graft_text, summarize
-from yolo_coordbifpn.grafting.names import VARIANTS as EVERY_VARIANT
 from yolo_coordbifpn.grafting.names import fingerprint, split, stock
+from yolo_coordbifpn.grafting.names import variants as every_variant
 from yolo_coordbifpn.host.cost import Summary
 from yolo_coordbifpn.patches.install import install
 
@@ -166,7 +166,7 @@ def size_row(model: str, variant: str, size: Summary, stock_size: Summary) -> di
 def variant_rows(stem: str = "yolo11n") -> list[dict[str, str]]:
     """Return the sizes of a stock model and of every variant of it, with or without a file."""
     base = summarize(f"{stem}.yaml")
-    sizes = {variant: summarize(f"{stem}-{variant}.yaml") for variant in EVERY_VARIANT}
+    sizes = {variant: summarize(f"{stem}-{variant}.yaml") for variant in every_variant()}
     return [size_row(stem, "", base, base), *(size_row(f"{stem}-{k}", k, x, base) for k, x in sizes.items())]
 
 

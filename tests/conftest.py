@@ -114,10 +114,10 @@ def log(caplog: pytest.LogCaptureFixture) -> Any:
 def own_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Remove the blocks that a test registers."""
     monkeypatch.setenv(VARIABLE, "")
-    before = dict(TABLE._rules), dict(TABLE._by_name), dict(TABLE.discovery._later)
+    before = dict(TABLE._rules), dict(TABLE._by_name), dict(TABLE.variants)
     yield
     uninstall()
-    TABLE._rules, TABLE._by_name, TABLE.discovery._later = before
+    TABLE._rules, TABLE._by_name, TABLE.variants = before
     install()
 
 

@@ -28,7 +28,7 @@ from yolo_coordbifpn.blocks.gain import BlockWithGain
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.errors import GraftError, RowError
 from yolo_coordbifpn.grafting.graft import graft_rows, verify
-from yolo_coordbifpn.grafting.names import VARIANTS, shipped, split, stock
+from yolo_coordbifpn.grafting.names import shipped, split, stock, variants
 from yolo_coordbifpn.grafting.variant import Variant
 from yolo_coordbifpn.graph.layers import facts
 from yolo_coordbifpn.graph.rows import flow
@@ -597,7 +597,7 @@ def test_names_are_split() -> None:
     )
     for name in ("yolo11n.yaml", "yolo26n-sem.yaml", "bifpn.yaml", "yolo11n-bifpn.pt", "yolov8s-world.yaml"):
         assert split(name) is None or name == "bifpn.yaml"
-    assert len(set(VARIANTS)) == len(VARIANTS) == 15
+    assert len(set(variants())) == len(variants()) == 15
 
 
 @pytest.mark.parametrize(

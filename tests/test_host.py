@@ -26,6 +26,7 @@ from ultralytics.utils import LOGGER
 
 import yolo_coordbifpn
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, HostError, RowError, install, model_yaml, register, uninstall
+from yolo_coordbifpn.blocks.se import SE
 from yolo_coordbifpn.files import write
 from yolo_coordbifpn.grafting import names
 from yolo_coordbifpn.host.models import quiet
@@ -293,13 +294,18 @@ def test_quiet_keeps_other_threads_loud(log: Any) -> None:
 def test_two_threads_name_a_block_first(installed: None) -> None:
     """Two threads that build a model with SE at once, which registers it, both build it."""
     barrier, found = threading.Barrier(2), []
-    discovery = TABLE.discovery
-    discovery._later.pop("SE", None)
-    discovery.add_later("SE", barrier.wait)
+    table = BlockTable()
+
+    def source(names: Any) -> list[str]:
+        barrier.wait(60)
+        table.add(SE)
+        return []
+
+    table.discovery.add_source(source)
 
     def work() -> None:
-        discovery.find({"SE"})
-        found.append("SE" not in discovery._later)
+        table.discovery.find({"SE"})
+        found.append(table.named("SE") is SE)
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:

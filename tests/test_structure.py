@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_blocks_import_torch_alone() -> None:
     """The blocks need nothing but torch and the standard library, so that they can be used anywhere."""
     for file in (PACKAGE / "blocks").glob("*.py"):
         names = {x for x in imported(file, everywhere=False) if not x.startswith("yolo_coordbifpn.blocks")}
-        assert {x.split(".")[0] for x in names} <= {"torch", "__future__", "collections", "typing"}, file
+        assert {x.split(".")[0] for x in names} <= {"torch", *sys.stdlib_module_names}, file
 
 
 def test_modules_do_not_import_each_other() -> None:

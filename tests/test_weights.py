@@ -296,6 +296,17 @@ class Scale(nn.Module):
         nn.init.ones_(self.weight)
 
 
+class Halve(nn.Module):
+    """A user's block that halves height and width."""
+
+    def __init__(self, c1: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c1, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
 class Mix(nn.Module):
     """A user's block that mixes channels."""
 
@@ -308,17 +319,28 @@ class Mix(nn.Module):
 
 
 def test_a_users_own_blocks(own_blocks: None, log: pytest.LogCaptureFixture) -> None:
-    """A block with a neutral state keeps the output; with any other all weights are kept, and the log says so."""
+    """A block keeps the output, by its neutral state or in a `ReZero`."""
     register(Scale)
     register(Mix)
     old = stock("yolo11n")
-    for name, kept in (("Scale", True), ("Mix", False)):
+    for name, kind in (("Scale", "Scale"), ("Mix", "ReZero")):
         new = tasks.DetectionModel(inserted(old.yaml, 8, module=name), verbose=False)
         log.clear()
         new.load(old)
-        assert (trunk_gap(new, old) < 1e-5) == kept
+        assert type(new.model[9]).__name__ == kind
+        assert trunk_gap(new, old) < 1e-5
         assert "499 of 499 pretrained items kept" in log.text
-        assert ("layer 9 (Mix) does not start as the identity" in log.text) != kept
+        assert "does not start" not in log.text
+
+
+def test_a_block_that_cannot_start_as_the_identity(own_blocks: None, log: pytest.LogCaptureFixture) -> None:
+    """A block that changes the size of the features keeps all weights around it, and the log names it."""
+    register(Halve)
+    old = stock("yolo11n-cls")
+    new = tasks.ClassificationModel(inserted(old.yaml, 8, module="Halve"), verbose=False)
+    new.load(old)
+    assert "layer 9 (Halve) does not start as the identity" in log.text
+    torch.testing.assert_close(new.model[10].cv1.conv.weight, old.model[9].cv1.conv.weight)
 
 
 def test_stock_layers_without_a_partner_are_logged(log: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ from .patches import hook as _hook
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
+    from .blocks.declaration import block
     from .errors import GraftError, HostError, InspectError, RowError, WeightsError
     from .grafting.graft import graft
     from .grafting.names import model_yaml
@@ -24,6 +25,7 @@ __all__ = [
     "InspectError",
     "RowError",
     "WeightsError",
+    "block",
     "fusion_weights",
     "graft",
     "inspect",
@@ -42,6 +44,7 @@ _HOME = {  # module of each public name
     "InspectError": ".errors",
     "RowError": ".errors",
     "WeightsError": ".errors",
+    "block": ".blocks.declaration",
     "fusion_weights": ".inspection.inspect",
     "graft": ".grafting.graft",
     "inspect": ".inspection.inspect",

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_features, positive
+from .declaration import block
 from .dispatch import channels_last, eager
 from .gain import BlockWithGain
 
@@ -64,6 +65,12 @@ class _WeightedFusion(BlockWithGain):
         return f"channels={self.channels}, eps={self.eps}"
 
 
+@block(
+    "sum",
+    variant="",
+    paper="1911.09070",
+    aliases=("BiFPN", "Concat_BiFPN", "ConcatBiFPN", "BiFPN_Concat2", "BiFPN_Concat3", "WeightedConcat"),
+)
 class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes in its YAMLs
     """Weighted concatenation: scale each input by its normalised weight, then concatenate along the channels.
 
@@ -131,6 +138,7 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
         return [1, self.eps, self.gain]
 
 
+@block(variant="", paper="1911.09070", aliases=("BiFPN_Add2", "BiFPN_Add3", "Add_BiFPN"))
 class BiFPN_Add(_WeightedFusion):  # noqa: N801
     """Weighted sum, the paper's fusion: scale inputs of equal shape by their normalised weights and add them.
 

@@ -13,9 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from .checks import check_features, one_input
+from .declaration import block
 from .gain import BlockWithGain
 
 
+@block(paper="1807.06521", library="ultralytics", gives_way=True)
 class CBAM(BlockWithGain):
     """CBAM with a constant gain. Row of a model YAML: `[-1, 1, CBAM, []]` or `[kernel_size]`."""
 
@@ -31,6 +33,8 @@ class CBAM(BlockWithGain):
             ValueError: If `kernel_size` is not 3 or 7, `channels` is not a positive whole number, or `gain` is not a
                 positive float.
         """
+        from ultralytics.nn.modules import conv
+
         super().__init__(gain)
         if type(kernel_size) is not int or kernel_size not in (3, 7):
             raise ValueError(
@@ -39,14 +43,7 @@ class CBAM(BlockWithGain):
             )
         one_input("CBAM", channels)
         self.kernel_size = kernel_size
-        self.attention = self.module()(channels, kernel_size)
-
-    @staticmethod
-    def module() -> Any:
-        """Return Ultralytics' class."""
-        from ultralytics.nn.modules import conv
-
-        return conv.CBAM
+        self.attention: Any = conv.CBAM(channels, kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate the channels, then the pixels, of features of shape (N, C, H, W)."""

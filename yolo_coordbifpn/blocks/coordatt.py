@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checks import check_features, one_input, squeeze
+from .declaration import block
 from .dispatch import eager, recorded, watched
 from .gain import BlockWithGain
 from .strips import gate, pool
 
 
+@block(paper="2103.02907", aliases=("CA", "CoordAttention", "CoordinateAttention"))
 class CoordAtt(BlockWithGain):
     """Gate every pixel by its row and its column: y[c, i, j] = x[c, i, j] * g_h[c, i] * g_w[c, j].
 

@@ -7,14 +7,14 @@ comparison is fair.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from .checks import check_features, one_input, squeeze
+from .declaration import block
 from .gain import BlockWithGain
 
 
+@block(paper="1709.01507", library="torchvision", gives_way=True)
 class SE(BlockWithGain):
     """Squeeze-and-Excitation with a constant gain. Row of a model YAML: `[-1, 1, SE, []]` or `[reduction]`."""
 
@@ -30,17 +30,12 @@ class SE(BlockWithGain):
             ValueError: If `channels` or `reduction` is not a positive whole number, if `reduction` is so large that it
                 can only be a number of output channels, or if `gain` is not a positive float.
         """
+        from torchvision.ops import SqueezeExcitation  # imported here because that takes long
+
         super().__init__(gain)
         one_input("SE", channels)
         self.reduction = reduction
-        self.attention = self.module()(channels, squeeze("SE", channels, reduction, 16))
-
-    @staticmethod
-    def module() -> Any:
-        """Return torchvision's class, imported here because that takes long."""
-        from torchvision.ops import SqueezeExcitation
-
-        return SqueezeExcitation
+        self.attention = SqueezeExcitation(channels, squeeze("SE", channels, reduction, 16))
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate the channels of features of shape (N, C, H, W)."""

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checks import check_features, one_input
+from .declaration import block
 
 
+@block(variant="", paper="1911.09070")
 class SeparableConv(nn.Module):
     """Swish, depthwise 3 x 3 convolution, pointwise 1 x 1 convolution, batch normalisation.
 

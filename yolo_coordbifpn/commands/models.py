@@ -33,8 +33,9 @@ def run(options: dict[str, str]) -> int:
     """Print the table; return 1 if a model could not be built."""
     from ..errors import GraftError, HostError
     from ..grafting.graft import summarize
-    from ..grafting.names import VARIANTS, scaled, shipped, split
+    from ..grafting.names import scaled, shipped, split, variants
     from ..patches.install import install
+    from ..registry import TABLE
 
     if options["copy"]:
         return _copy(options["only"], Path(options["copy"]))
@@ -46,7 +47,8 @@ def run(options: dict[str, str]) -> int:
         raise UsageError(f"only= must match names such as yolo11-coordatt, got {options['only']!r}.")
     names.sort(key=lambda x: ((split(x) or x)[0], len(x)))
     if options["of"]:
-        names, scales = [f"{options['of'].removesuffix('.yaml')}-{variant}.yaml" for variant in VARIANTS], "-"
+        TABLE.discovery.find_all()
+        names, scales = [f"{options['of'].removesuffix('.yaml')}-{variant}.yaml" for variant in variants()], "-"
     install()
     print(f"{'model':34}{'variant':18}{'params (M)':>11}{'':9}{'GFLOPs':>8}")
     stock_summary = functools.cache(summarize)  # one for all variants of a family

@@ -14,6 +14,7 @@ from ..graph.rows import check_rows
 from ..host.cost import Summary, annotate, count
 from ..host.models import build, host_errors, load
 from ..registry import TABLE
+from ..registry.probe import origin
 from .attention import attend
 from .necks import keep_top_down, sum_neck, weigh
 from .row_graph import Rows
@@ -43,8 +44,7 @@ def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) ->
     elif variant.bifpn == "add":
         sum_neck(rows, variant.width or 256, variant.repeats or 3, variant.edge is not False)
     if variant.coordatt != "none":
-        _check_registered(variant.attention)
-        attend(rows, variant.coordatt, variant.attention)
+        attend(rows, variant.coordatt, _attention(variant.attention))
     return rows
 
 
@@ -68,7 +68,8 @@ def graft(
             `bottleneck` for the inside of the backbone's bottlenecks; or `none`.
         bifpn: `concat` to weight every concatenation of the neck, `add` for the neck of the BiFPN paper, or `none`.
         neck: `pan` to keep the neck's paths, `fpn` to keep only its top-down path.
-        attention: Class name of the attention block: `CoordAtt`, `CBAM`, `SE`, or a registered block of your own.
+        attention: The attention block, by class name or word: `CoordAtt`, `CBAM`, `SE`, `timm_eca`, or a block of your
+            own that keeps the channels.
         edge: With bifpn, whether the middle levels get the same-level edge from the backbone; True if None.
         repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
         width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256.
@@ -104,15 +105,23 @@ def _scale_first(cfg: dict[str, Any]) -> dict[str, Any]:
     return {**cfg, "scales": {scale: scales[scale], **scales}}
 
 
-def _check_registered(name: str) -> None:
-    """Check that a block of this name is registered, or can be."""
+def _attention(name: str) -> str:
+    """Return the class name of an attention block, registered now if it was not."""
     TABLE.discovery.find([name])
-    if TABLE.named(name) is None:
+    block = TABLE.named(name) or TABLE.variants.get(name)
+    if block is None:
         missed = "".join(f" {x}." for x in TABLE.discovery.missed)
+        known = ", ".join(x.__name__ for x in TABLE.variants.values())
         raise GraftError(
-            f"attention={name}: no block of this name is registered. Registered are {', '.join(TABLE.names)}; "
+            f"attention={name}: no block of this name is known. Known are {known}; "
             f"for a block of your own see yolo_coordbifpn.register() or YOLO_COORDBIFPN_BLOCKS.{missed}"
         )
+    if not TABLE.keeps_channels(block):
+        raise GraftError(
+            f"attention={name}: {origin(block)} does not keep the channels of one layer, so it has no place by "
+            "itself; write its row into a model YAML"
+        )
+    return block.__name__
 
 
 def graft_text(file: Path, variant: Variant) -> tuple[str, Rows]:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
+import importlib.util
 import re
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
 import yaml
 
+from ..blocks.timm_attention import PREFIX
 from ..errors import GraftError
+from ..registry import TABLE
 from .variant import Variant
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SCALE = re.compile(r"^(yolo(?:e-)?v?\d+)([nslmx])(?=[-.]|$)")
-_ATTENTION = {"coordatt": "CoordAtt", "cbam": "CBAM", "se": "SE"}
 _NECKS = {"bifpn": ("concat", "pan"), "bifpn_add": ("add", "pan"), "fpn": ("none", "fpn")}
-VARIANTS = [
-    "-".join(x for x in (attention, neck) if x)
-    for attention in ("", *_ATTENTION)
-    for neck in ("", "bifpn", "bifpn-add", "fpn")
-    if attention or neck
-]
 
 
 def folder() -> Path:
@@ -59,7 +57,8 @@ def split(name: str) -> tuple[str, Variant] | None:
         The stock model's file name and what to put into it, None if the name has no variant.
     """
     first, *words = name.removesuffix(".yaml").replace("-bifpn-add", "-bifpn_add").split("-")
-    attention, neck = [x for x in words if x in _ATTENTION], [x for x in words if x in _NECKS]
+    _discover(words)
+    attention, neck = [x for x in words if x in TABLE.variants], [x for x in words if x in _NECKS]
     if not name.endswith(".yaml") or not len(attention) + len(neck) > 0 or max(len(attention), len(neck)) > 1:
         return None
     bifpn, paths = _NECKS[neck[0]] if neck else ("none", "pan")
@@ -67,10 +66,45 @@ def split(name: str) -> tuple[str, Variant] | None:
         coordatt="deepest" if attention else "none",
         bifpn=bifpn,
         neck=paths,
-        attention=_ATTENTION[attention[0]] if attention else "CoordAtt",
+        attention=TABLE.variants[attention[0]].__name__ if attention else "CoordAtt",
     )
     stock = "-".join([first, *(x for x in words if x not in attention + neck)])
     return f"{stock}.yaml", variant
+
+
+def _discover(words: Collection[str]) -> None:
+    """Register the blocks that words of a name ask for; a word that no stock model has may be that of any block."""
+
+    def unknown() -> list[str]:
+        return [x for x in words if x not in TABLE.variants and x not in _NECKS and x not in _stock_words()]
+
+    if unknown():
+        TABLE.discovery.find(unknown())
+    if unknown():
+        missed = TABLE.discovery.missed
+        TABLE.discovery.find_all()
+        TABLE.discovery.missed = list(dict.fromkeys([*missed, *TABLE.discovery.missed]))
+
+
+@functools.cache
+def _stock_words() -> set[str]:
+    """Return the words in the names of the installed host's own models, such as `seg` and `p6`."""
+    with contextlib.suppress(ModuleNotFoundError):
+        spec = importlib.util.find_spec("ultralytics")
+        folders = [Path(x) / "cfg" / "models" for x in (spec and spec.submodule_search_locations) or ()]
+        return {word for x in folders for file in x.rglob("*.yaml") for word in file.stem.split("-")}
+    return set()
+
+
+def variants() -> list[str]:
+    """Return the variants that a name may have: the attention blocks that are known so far, the necks, and both."""
+    words = [x for x in TABLE.variants if not x.startswith(PREFIX)]
+    return [
+        "-".join(x for x in (attention, neck) if x)
+        for attention in ("", *words)
+        for neck in ("", "bifpn", "bifpn-add", "fpn")
+        if attention or neck
+    ]
 
 
 def canonical(name: str) -> str:
@@ -152,7 +186,7 @@ def suggestion(name: str, host: ModuleType | None = None) -> str:
     known = [
         *shipped(),
         *theirs,
-        *(f"{x.removesuffix('.yaml')}-{variant}.yaml" for x in theirs for variant in VARIANTS),
+        *(f"{x.removesuffix('.yaml')}-{variant}.yaml" for x in theirs for variant in variants()),
     ]
     words = {_sorted(x): x for x in reversed(known)}  # whatever the order of the words
     near = [words[x] for x in difflib.get_close_matches(_sorted(plain), words, 3, 0.85)]

@@ -7,11 +7,10 @@ Source: Tan, Pang, Le, "EfficientDet: Scalable and Efficient Object Detection", 
 from __future__ import annotations
 
 from ..errors import GraftError
-from ..graph.rows import level
+from ..graph.rows import KEY, level
 from .row_graph import Node, Rows
 
 JOINS = ("BiFPN_Concat", "BiFPN_Add")
-KEY = "yolo_coordbifpn"  # top-level key of a model YAML whose layers no longer have the indices of the stock model's
 
 
 def weigh(rows: Rows, edge: bool) -> None:

@@ -12,8 +12,8 @@ import torch
 
 from ..errors import WeightsError
 from ..files import write
-from ..graph.gains import adopt_gains
 from ..graph.layers import facts, image_channels
+from ..graph.starts import adopt_starts
 from ..graph.transplant import transplant
 from ..registry import TABLE
 from .graft import graft_rows
@@ -57,7 +57,7 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
         for name in ("i", "f", "type", "np"):
             setattr(layer, name, getattr(new.model[j], name))
         new.model[j] = layer
-    adopt_gains(transfer.donor, new)
+    adopt_starts(transfer.donor, new)
     new.names, new.args, new.task, new.stride = old.names, old.args, yolo.task, old.stride
     state = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"ema", "optimizer", "updates", "scaler"}}
     stream = io.BytesIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import GraftError
+from ..registry import TABLE
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Variant:
             `bottleneck` for the inside of the backbone's bottlenecks; or `none`.
         bifpn: `concat` to weight every concatenation of the neck, `add` for the neck of the BiFPN paper, or `none`.
         neck: `pan` to keep the neck's paths, `fpn` to keep only its top-down path.
-        attention: Class name of the attention block: `CoordAtt`, `CBAM`, `SE`, or a registered block of your own.
+        attention: The attention block, by class name or word: `CoordAtt`, `CBAM`, `SE`, `timm_eca`, or a block of your
+            own that keeps the channels.
         edge: With bifpn, whether the middle levels get the same-level edge from the backbone; True if None.
         repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
         width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256, which gives
@@ -74,7 +76,7 @@ class Variant:
         parts = []
         if self.coordatt != "none":
             places = [x.strip() for x in self.coordatt.split(",")]
-            parts += [self.attention.lower(), *(places if places != ["deepest"] else [])]
+            parts += [TABLE.word(self.attention), *(places if places != ["deepest"] else [])]
         parts += ["fpn"] if self.neck == "fpn" else []
         parts += {"concat": ["bifpn"], "add": ["bifpn-add"], "none": []}[self.bifpn]
         parts += ["noedge"] if self.edge is False else []

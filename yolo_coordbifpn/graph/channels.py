@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..blocks import BiFPN_Concat
 from .label_propagation import EACH_CHANNEL, Follower
-from .layers import call, class_name, inputs, kind, reads, running, shapes
+from .layers import call, class_name, inputs, kind, parts, reads, running, shapes
 from .pairs import Pairs
+from .starts import has_neutral, with_rezero
 
 _KEEPS_NEW = EACH_CHANNEL | {"pad", "silu", "silu_", "hardswish", "hardswish_", "sigmoid", "tanh", "gelu", "mean"}
 
@@ -86,6 +87,7 @@ class Walk:
     """One pass through the new model, in eval mode, from the image to the head.
 
     Attributes:
+        layers: The layers that run; a block that does not start as the identity is put inside a `ReZero`.
         readers: The convolutions that read new channels.
         problems: The places where the pretrained model's output may be lost.
         stands_for: For each layer that ran the pretrained layer with the same output, None if there is none.
@@ -101,7 +103,7 @@ class Walk:
         self.readers: list[Reader] = []
         self.problems: list[str] = []
         self.stands_for: list[int | None] = []
-        self._pairs, self._layers = pairs, layers
+        self._pairs, self.layers = pairs, [*layers]
 
     def run(self, image: Tensor, extras: Sequence[Sequence[Any]]) -> None:
         """Run the layers one by one and describe what each outputs.
@@ -115,9 +117,9 @@ class Walk:
         """
         outputs: list[Any] = []
         known: list[Channels | None] = []
-        for j, (layer, extra) in enumerate(zip(self._layers, extras)):
+        for j, (layer, extra) in enumerate(zip(self.layers[:], extras)):
             channels = [known[k] if k >= 0 else Channels.same(image.shape[1]) for k in reads(layer)]
-            if j == len(self._layers) - 1 and not any(_has_new(c) for c in channels):
+            if j == len(self.layers) - 1 and not any(_has_new(c) for c in channels):
                 return  # a head whose inputs have no new channels keeps its weights, and may need more to run
             read = inputs(layer, outputs, image)
             with running():
@@ -139,7 +141,11 @@ class Walk:
     def _added(self, visit: _Visit) -> tuple[Channels | None, int | None]:
         """Describe a layer without a partner: a block that starts as the identity outputs what it reads."""
         if self._pairs.is_block(visit.layer) and len(visit.inputs) == 1:
-            if _is_identity(visit):
+            keeps_shape = isinstance(visit.output, Tensor) and visit.output.shape == visit.inputs[0].shape
+            if keeps_shape and visit.stands_for[0] is not None and not all(map(has_neutral, parts(visit.layer))):
+                self.layers[visit.index] = with_rezero(visit.layer)
+                return visit.channels[0], visit.stands_for[0]
+            if keeps_shape and _is_identity(visit):
                 return visit.channels[0], visit.stands_for[0]
             if visit.stands_for[0] is not None:
                 self.problems.append(f"{visit.name} does not start as the identity")
@@ -171,7 +177,7 @@ class Walk:
         traced = self._trace(visit, extra) if any(map(_has_new, visit.channels)) else None
         is_map = isinstance(visit.output, Tensor) and visit.output.ndim == 4
         result = traced or Channels.same(visit.output.shape[1]) if is_map else None
-        if visit.index < len(self._layers) - 1 and visit.stands_for != reads(self._pairs.old[partner]):
+        if visit.index < len(self.layers) - 1 and visit.stands_for != reads(self._pairs.old[partner]):
             if not shapes(visit.layer):
                 return result, None  # an upsampling, for example, has no weights to keep
             self.problems.append(f"{visit.name} reads other layers than layer {partner} read before")
@@ -201,8 +207,6 @@ def _shifted(channels: Channels, offset: int) -> Tensor:
 
 def _is_identity(visit: _Visit) -> bool:
     """Return whether a layer with one input outputs it unchanged, for random values."""
-    (read,), out = visit.inputs, visit.output
-    if not isinstance(out, Tensor) or out.shape != read.shape:
-        return False
+    (read,) = visit.inputs
     probe = torch.randn(read.shape, generator=torch.Generator().manual_seed(0)).to(read)
     return torch.allclose(visit.layer(probe), probe, rtol=1e-5, atol=1e-6)

@@ -11,13 +11,14 @@ from torch import nn
 from .channels import Channels, Reader
 from .layers import class_name, parts
 from .pairs import Pairs
+from .starts import wrap
 
 
 def initial_layers(pairs: Pairs) -> list[nn.Module]:
     """Return the layers of the new model with its new blocks as they start beside pretrained weights.
 
-    A block that has a method `neutral_()` starts in the state that this method sets. A weighted fusion without a
-    partner has no output to keep, and starts as its paper says.
+    A block that has a method `neutral_()` starts in the state that this method sets, another one that is inside a stock
+    layer starts in a `ReZero`. A weighted fusion without a partner has no output to keep, and starts as its paper says.
     """
     layers = list(pairs.new)
     for j in pairs.blocks:
@@ -88,10 +89,13 @@ def _neutral(layer: nn.Module, names: Sequence[str]) -> nn.Module:
         names: The blocks in it; "" if the layer is a block itself, or repeats one.
     """
     layer = copy.deepcopy(layer)
-    for block in (b for name in names for b in parts(layer.get_submodule(name))):
-        start: Any = getattr(block, "neutral_", None)
-        if start is not None:
-            start()
+    for name in names:
+        for block in parts(layer.get_submodule(name)):
+            start: Any = getattr(block, "neutral_", None)
+            if start is not None:
+                start()
+            elif name:
+                wrap(layer, name)
     return layer
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..blocks.rezero import ReZero
 from .bottleneck import last_convolutions
 
 _JOINS = {"Concat", "BiFPN_Concat"}  # a weighted concatenation replaces a plain one
@@ -40,7 +41,9 @@ def kind(layer: nn.Module) -> str:
 
 
 def parts(layer: nn.Module) -> list[nn.Module]:
-    """Return the block that a layer is, or the blocks if its row repeats one."""
+    """Return the block that a layer is or that a `ReZero` holds, or the blocks if its row repeats one."""
+    if isinstance(layer, ReZero):
+        return parts(layer.block)
     return list(layer.children()) if type(layer) is nn.Sequential else [layer]
 
 

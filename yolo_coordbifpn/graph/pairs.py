@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ..blocks.rezero import ReZero
 from .align import align
 from .layers import class_name, shapes
 
@@ -83,4 +84,5 @@ class Pairs:
             name
             for name, m in layer.named_modules()
             if type(m) is not nn.Sequential and self.is_block(m) and there.get(name) != type(m).__name__
-        ]
+            and not isinstance(layer.get_submodule(name.rpartition(".")[0]), ReZero)
+        ]  # fmt: skip

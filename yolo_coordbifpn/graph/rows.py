@@ -8,6 +8,7 @@ import yaml
 
 from ..errors import GraftError, RowError
 
+KEY = "yolo_coordbifpn"  # top-level key of a model YAML for what its rows do not say, see `grafting.necks` and `starts`
 MOST_REPEATS = 1000  # more is a mistake, and the host would build for hours
 
 

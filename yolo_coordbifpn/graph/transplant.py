@@ -30,7 +30,8 @@ def same_architecture(source: Sequence[nn.Module], target: Sequence[nn.Module]) 
 def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Module], bool]) -> Transfer:
     """Bring a pretrained model into the layout of a new one. Neither model is changed.
 
-    A block without trained weights starts in the state that its method `neutral_()` sets, if it has one.
+    A block without trained weights starts in the state that its method `neutral_()` sets, one without this method
+    inside a `ReZero`.
 
     Args:
         source: The pretrained model, with its layers in `source.model`.
@@ -51,13 +52,13 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
 
     initial = initial_layers(pairs)
     walk, given = follow(target, pairs, initial)
-    donated = donor_layers(pairs, initial)
+    donated = donor_layers(pairs, walk.layers)
     widened, in_groups = widen(donated, walk.readers)
     return Transfer(
         donor_model(source, donated),
         pairs,
         widened,
-        problems=list(dict.fromkeys([*walk.problems, *_not_neutral(pairs), *in_groups])),
+        problems=list(dict.fromkeys([*walk.problems, *in_groups])),
         heads_read=_heads_read(pairs, walk),
         extras=([given[pairs.partners.index(i)] if i in pairs.partners else () for i in range(len(pairs.old))], given),
     )
@@ -76,16 +77,6 @@ def follow(target: nn.Module, pairs: Pairs, layers: Sequence[nn.Module]) -> tupl
         walk = Walk(pairs, layers)
         walk.problems.append(f"the layers cannot be run one by one ({error})")
     return walk, given
-
-
-def _not_neutral(pairs: Pairs) -> list[str]:
-    """Name the new blocks inside layers that have no state in which they are the identity."""
-    return [
-        f"{class_name(block)} inside layer {j} ({class_name(pairs.new[j])}) does not start as the identity"
-        for j, names in pairs.inside.items()
-        for block in map(pairs.new[j].get_submodule, names)
-        if not hasattr(block, "neutral_")
-    ]
 
 
 def _heads_read(pairs: Pairs, walk: Walk) -> list[tuple[int, int]]:

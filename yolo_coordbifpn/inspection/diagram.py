@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from ..blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
+from ..blocks import BiFPN_Add, BiFPN_Concat
 from ..graph.layers import parts, reads
 from ..graph.paths import Paths, Place
 from ..registry import TABLE
@@ -203,7 +203,7 @@ def _mark(layer: nn.Module) -> str:
 def _kind(module: nn.Module) -> str:
     if isinstance(module, (BiFPN_Concat, BiFPN_Add)):
         return "fusion"
-    if isinstance(module, CoordAtt):
+    if type(module) in TABLE.variants.values():
         return "attention"
     return "block" if type(module) in TABLE else ""
 

@@ -17,7 +17,7 @@ _COLOURS = {  # fill and text by the mark of a line, distinct in grey too
     "block": ("#dddddd", BLACK),
     "": ("none", "#333333"),
 }
-_LEGEND = {"fusion": "weighted fusion", "attention": "Coordinate Attention", "block": "another registered block"}
+_LEGEND = {"fusion": "weighted fusion", "attention": "attention", "block": "another registered block"}
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: small, sharp and searchable
     "svg.hashsalt": "yolo_coordbifpn",  # the same model always gives the same file

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from ..graph.fold import Folded, fold
+from ..graph.starts import fold_rezeros
 from ..registry import BlockTable
 from .replacement import Undo, is_replaced, model_method, replace
 
@@ -32,6 +33,7 @@ def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
         if table.in_model(model):
             for block in [m for m in model.modules() if table.is_block(m) and callable(getattr(m, "fuse", None))]:
                 block.fuse()
+            fold_rezeros(model)
             folded = fold(model, host.Concat)
             if kwargs.get("verbose", args[0] if args else True):
                 _log(host.LOGGER, folded)

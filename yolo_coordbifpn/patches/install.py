@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from ..blocks.cbam import CBAM
-from ..blocks.se import SE
+from ..blocks.declaration import declaration
 from ..errors import HostError, host_needed
 from ..grafting.graft import graft_text
-from ..registry import TABLE, ChannelRule, environment
+from ..registry import GIVE_WAY, TABLE, ChannelRule, entry_points, environment, shipped
 from . import hook
 from .failure import raise_when_built
 from .fusing import fuse_holds, patch_fuse
@@ -158,27 +157,33 @@ def _undo_all(module: str) -> None:
         _undo[module] = kept[::-1]
 
 
-def register(block: type[Any], channels: str | ChannelRule = "same") -> None:
+def register(block: type[Any], channels: str | ChannelRule | None = None) -> None:
     """Let model YAMLs name a block of your own, as `[from, repeats, ClassName, args]`.
 
     The block is built as `block(c1, *args)`: `c1` is the channels of its input, an int, or for a row with a list of
     layers the list of their channels; `args` is the row's last part. Its `forward` gets a tensor, or a list of them.
 
     Processes started from this one, such as the workers of several GPUs, know the block too if they can import its
-    class. Without a line of code, in the shell: `YOLO_COORDBIFPN_BLOCKS=my_package.blocks:MyBlock`.
+    class. Without a line of code, in the shell: `YOLO_COORDBIFPN_BLOCKS=my_package.blocks:MyBlock`. If the block keeps
+    its channels, model names may have its class name in lower case as a variant, `yolo11n-myblock.yaml`; the decorator
+    `yolo_coordbifpn.block` sets another word.
 
     Args:
         block: A subclass of `torch.nn.Module`; its class name is the name in the YAML.
         channels: How many channels come out: "same" as come in (several inputs must agree), the "sum" over the inputs,
             or a function `(c1, args) -> (c2, full_args)` that returns the output channels and all arguments of the
-            block, `c1` included.
+            block, `c1` included. By default what the class is declared with, else "same".
 
     Raises:
         TypeError: If `block` is not such a class, or `channels` neither a string nor callable.
         ValueError: If `channels` is an unknown string, or another block of this name is registered.
-        HostError: If Ultralytics is missing, cannot be patched, or has something else under this name.
+        HostError: If Ultralytics is missing, cannot be patched, or has something else under this name, or if a package
+            that the block is made of is missing.
     """
     TABLE.check(block, channels)
+    library = declaration(block).library
+    if library and importlib.util.find_spec(library) is None:
+        raise HostError(f"{block.__name__} needs {library}, which is not installed")
     if not hook.forks() or importlib.util.find_spec("ultralytics") is not None:  # a fork may stand alone
         install()
     hosts = _patched()
@@ -196,18 +201,10 @@ def _patched() -> list[ModuleType]:
     return [sys.modules[x] for x in {hook.HOST, *_undo} if parser_holds(sys.modules.get(x))]
 
 
-def _register_compared(block: type[Any]) -> None:
-    """Register one of the attention blocks to compare with, and allow what is inside it to be loaded safely."""
-    try:
-        allow(block.module())
-    except ModuleNotFoundError as error:
-        raise HostError(f"{block.__name__} needs {error.name}, which is not installed") from error
-    register(block)
-
-
-for _block in (SE, CBAM):  # when they are first named, so that a host that has its own keeps it
-    TABLE.discovery.add_later(_block.__name__, functools.partial(_register_compared, _block))
-TABLE.discovery.seek_by(functools.partial(environment.seek, register=register))
+TABLE.discovery.add_source(functools.partial(shipped.seek, later=GIVE_WAY, register=register))
+TABLE.discovery.add_source(functools.partial(shipped.seek_timm, register=register))
+TABLE.discovery.add_source(functools.partial(environment.seek, register=register))
+TABLE.discovery.add_source(functools.partial(entry_points.seek, register=register))
 
 
 def status() -> tuple[dict[str, bool], HostError | None]:

@@ -1,19 +1,23 @@
 """Patch: checkpoints with registered blocks load under torch's `weights_only=True`.
 
-Only names are taken from a checkpoint. A class is allowed if it is registered, or can be registered from this package
-or from a module that the user's own environment declares.
+Only names are taken from a checkpoint. A class is allowed if it is registered, or can be registered from this package,
+an installed one, or a module that the user's own environment names. So are the modules of which such a block is made:
+the subclasses of `torch.nn.Module` in its package, and in the library that its declaration names.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
+from collections.abc import Container
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..blocks.declaration import declaration
 from ..registry import BlockTable
 from .replacement import Undo, is_replaced, replace
 
@@ -41,9 +45,11 @@ def patch_safe_load(host: ModuleType, table: BlockTable) -> Undo:
     def torch_load(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("weights_only") and args and _SCANS:  # as with ULTRALYTICS_SAFE_LOAD=1, from 8.4 on
             start = args[0].tell() if hasattr(args[0], "tell") else None
-            with contextlib.suppress(ValueError):  # not an archive of torch; the host reports it
+            with contextlib.suppress(ValueError, ImportError):  # not an archive of torch; the host reports it
                 needed = torch.serialization.get_unsafe_globals_in_checkpoint(args[0])
                 table.discovery.find({name.rpartition(".")[2] for name in needed if not name.startswith(_THEIRS)})
+                for cls in filter(None, (_module(name, _packages(table)) for name in needed)):
+                    allow(cls)
             if start is not None:
                 args[0].seek(start)  # an open file is read from the same place
         return original(*args, **kwargs)
@@ -58,6 +64,21 @@ def patch_safe_load(host: ModuleType, table: BlockTable) -> Undo:
         return undo_load()
 
     return undo
+
+
+def _packages(table: BlockTable) -> set[str]:
+    """Return the packages of which the registered blocks are made."""
+    found = {x for block in table for x in (block.__module__.partition(".")[0], declaration(block).library)}
+    return found - {"", "__main__", "ultralytics"}
+
+
+def _module(name: str, packages: Container[str]) -> type[nn.Module] | None:
+    """Return the class of a name if it is a subclass of `torch.nn.Module` in one of some packages."""
+    home, _, last = name.rpartition(".")
+    if home.partition(".")[0] not in packages:
+        return None
+    cls = getattr(importlib.import_module(home), last, None)
+    return cls if isinstance(cls, type) and issubclass(cls, nn.Module) else None
 
 
 def allow(block: type[nn.Module]) -> None:

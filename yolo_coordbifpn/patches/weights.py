@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from ..errors import WeightsError
-from ..grafting.necks import KEY
-from ..graph.gains import adopt_gains
 from ..graph.removal import Removal, remove_blocks
+from ..graph.rows import KEY
+from ..graph.starts import adopt_starts, wrap_as
 from ..graph.transfer import Transfer, listed
 from ..graph.transplant import same_architecture, transplant
 from ..registry import BlockTable
@@ -50,15 +50,17 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
                 _log_removal(host.LOGGER, removal)
             return original(self, weights if removal is None else removal.donor, verbose)
         source = _model(weights)
+        wrap_as(source, self)
         if same_architecture(getattr(source, "model", ()), self.model):
             result = original(self, weights, verbose)
-            adopt_gains(source, self)
+            adopt_starts(source, self)
             return result
         if any(p.dtype != torch.float32 for p in source.parameters()):
             source = copy.deepcopy(source).float()  # the given model keeps its precision
         transfer = transplant(source, self, table.is_block)
+        wrap_as(transfer.donor, self)
         result = original(self, transfer.donor, verbose)
-        adopt_gains(transfer.donor, self)
+        adopt_starts(transfer.donor, self)
         if verbose:
             change = transfer.change(source, self)
             _log(host.LOGGER, transfer, transfer.report(self, change), change)

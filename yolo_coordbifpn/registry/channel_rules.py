@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from ..blocks.declaration import ChannelRule, Channels
 from ..errors import RowError
-
-Channels = int | list[int]
-ChannelRule = Callable[[Channels, list[Any]], "tuple[int, list[Any]]"]
 
 
 def _same(c1: Channels, args: list[Any]) -> tuple[int, list[Any]]:

@@ -1,56 +1,60 @@
-"""Blocks that are registered when a model YAML, or a checkpoint, first names them."""
+"""Blocks that are registered when a model YAML, a model name or a checkpoint first names them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container
 
+Source = Callable[["Collection[str] | None"], list[str]]
+
+
+def asks_for(names: Collection[str] | None, block: str) -> bool:
+    """Return whether some names ask for a block.
+
+    Args:
+        names: Class names, stock blocks with a class inside (`C3k2_CoordAtt`), or words of variants; None for all.
+        block: Class name of the block.
+    """
+    return names is None or any(x in (block, block.lower()) or x.endswith(f"_{block}") for x in names)
+
 
 class Discovery:
-    """The blocks that are not registered yet.
+    """The places where blocks that are not registered yet may be found.
 
     Attributes:
-        missed: Why declared blocks could not be registered in the last search.
+        missed: Why blocks could not be registered in the last search.
     """
 
     def __init__(self, known: Callable[[], Collection[str]]) -> None:
-        """Start without any block.
+        """Start without any source.
 
         Args:
             known: Returns the names of the blocks that are registered.
         """
         self.missed: list[str] = []
         self._known = known
-        self._later: dict[str, Callable[[], None]] = {}
-        self._seek: Callable[[Collection[str]], list[str]] = lambda names: []
+        self._sources: list[Source] = []
 
-    def add_later(self, name: str, register: Callable[[], None]) -> None:
-        """Add a block that is registered when a model YAML first names it, unless the host has something of that name.
+    def add_source(self, source: Source) -> None:
+        """Add a function that takes the names, registers the blocks that it finds, and returns why others failed.
 
-        Args:
-            name: Name of the block.
-            register: Registers it.
+        Sources are asked in the order in which they are added. For None a source registers all its blocks.
         """
-        self._later[name] = register
-
-    def seek_by(self, seek: Callable[[Collection[str]], list[str]]) -> None:
-        """Set the function that searches for unknown names.
-
-        Args:
-            seek: Takes the names, registers the blocks that it finds, and returns why others could not be registered.
-        """
-        self._seek = seek
+        self._sources.append(source)
 
     def find(self, names: Collection[str], host: Container[str] = ()) -> None:
         """Register the blocks among some names that are not registered yet and not the host's.
 
         Args:
-            names: Names of modules, such as `SE` or `C3k2_CoordAtt`.
+            names: Names of modules, such as `SE` or `C3k2_CoordAtt`, or words of variants.
             host: Names that the host's parser knows.
         """
-        unknown = [x for x in names if x not in host and "." not in x]
-        for name, register in list(self._later.items()):
-            if name not in host and any(x == name or x.endswith(f"_{name}") for x in unknown):
-                register()
-                self._later.pop(name, None)  # another thread may have done the same
-        rest = [x for x in unknown if not any(x == y or x.endswith(f"_{y}") for y in list(self._known()))]
-        self.missed = self._seek(rest) if rest else []
+        self.missed = []
+        names = [x for x in names if x not in host and "." not in x]
+        for source in self._sources:
+            names = [x for x in names if not any(x == y or x.endswith(f"_{y}") for y in list(self._known()))]
+            if names:
+                self.missed += source(names)
+
+    def find_all(self) -> None:
+        """Register the blocks of every source."""
+        self.missed = [problem for source in self._sources for problem in source(None)]

@@ -2,9 +2,9 @@
 
 A block is known in the process that registered it. `register()` also writes where the class can be imported from into
 an environment variable, which child processes inherit; in a shell, users set the variable themselves. An entry is a
-Python name, never code: `package.module`, which registers its blocks when it is imported, or `package.module:Class`,
-followed by `:sum` or by the name of a function of that module for the channels. A module is imported when a model YAML,
-or a checkpoint, first names an unknown block.
+Python name, never code: `package.module`, whose declared classes are registered, or `package.module:Class`, for a class
+that is not declared followed by `:sum` or by the name of a function of that module for the channels. A module is
+imported when a model YAML, a model name or a checkpoint first names an unknown block.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
-from .channel_rules import RULES, ChannelRule
+from ..blocks.declaration import ChannelRule, declaration, is_declared
+from .channel_rules import RULES
+from .discovery import asks_for
 
 VARIABLE = "YOLO_COORDBIFPN_BLOCKS"
 _HERE = __name__.partition(".")[0]
@@ -26,7 +28,7 @@ def entries() -> list[str]:
     return os.environ.get(VARIABLE, "").replace(",", " ").split()
 
 
-def declare(block: type[Any], channels: str | ChannelRule) -> None:
+def declare(block: type[Any], channels: str | ChannelRule | None) -> None:
     """Write where a registered block can be imported from into the environment.
 
     A class of a script or a notebook, or one made inside a function, cannot be imported and is not written. If the
@@ -36,19 +38,21 @@ def declare(block: type[Any], channels: str | ChannelRule) -> None:
     if module == "__main__" or module.partition(".")[0] == _HERE or _find(module, name) is not block:
         return
     rule = channels if isinstance(channels, str) else getattr(channels, "__name__", "")
-    if isinstance(channels, str) or (rule not in RULES and _find(module, rule) is channels):
-        entry = f"{module}:{name}" if rule == "same" else f"{module}:{name}:{rule}"
+    if channels in (None, declaration(block).channels):  # it comes with the class
+        entry = f"{module}:{name}"
+    elif isinstance(channels, str) or (rule not in RULES and _find(module, rule) is channels):
+        entry = f"{module}:{name}:{rule}"
     else:
         entry = module
     others = [x for x in entries() if x != entry and not f"{x}:".startswith(f"{module}:{name}:")]
     os.environ[VARIABLE] = ",".join([*others, entry])
 
 
-def seek(names: Collection[str], register: Callable[..., None]) -> list[str]:
+def seek(names: Collection[str] | None, register: Callable[..., None]) -> list[str]:
     """Register the declared blocks that may have one of these names.
 
     Args:
-        names: Unknown names of modules in a model YAML.
+        names: Unknown names of modules or words of variants; None for all.
         register: Registers a block, as `yolo_coordbifpn.register`.
 
     Returns:
@@ -57,7 +61,7 @@ def seek(names: Collection[str], register: Callable[..., None]) -> list[str]:
     problems = []
     for entry in entries():
         name = entry.partition(":")[2].partition(":")[0]
-        if name and not any(x == name or x.endswith(f"_{name}") for x in names):
+        if name and not asks_for(names, name):
             continue
         problem = load(entry, register)
         if problem:
@@ -83,8 +87,9 @@ def load(entry: str, register: Callable[..., None]) -> str:
             if not hasattr(home, word):
                 there = [x for x, value in vars(home).items() if isinstance(value, type) and value.__module__ == module]
                 return f"{VARIABLE} names {entry}: {module} has no {word}; its classes are {', '.join(there) or 'none'}"
-        if name:
-            register(getattr(home, name), rule if rule in RULES else getattr(home, rule) if rule else "same")
+        declared = [x for x in vars(home).values() if is_declared(x) and x.__module__ == module]
+        for cls in [getattr(home, name)] if name else declared:
+            register(cls, rule if rule in RULES else getattr(home, rule) if rule else None)
     except Exception as error:  # of a user's module; the error of the model's row reports it
         return f"{VARIABLE} names {entry}: {type(error).__name__}: {error}"
     return ""

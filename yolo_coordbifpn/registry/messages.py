@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from ..blocks.declaration import declaration
 from ..errors import RowError
 from ..graph.rows import where
 from .table import BlockTable
@@ -19,22 +20,6 @@ _OWN = (
     "they can import the class. Put the class into a module on Python's path and name it: "
     "YOLO_COORDBIFPN_BLOCKS=my_package.blocks:{0}."
 )
-
-
-_ALIASES = {  # what the field's forks call our blocks, in lower case
-    "ca": "CoordAtt",
-    "coordattention": "CoordAtt",
-    "coordinateattention": "CoordAtt",
-    "bifpn": "BiFPN_Concat",
-    "concat_bifpn": "BiFPN_Concat",
-    "concatbifpn": "BiFPN_Concat",
-    "bifpn_concat2": "BiFPN_Concat",
-    "bifpn_concat3": "BiFPN_Concat",
-    "weightedconcat": "BiFPN_Concat",
-    "bifpn_add2": "BiFPN_Add",
-    "bifpn_add3": "BiFPN_Add",
-    "add_bifpn": "BiFPN_Add",
-}
 
 
 def explain_unknown(
@@ -55,7 +40,8 @@ def explain_unknown(
     """
     word = str(row[2]).lower()
     near = difflib.get_close_matches(word, [x.lower() for x in table.names], 1, 0.8)
-    name = _ALIASES.get(word) or next((x for x in table.names if [x.lower()] == near), None)
+    aliases = {x.lower(): block.__name__ for block in table for x in declaration(block).aliases}
+    name = aliases.get(word) or next((x for x in table.names if [x.lower()] == near), None)
     if name:
         raise RowError(f"{where(cfg, index, row)}: unknown module {row[2]}. Did you mean {name}?") from error
     if isinstance(row[2], str) and row[2] not in host:

@@ -7,11 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from .. import blocks
+from ..blocks.declaration import Channels
 from ..errors import RowError
 from ..graph.bottleneck import attend_inside
-from ..graph.rows import check_row, where
-from .channel_rules import Channels
+from ..graph.rows import KEY, check_row, where
+from ..graph.starts import wrap
 from .messages import explain_unknown, fail, signature, usage
+from .probe import origin, probe
 from .table import BlockTable
 
 
@@ -69,7 +72,10 @@ class RowBuilder:
         return {**cfg, "backbone": rows[:size], "head": rows[size:]}
 
     def finish(self, layers: nn.Sequential, cfg: dict[str, Any], host: Container[str]) -> nn.Sequential:
-        """Put the registered block of rows such as `C3k2_CoordAtt` into the stock layers that the host has built.
+        """Complete the layers that the host has built.
+
+        The registered block of rows such as `C3k2_CoordAtt` is put into the stock layer. The blocks that a
+        trained model has inside a `ReZero` are put inside one, see `graph.starts`.
 
         Args:
             layers: The model's layers, changed in place.
@@ -77,7 +83,7 @@ class RowBuilder:
             host: Names that the host's parser knows.
 
         Raises:
-            RowError: If a stock block has no bottleneck for the registered one.
+            RowError: If a stock block has no bottleneck for the registered one, or that fails on small feature maps.
         """
         for index, (name, block) in self._mentions(cfg, host).items():
             if name is None:
@@ -90,6 +96,8 @@ class RowBuilder:
             except ValueError as error:
                 raise RowError(f"{where(cfg, index, all_rows(cfg)[index])}: {error}") from error
             layer.np = sum(x.numel() for x in layer.parameters())
+        for path in (cfg.get(KEY) or {}).get("rezero", ()):
+            wrap(layers, path)
         return layers
 
     def _mentions(self, cfg: dict[str, Any], host: Container[str]) -> dict[int, tuple[str | None, type[nn.Module]]]:
@@ -118,7 +126,9 @@ class RowBuilder:
         """Build a block that follows a convolution of `c1` channels."""
         c2, args = self._table.rule(block)(c1, [])
         if c2 != c1:
-            raise RowError(f"{block.__name__} makes {c2} channels out of {c1}; inside a stock block it must keep them")
+            raise RowError(f"{origin(block)} makes {c2} channels out of {c1}; inside a stock block it must keep them")
+        if not _is_own(block):
+            probe(block, args, c1)
         return block(*args)
 
     def resolve(
@@ -138,7 +148,8 @@ class RowBuilder:
             Output channels of the layer, and the full arguments of the block.
 
         Raises:
-            RowError: If a block with several inputs is repeated, or the arguments are too many or too few.
+            RowError: If a block with several inputs is repeated, the arguments are too many or too few, or a block from
+                elsewhere fails on small feature maps.
         """
         repeats = all_rows(cfg)[index][1]
         if isinstance(source, list) and repeats != 1:
@@ -152,7 +163,9 @@ class RowBuilder:
             if takes is not None:
                 takes.bind(*full)
         except TypeError as error:
-            raise RowError(f"got {len(args)} arguments, which are too many or too few") from error
+            raise RowError(f"got {len(args)} arguments, which are too many or too few for {origin(block)}") from error
+        if isinstance(c1, int) and not _is_own(block):
+            probe(block, full, c1)
         return c2, full
 
     def explain(
@@ -182,6 +195,11 @@ class RowBuilder:
             fail(error, cfg, index, row, usage(block, stock, host))
         if isinstance(error, (KeyError, NameError)) and isinstance(row, (list, tuple)) and len(row) == 4:
             explain_unknown(error, cfg, index, row, self._table, host)
+
+
+def _is_own(block: type[nn.Module]) -> bool:
+    """Return whether a block is one of this package, which its tests run on small feature maps."""
+    return block.__module__.startswith(f"{blocks.__name__}.")
 
 
 def all_rows(cfg: dict[str, Any]) -> list[Any]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from ..blocks.declaration import ChannelRule, declaration, variant_of
 from ..graph.layers import parts
-from .channel_rules import RULES, ChannelRule
+from .channel_rules import RULES
 from .discovery import Discovery
 
 _CHOICES = f"{' or '.join(map(repr, RULES))} or a callable"
@@ -18,6 +19,7 @@ class BlockTable:
     """Blocks by name and by class, with the channel rule of each.
 
     Attributes:
+        variants: Blocks by their word in model names.
         discovery: The blocks that are not in the table yet.
     """
 
@@ -25,6 +27,7 @@ class BlockTable:
         """Start empty."""
         self._by_name: dict[str, type[nn.Module]] = {}
         self._rules: dict[type[nn.Module], ChannelRule] = {}
+        self.variants: dict[str, type[nn.Module]] = {}
         self.discovery = Discovery(lambda: self._by_name)
 
     def __contains__(self, block: object) -> bool:
@@ -45,34 +48,45 @@ class BlockTable:
             type(m) in self for m in model.modules()
         )
 
-    def check(self, block: type[nn.Module], channels: str | ChannelRule) -> ChannelRule:
+    def check(self, block: type[nn.Module], channels: str | ChannelRule | None = None) -> ChannelRule:
         """Check the arguments of `register` and return the rule, without adding anything.
 
         Raises:
             TypeError: If `block` is not a subclass of `torch.nn.Module`, or `channels` neither a string nor callable.
-            ValueError: If `channels` is an unknown string, or another block has this name.
+            ValueError: If `channels` is an unknown string, or another block has this name or this variant.
         """
         if not (isinstance(block, type) and issubclass(block, nn.Module)):
             raise TypeError(f"register() takes a subclass of torch.nn.Module, got {block!r}.")
-        if isinstance(channels, str):
-            if channels not in RULES:
-                raise ValueError(f"register(): channels must be {_CHOICES}, got {channels!r}.")
-            channels = RULES[channels]
-        elif not callable(channels):
-            raise TypeError(f"register(): channels must be {_CHOICES}, got {channels!r}.")
-        known = self._by_name.get(block.__name__)
-        if known is not None and known is not block:
-            raise ValueError(
-                f"a block named {block.__name__} is already registered: {known.__module__}.{known.__qualname__}. "
-                "Give yours another class name."
-            )
-        return channels
+        rule = declaration(block).channels if channels is None else channels
+        if isinstance(rule, str):
+            if rule not in RULES:
+                raise ValueError(f"register(): channels must be {_CHOICES}, got {rule!r}.")
+            rule = RULES[rule]
+        elif not callable(rule):
+            raise TypeError(f"register(): channels must be {_CHOICES}, got {rule!r}.")
+        variant = declaration(block).variant
+        for what, known in (("block named", self._by_name.get(block.__name__)), ("variant", self._owner(variant))):
+            if known is not None and known is not block:
+                name = block.__name__ if what == "block named" else variant
+                raise ValueError(
+                    f"a {what} {name} is already registered: {known.__module__}.{known.__qualname__}. "
+                    f"Give yours another {'class name' if what == 'block named' else 'word'}."
+                )
+        return rule
 
-    def add(self, block: type[nn.Module], channels: str | ChannelRule) -> None:
-        """Add a block under its class name, or replace its rule if it is in the table."""
+    def add(self, block: type[nn.Module], channels: str | ChannelRule | None = None) -> None:
+        """Add a block under its class name, or replace its rule if it is in the table.
+
+        Args:
+            block: The class.
+            channels: How many channels it outputs; by default what its declaration says, else "same".
+        """
         rule = self.check(block, channels)
         self._by_name[block.__name__] = block
         self._rules[block] = rule
+        variant = variant_of(block)
+        if variant and self.keeps_channels(block):
+            self.variants.setdefault(variant, block)
 
     def named(self, name: str) -> type[nn.Module] | None:
         """Return the block of a name, None if there is none."""
@@ -86,3 +100,17 @@ class BlockTable:
     def rule(self, block: type[nn.Module]) -> ChannelRule:
         """Return the channel rule of a registered block."""
         return self._rules[block]
+
+    def keeps_channels(self, block: type[nn.Module]) -> bool:
+        """Return whether a registered block outputs as many channels as it reads from one layer."""
+        try:
+            return self._rules[block] is not RULES["sum"] and self._rules[block](64, [])[0] == 64
+        except Exception:  # of a user's function, which may need arguments or several inputs
+            return False
+
+    def word(self, name: str) -> str:
+        """Return the word of a block in model names, by its class name or by that word itself."""
+        return next((word for word, block in self.variants.items() if name in (word, block.__name__)), name.lower())
+
+    def _owner(self, variant: str | None) -> type[nn.Module] | None:
+        return self.variants.get(variant) if variant else None

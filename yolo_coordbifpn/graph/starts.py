@@ -1,0 +1,102 @@
+"""How blocks start beside pretrained weights, carried from one model to another: by a gain, or inside a `ReZero`."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from ..blocks.gain import BlockWithGain
+from ..blocks.rezero import ReZero
+from .align import align
+from .layers import parts
+from .rows import KEY
+
+_OF_A_LAYER = ("i", "f", "type", "np")  # what the host's parser sets
+
+
+def has_neutral(block: nn.Module) -> bool:
+    """Return whether a block has a state in which it is the identity, which its method `neutral_()` sets."""
+    return callable(getattr(block, "neutral_", None))
+
+
+def with_rezero(block: nn.Module) -> ReZero:
+    """Put a block inside a `ReZero`, which gets what the host's parser has set on the block."""
+    wrapped = ReZero(block).train(block.training)
+    like = next(block.parameters(), None)
+    if like is not None:
+        wrapped.weight.data = wrapped.weight.data.to(like)
+    for name in (x for x in _OF_A_LAYER if hasattr(block, x)):
+        setattr(wrapped, name, getattr(block, name))
+    if hasattr(wrapped, "np"):
+        wrapped.np = sum(x.numel() for x in wrapped.parameters())  # type: ignore[assignment]
+    return wrapped
+
+
+def wrap(layers: nn.Module, path: str) -> None:
+    """Put the block at a path inside a `ReZero`, in place.
+
+    Args:
+        layers: The layers of a model.
+        path: Name of the block in them, such as `9` or `4.m.0.cv2.act.1`.
+    """
+    parent, _, name = path.rpartition(".")
+    setattr(layers.get_submodule(parent), name, with_rezero(layers.get_submodule(path)))
+
+
+def rezeros(layers: nn.Module) -> list[str]:
+    """Return the names of the `ReZero` modules in the layers of a model."""
+    return [name for name, m in layers.named_modules() if isinstance(m, ReZero)]
+
+
+def fold_rezeros(model: Any) -> None:
+    """For inference: replace each `ReZero` whose a is 0 by nothing, and one whose a is 1 by its block, in place."""
+    for path in rezeros(model.model):
+        m: Any = model.model.get_submodule(path)
+        if float(m.weight) in (0.0, 1.0):
+            kept: Any = m.block if float(m.weight) else nn.Identity()
+            for name in (x for x in _OF_A_LAYER if hasattr(m, x)):
+                setattr(kept, name, getattr(m, name))
+            parent, _, name = path.rpartition(".")
+            setattr(model.model.get_submodule(parent), name, kept)
+
+
+def wrap_as(source: Any, target: Any) -> None:
+    """Put the blocks of a model inside a `ReZero`, in place, that are so in the model whose weights it gets.
+
+    Args:
+        source: The model with the weights; it may have other layers.
+        target: The model that gets them.
+    """
+    if not isinstance(getattr(source, "model", None), nn.Sequential) or not rezeros(source.model):
+        return
+    old, new = list(source.model), list(target.model)
+    inner = [m.block if isinstance(m, ReZero) else m for m in old]
+    for j, i in enumerate(align(inner, [m.block if isinstance(m, ReZero) else m for m in new])):
+        for inside in rezeros(old[i]) if i is not None else ():
+            path = f"{j}.{inside}".removesuffix(".")
+            there = dict(target.model.named_modules()).get(path)
+            if type(there) is type(old[i].get_submodule(inside).block):  # type: ignore[index]
+                wrap(target.model, path)
+
+
+def adopt_starts(source: Any, target: Any) -> None:
+    """Copy the gains of the blocks to another model with the same layers, and write how they start into its YAML.
+
+    From the YAML the host rebuilds the model, in other processes and to resume a training. A gain is an argument of the
+    block's row; the blocks inside a `ReZero` are listed under the package's own key.
+    """
+    target.yaml = copy.deepcopy(target.yaml)  # the host keeps the dict that a user built the model from
+    rows = target.yaml["backbone"] + target.yaml["head"]
+    for row, old_layer, new_layer in zip(rows, source.model, target.model):
+        before = dict(old_layer.named_modules(remove_duplicate=False))
+        for name, new in new_layer.named_modules(remove_duplicate=False):
+            old = before.get(name)
+            if isinstance(new, BlockWithGain) and isinstance(old, BlockWithGain) and new.gain != old.gain:
+                new.gain = old.gain
+                if new in parts(new_layer):  # the row of a stock block cannot hold the gain of a block inside
+                    row[3] = new.row()
+    found = rezeros(target.model)
+    if found:
+        target.yaml[KEY] = {**target.yaml.get(KEY, {}), "rezero": found}
