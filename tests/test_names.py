@@ -165,7 +165,9 @@ def test_the_whole_message_of_an_unknown_module() -> None:
 
 def test_an_attention_that_nobody_knows() -> None:
     """`attention=` with an unknown name lists the registered blocks."""
-    with pytest.raises(GraftError, match="attention=ECA: no block of this name is known. Known are CoordAtt, CBAM, SE;"):
+    with pytest.raises(
+        GraftError, match="attention=ECA: no block of this name is known. Known are CoordAtt, CBAM, SE;"
+    ):
         graft("yolo11n.yaml", attention="ECA")
 
 

@@ -28,6 +28,7 @@ def run(options: dict[str, str]) -> int:
     from ..errors import HostError
     from ..patches.install import host_version, install, register, status
     from ..registry import environment
+    from ..registry.entry_points import found, load, package
 
     print(f"{'Python':20}{platform.python_version()}  {sys.executable}")
     print(f"{'yolo_coordbifpn':20}{yolo_coordbifpn.__version__}  {Path(yolo_coordbifpn.__file__).parent}")
@@ -53,6 +54,11 @@ def run(options: dict[str, str]) -> int:
     for entry in environment.entries():
         problem = environment.load(entry, register)
         print(f"{'block: ' + entry:26}{'registered' if not problem else 'NOT registered'}")
+        faults += [problem] if problem else []
+    for entry_point in found():
+        problem = load(entry_point, register)
+        state = "NOT registered" if problem else "registered"
+        print(f"{'block: ' + entry_point.name:26}{state}, of {package(entry_point)}")
         faults += [problem] if problem else []
     active, reason = _hook()
     print(f"{'start-up hook':26}{reason}")

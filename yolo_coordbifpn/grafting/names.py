@@ -72,18 +72,29 @@ def split(name: str) -> tuple[str, Variant] | None:
     return f"{stock}.yaml", variant
 
 
-def _discover(words: Collection[str]) -> None:
-    """Register the blocks that words of a name ask for; a word that no stock model has may be that of any block."""
+def missed_blocks(name: str) -> list[str]:
+    """Say why blocks that the words of a file name may ask for could not be registered; nothing for a usual name."""
+    return _discover(name.removesuffix(".yaml").split("-")[1:])
+
+
+def _discover(words: Collection[str]) -> list[str]:
+    """Register the blocks that words of a name ask for; a word that no stock model has may be that of any block.
+
+    Returns:
+        Why blocks could not be registered, if a word is still unknown.
+    """
 
     def unknown() -> list[str]:
         return [x for x in words if x not in TABLE.variants and x not in _NECKS and x not in _stock_words()]
 
-    if unknown():
-        TABLE.discovery.find(unknown())
-    if unknown():
-        missed = TABLE.discovery.missed
-        TABLE.discovery.find_all()
-        TABLE.discovery.missed = list(dict.fromkeys([*missed, *TABLE.discovery.missed]))
+    if not unknown():
+        return []
+    TABLE.discovery.find(unknown())
+    missed = TABLE.discovery.missed
+    if not unknown():
+        return []
+    TABLE.discovery.find_all()
+    return list(dict.fromkeys([*missed, *TABLE.discovery.missed])) if unknown() else []
 
 
 @functools.cache

@@ -45,6 +45,18 @@ def attend_inside(layer: nn.Module, attention: Callable[[int], nn.Module]) -> in
     return len(convolutions)
 
 
+def attended_channels(layer: nn.Module, name: str) -> int:
+    """Return the channels of a block that `attend_inside` has inserted, 0 if another has.
+
+    Args:
+        layer: A layer of the host.
+        name: Name of the block in it.
+    """
+    unit, _, end = name.rpartition("act.")
+    conv = getattr(layer.get_submodule(unit.removesuffix(".")), "conv", None) if end == "1" else None
+    return conv.out_channels if isinstance(conv, nn.Conv2d) else 0
+
+
 def _is_spatial(m: Any) -> bool:
     conv = getattr(m, "conv", None)
     return isinstance(conv, nn.Conv2d) and max(conv.kernel_size) > 1 and isinstance(getattr(m, "act", None), nn.Module)

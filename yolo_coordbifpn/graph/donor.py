@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from .bottleneck import attended_channels
 from .channels import Channels, Reader
 from .layers import class_name, parts
 from .pairs import Pairs
-from .starts import wrap
+from .starts import is_identity, wrap
 
 
 def initial_layers(pairs: Pairs) -> list[nn.Module]:
@@ -94,8 +95,10 @@ def _neutral(layer: nn.Module, names: Sequence[str]) -> nn.Module:
             start: Any = getattr(block, "neutral_", None)
             if start is not None:
                 start()
-            elif name:
-                wrap(layer, name)
+            elif name and attended_channels(layer, name):
+                features = next(layer.parameters()).new_zeros(1, attended_channels(layer, name), 5, 4)
+                if not is_identity(layer.get_submodule(name), features):
+                    wrap(layer, name)
     return layer
 
 

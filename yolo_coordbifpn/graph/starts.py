@@ -5,20 +5,26 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..blocks.gain import BlockWithGain
 from ..blocks.rezero import ReZero
 from .align import align
-from .layers import parts
+from .layers import parts, quietly
 from .rows import KEY
 
 _OF_A_LAYER = ("i", "f", "type", "np")  # what the host's parser sets
 
 
-def has_neutral(block: nn.Module) -> bool:
-    """Return whether a block has a state in which it is the identity, which its method `neutral_()` sets."""
-    return callable(getattr(block, "neutral_", None))
+def is_identity(block: nn.Module, like: Tensor) -> bool:
+    """Return whether a block outputs random values unchanged, in features of the shape of others, in eval mode.
+
+    Such a block must not be put inside a `ReZero`: with a = 0 neither would ever get a gradient.
+    """
+    probe = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
+    out = quietly(block, lambda: block(probe))
+    return isinstance(out, Tensor) and out.shape == probe.shape and torch.allclose(out, probe, rtol=1e-5, atol=1e-6)
 
 
 def with_rezero(block: nn.Module) -> ReZero:
@@ -54,8 +60,9 @@ def fold_rezeros(model: Any) -> None:
     """For inference: replace each `ReZero` whose a is 0 by nothing, and one whose a is 1 by its block, in place."""
     for path in rezeros(model.model):
         m: Any = model.model.get_submodule(path)
-        if float(m.weight) in (0.0, 1.0):
-            kept: Any = m.block if float(m.weight) else nn.Identity()
+        a = float(m.weight.detach())
+        if a in (0.0, 1.0):
+            kept: Any = m.block if a else nn.Identity()
             for name in (x for x in _OF_A_LAYER if hasattr(m, x)):
                 setattr(kept, name, getattr(m, name))
             parent, _, name = path.rpartition(".")

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import WeightsError
+from .bottleneck import attended_channels
 from .channels import Walk
 from .donor import donor_layers, donor_model, initial_layers, widen
 from .layers import CannotRun, class_name, extras, pixels, quietly, reads, running, shapes
@@ -58,7 +59,7 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
         donor_model(source, donated),
         pairs,
         widened,
-        problems=list(dict.fromkeys([*walk.problems, *in_groups])),
+        problems=list(dict.fromkeys([*walk.problems, *_not_neutral(pairs), *in_groups])),
         heads_read=_heads_read(pairs, walk),
         extras=([given[pairs.partners.index(i)] if i in pairs.partners else () for i in range(len(pairs.old))], given),
     )
@@ -77,6 +78,16 @@ def follow(target: nn.Module, pairs: Pairs, layers: Sequence[nn.Module]) -> tupl
         walk = Walk(pairs, layers)
         walk.problems.append(f"the layers cannot be run one by one ({error})")
     return walk, given
+
+
+def _not_neutral(pairs: Pairs) -> list[str]:
+    """Name the new blocks that somebody's layer has inside, and that have no state in which they are the identity."""
+    blocks = [(j, name, pairs.new[j].get_submodule(name)) for j, names in pairs.inside.items() for name in names]
+    return [
+        f"{class_name(block)} inside layer {j} ({class_name(pairs.new[j])}) does not start as the identity"
+        for j, name, block in blocks
+        if not hasattr(block, "neutral_") and not attended_channels(pairs.new[j], name)
+    ]
 
 
 def _heads_read(pairs: Pairs, walk: Walk) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from ..errors import GraftError, HostError
-from ..grafting.names import canonical, fingerprint, folder, split, stock, suggestion, unscaled
+from ..grafting.names import canonical, fingerprint, folder, missed_blocks, split, stock, suggestion, unscaled
 from ..grafting.variant import Variant
 from .replacement import Undo, is_replaced, replace
 
@@ -88,6 +88,7 @@ def patch_names(host: ModuleType, version: str, graft_text: Callable[[Path, Vari
             hint = suggestion(str(path), host)
             if variant is not None and hint:
                 hint = f"This Ultralytics ({version}) has no {variant[0]}. {hint}"
+            hint = " ".join(x for x in (hint, *(f"{x}." for x in missed_blocks(path.name))) if x)
             if not hint:
                 raise
             raise FileNotFoundError(f"{error}. {hint}") from error

@@ -27,12 +27,12 @@ def seek(names: Collection[str] | None, register: Callable[[Any], None]) -> list
     Returns:
         Why some of them could not be registered; each sentence names the block and its package.
     """
-    found: dict[str, dict[str, EntryPoint]] = {}
-    for entry in entry_points(group=GROUP):
+    by_name: dict[str, dict[str, EntryPoint]] = {}
+    for entry in found():
         if asks_for(names, entry.name):
-            found.setdefault(entry.name, {})[entry.value] = entry
+            by_name.setdefault(entry.name, {})[entry.value] = entry
     problems = []
-    for name, entries in found.items():
+    for name, entries in by_name.items():
         if len(entries) > 1:
             packages = " and ".join(sorted(f"{package(x)} ({x.value})" for x in entries.values()))
             problems.append(f"{name} is a block of {packages}: uninstall one of them")
@@ -40,6 +40,11 @@ def seek(names: Collection[str] | None, register: Callable[[Any], None]) -> list
         problem = load(next(iter(entries.values())), register)
         problems += [problem] if problem else []
     return problems
+
+
+def found() -> list[EntryPoint]:
+    """Return the entry points of all installed packages."""
+    return list(entry_points(group=GROUP))
 
 
 def load(entry: EntryPoint, register: Callable[[Any], None]) -> str:
