@@ -37,8 +37,9 @@ from export_run import NOT_FOR_IT, compare
 from markdown_table import markdown
 from torch import Tensor, nn
 
-from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt
+from yolo_coordbifpn.blocks.rezero import ReZero
 from yolo_coordbifpn.commands import UsageError, parse, whole_number
+from yolo_coordbifpn.registry import TABLE
 
 OPTIONS = {
     "models": "yolo11n",
@@ -118,23 +119,24 @@ def build(name: str, weights: str, project: Path) -> Path:
 
 
 def unsettle(model: nn.Module, seed: int = 0) -> None:
-    """Move our blocks away from the identity, in place: gates, fusion weights, gains, and columns of added edges."""
+    """Move the blocks away from the identity, in place: their weights and gains, and columns of added edges."""
     random = torch.Generator().manual_seed(seed)
 
     def noise(tensor: Tensor, spread: float) -> Tensor:
         return spread * torch.randn(tensor.shape, generator=random)
 
-    blocks = [m for m in model.modules() if isinstance(m, (CoordAtt, BiFPN_Add, BiFPN_Concat))]
+    blocks: list[Any] = [m for m in model.modules() if type(m) in TABLE]
     for block in blocks:
-        if isinstance(block, CoordAtt):
-            norm: Any = block.bn1
+        for p in block.parameters():
+            p.data += 0.3 * torch.rand(p.shape, generator=random) if p.ndim == 1 else noise(p, p[0].numel() ** -0.5)
+        norms: list[Any] = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+        for norm in norms:
             norm.running_mean.copy_(noise(norm.running_mean, 0.1))
             norm.running_var.copy_(1 + noise(norm.running_var, 0.1).abs())
-            for conv in (block.conv_h, block.conv_w):
-                conv.weight.data.copy_(noise(conv.weight, 0.3))
-        else:
-            block.weight.data += 0.3 * torch.rand(block.weight.shape, generator=random)
-        block.gain *= 1.05
+        if hasattr(block, "gain"):
+            block.gain *= 1.05
+    for m in (m for m in model.modules() if isinstance(m, ReZero)):
+        m.weight.data += 0.5
     for conv in [m for m in model.modules() if blocks and isinstance(m, nn.Conv2d) and m.groups == 1]:
         weight = conv.weight.data
         new = weight.flatten(2).abs().amax((0, 2)) == 0  # columns of the added edges start as zeros

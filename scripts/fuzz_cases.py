@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +14,21 @@ from hypothesis import strategies as st
 from yolo_coordbifpn import install
 from yolo_coordbifpn.graph.rows import flow
 from yolo_coordbifpn.registry import TABLE
+from yolo_coordbifpn.registry.shipped import declared
 
 install()
-TABLE.discovery.find(["SE", "CBAM"])  # registered when they are first named
-NAMES = [block.__name__ for block in TABLE]
-RIGHT: dict[str, list[list[Any]]] = {  # arguments
-    "CoordAtt": [[], [32], [16], [8, 4.0]],
-    "BiFPN_Concat": [[1], [], [1, 1e-4], [1, 1e-4, 2.0]],
-    "BiFPN_Add": [[], [1e-4], [1e-4, 2.0]],
-    "SeparableConv": [[]],
-    "SE": [[], [16], [4, 2.0]],
-    "CBAM": [[], [7], [3, 4.0]],
-}
+
+
+def defaults(block: type) -> list[Any]:
+    """Return the default arguments of a block, without its channels."""
+    return [x.default for x in inspect.signature(block).parameters.values() if x.default is not x.empty]
+
+
+TABLE.discovery.find_all()  # also those that are registered when they are first named
+NAMES = [block.__name__ for block in declared()]
+FUSIONS = [block.__name__ for block in declared() if hasattr(block, "normalized_weights")]  # read several layers
+RIGHT = {block.__name__: [[*defaults(block)[:n]] for n in range(len(defaults(block)) + 1)] for block in declared()}
+VARIANTS = [*TABLE.variants]
 INSIDE = [f"{stock}_{name}" for stock in ("C3k2", "C2f", "C3", "Conv", "Nothing") for name in NAMES]
 NEARLY = ["coordatt", "CoordAttn", "CoordAtt ", "BiFPN", "BiFPN_concat", "BiFPN_Sum", "Separable", "_CoordAtt", "se"]
 OTHERS = ["Concat", "Conv", "nn.Identity", "C3k2", "SPPF", "Foo", "nn.Foo", ""]
@@ -157,7 +161,7 @@ def options(draw: Any, wrong: st.SearchStrategy[Any]) -> dict[str, Any]:
         "coordatt": st.sampled_from(places),
         "bifpn": st.sampled_from(["concat", "add", "none"]),
         "neck": st.sampled_from(["pan", "pan", "fpn"]),
-        "attention": st.sampled_from(["CoordAtt", "SE", "CBAM", *NAMES, "Conv", "Nothing"]),
+        "attention": st.sampled_from([*VARIANTS, *VARIANTS, *NAMES, "Conv", "Nothing"]),
         "edge": st.booleans(),
         "repeats": st.integers(1, 3),
         "width": st.sampled_from([8, 64, 256]),
@@ -195,7 +199,7 @@ def own_row(draw: Any, index: int, source: Any) -> Any:
     name = draw(st.sampled_from(NAMES))
     earlier = st.integers(0, index - 1) if index else st.just(-1)
     sources: st.SearchStrategy[Any] = st.one_of(st.just(-1), st.just(-1), earlier)
-    if name.startswith("BiFPN"):
+    if name in FUSIONS:
         sources = st.lists(st.one_of(st.just(-1), earlier), min_size=2, max_size=3)
         sources = st.one_of(st.just(source), sources) if isinstance(source, list) else sources
     row = [draw(sources), 1, name, copy.deepcopy(draw(st.sampled_from(RIGHT[name])))]

@@ -9,6 +9,7 @@ names. The numbers come from scripts/results and model_yamls/*.csv, which other 
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -22,9 +23,13 @@ import check_modes
 import compare_starts
 import fuzz_report
 import int8_map
+import zoo
 from benchmark_report import case_table
 from csv_rows import read
 from markdown_table import change, markdown
+
+from yolo_coordbifpn.blocks.declaration import declaration
+from yolo_coordbifpn.registry.shipped import declared
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, YAMLS = ROOT / "scripts" / "results", ROOT / "model_yamls"
@@ -48,6 +53,7 @@ VERSIONS = {  # file and column of the versions that a measurement used
     "modes": ("modes.csv", "versions"),
     "exports": ("exports.csv", "versions"),
     "int8": ("int8_map.csv", "setting"),
+    "zoo": ("zoo.csv", "versions"),
 }
 VARIANTS = {  # of the front page
     "coordatt": "`CoordAtt` before SPPF, at the end of the backbone",
@@ -163,6 +169,19 @@ def forks() -> str:
     return markdown(["repository", "commit", "how", "what was tried", "what it needs for itself"], rows)
 
 
+def blocks() -> str:
+    """Write the blocks of the package: the row of each and what it does, from its docstring, and its paper."""
+    rows = []
+    for cls in declared():
+        first, _, rest = inspect.getdoc(cls).partition("\n")  # type: ignore[union-attr]
+        row = re.search(rf"`(\[[^`]*, {cls.__name__}, [^`]*)`", f"{first}\n{rest}")
+        what = re.sub(r" Row of a model YAML:.*", "", first).rstrip(".")
+        paper = declaration(cls).paper
+        link = f"[arXiv {paper}](https://arxiv.org/abs/{paper})"
+        rows.append((f"`{row[1]}`" if row else cls.__name__, what, link))
+    return markdown(["row", "what it does", "source"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "variants": variants,
     "variant-sizes": variant_sizes,
@@ -185,6 +204,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "exports-heads": partial(exports, "yolov8n", "yolov8n-seg", "yolov8n-pose", "yolo26n"),
     "int8": lambda: int8_map.table(read(RESULTS / "int8_map.csv"), [STOCK, OURS]),
     "starts": lambda: compare_starts.table(read(RESULTS / "compare_starts.csv")),
+    "blocks": blocks,
+    "zoo": lambda: zoo.table(read(RESULTS / "zoo.csv")),
     "fuzz": lambda: fuzz_report.table(read(RESULTS / "fuzz.csv")),
 }
 

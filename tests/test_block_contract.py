@@ -16,8 +16,9 @@ from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
 from yolo_coordbifpn.registry import TABLE
+from yolo_coordbifpn.registry.shipped import declared
 
-NAMES = [*TABLE.names, "SE", "CBAM"]  # the last two are registered when they are first named
+NAMES = [block.__name__ for block in declared()]
 SIZES = [(1, 1), (1, 7), (7, 1), (5, 3), (6, 4)]
 MODES = pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 

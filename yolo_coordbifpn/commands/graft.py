@@ -10,7 +10,7 @@ coordatt=   P2...P5: the end of that stage of the backbone (P5: before SPPF); de
 bifpn=      concat: weight every concatenation of the neck; add: the neck of the BiFPN paper, weighted sums at one width
             with a separable convolution after each; none; default concat
 neck=       pan: keep all paths of the neck; fpn: keep its top-down path alone; default pan
-attention=  CoordAtt, or CBAM or SE to compare with it; default CoordAtt
+attention=  CoordAtt, CBAM, SE, an attention of timm such as timm_eca, or your own block; default CoordAtt
 edge=       True or False: give the middle levels the same-level edge of BiFPN; default True
 repeats=    how many times the layer of bifpn=add is repeated; default 3
 width=      channels of all levels of bifpn=add, before the model's width multiple; default 256

@@ -6,7 +6,7 @@
 model=      a checkpoint
 coordatt=   where to put the attention, see `yolo-coordbifpn graft --help`; default deepest
 bifpn=      concat: weight every concatenation of the neck, and add the same-level edge; none; default concat
-attention=  CoordAtt, or CBAM or SE to compare with it; default CoordAtt
+attention=  CoordAtt, CBAM, SE, an attention of timm such as timm_eca, or your own block; default CoordAtt
 save=       file to write; default the checkpoint's name followed by the variant's, in its folder
 
 An existing file is not overwritten. Then: yolo train model=best-coordatt-bifpn.pt data=my.yaml
