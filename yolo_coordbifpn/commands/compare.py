@@ -6,7 +6,10 @@
 models=     model YAMLs, checkpoints and names without .yaml, with commas between; the first is the baseline
 variants=   for names without .yaml: what to train besides the stock model; default coordatt,bifpn,coordatt-bifpn
 labels=     names of the models in tables, with commas between; default the file's name, for a checkpoint its run's
-seeds=      whole numbers and ranges such as 0-4,7; every model is trained with each; default 0,1,2
+seeds=      whole numbers and ranges such as 0-4,7; every model is trained with each; default 0,1,2,
+            with budget= 0-9
+budget=     a time such as 2h, 90m or 1h30m, which makes it a race: one seed for all models, then the next, and from the
+            third seed on, variants that the results show not to be the best get no more seeds; default none
 devices=    cpu, or GPUs such as 0,1,2,3; one run at a time on each, cpu,cpu for two at a time; default 0, else cpu;
             with engine=ray: cpu or gpu, one for each run
 engine=     local, or ray for a cluster that shares the folder (pip install 'yolo_coordbifpn[ray]'); default local
@@ -32,7 +35,8 @@ OPTIONS = {
     "models": "",
     "variants": "",
     "labels": "",
-    "seeds": "0,1,2",
+    "seeds": "",
+    "budget": "",
     "devices": "",
     "engine": "local",
     "dry": "False",
@@ -42,6 +46,7 @@ OPTIONS = {
 }
 OWN = {"model", "seed", "device", "resume", "exist_ok", "save", "mode", "task", "save_dir"}  # set by the comparison
 VARIANTS = "coordatt,bifpn,coordatt-bifpn"
+SEEDS, RACE_SEEDS = "0,1,2", "0-9"  # by default; in a race they are an upper bound
 SUFFIXES = (".yaml", ".yml", ".pt")  # of a model
 
 
@@ -76,10 +81,11 @@ def _compare(options: dict[str, str], given: dict[str, str], dry: bool) -> int:
     from ..compare.preview import preview
     from ..compare.session import compare
 
-    models, seeds = _models(options), _seeds(options["seeds"])
+    models, budget = _models(options), _budget(options["budget"])
+    seeds = _seeds(options["seeds"] or (SEEDS if budget is None else RACE_SEEDS))
     folder = (Path(options["project"] or "runs/compare").expanduser() / (options["name"] or "compare")).absolute()
     train, problems = train_arguments(given)
-    plan = Plan(folder, models, _labels(options["labels"], models, folder), seeds, train)
+    plan = Plan(folder, models, _labels(options["labels"], models, folder), seeds, train, budget)
     try:
         devices = read_devices(options["devices"], options["engine"])
     except CompareError as error:
@@ -137,6 +143,17 @@ def _seeds(text: str) -> tuple[int, ...]:
             raise UsageError(f"seeds= must be different whole numbers or ranges such as 0,1,2 or 0-4, got {text!r}.")
         seeds += found
     return tuple(seeds)
+
+
+def _budget(text: str) -> int | None:
+    """Read a time as minutes; None if there is none."""
+    if not text:
+        return None
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?", text.strip())
+    minutes = 60 * int(match[1] or 0) + int(match[2] or 0) if match else 0
+    if not minutes:
+        raise UsageError(f"budget= must be a time such as 2h, 90m or 1h30m, got {text!r}.")
+    return minutes
 
 
 def _words(text: str) -> list[str]:

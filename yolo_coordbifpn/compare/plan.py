@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class Plan:
         labels: Names of the models in tables, plots and folders.
         seeds: Seeds; every model is trained with each.
         train: Arguments of the host's `train`, the same for all runs.
+        budget: Minutes for all runs together, which makes the comparison a race; None for no limit.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Plan:
     labels: tuple[str, ...]
     seeds: tuple[int, ...]
     train: dict[str, Any]
+    budget: int | None = None
 
     @property
     def runs(self) -> list[Run]:
@@ -67,9 +70,18 @@ class Plan:
         """Return the results of one model, in the order of the seeds."""
         return [x for x in self.results if x["model"] == label]
 
-    def values(self, label: str, metric: str) -> dict[int, float]:
-        """Return a metric of one model by seed."""
-        return {x["seed"]: x["metrics"][metric] for x in self.results_of(label)}
+    def scores(self, metric: str) -> dict[str, dict[int, float]]:
+        """Return a metric by model and seed, for all models in their order."""
+        found: dict[str, dict[int, float]] = {label: {} for label in self.labels}
+        for result in self.results:
+            found[result["model"]][result["seed"]] = result["metrics"][metric]
+        return found
+
+    @property
+    def seed_counts(self) -> str:
+        """Return how many seeds the models with results have: `3`, or `3 to 8` if they differ."""
+        counts = Counter(x["model"] for x in self.results).values()
+        return str(min(counts)) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
 
     @property
     def stored(self) -> dict[str, Any] | None:
@@ -80,13 +92,13 @@ class Plan:
     @property
     def content(self) -> dict[str, Any]:
         """Return what is stored of this plan."""
-        parts = {"models": self.models, "labels": self.labels, "seeds": self.seeds, "train": self.train}
+        parts = {key: getattr(self, key) for key in ("models", "labels", "seeds", "train", "budget")}
         return json.loads(json.dumps(parts))
 
     def check(self) -> None:
         """Check that the plan can be carried out in its folder; write nothing.
 
-        A stored plan may grow by models and seeds.
+        A stored plan may grow by models and seeds, and its budget may change.
 
         Raises:
             CompareError: If the folder cannot be written to, or holds something else or another plan; the message names
@@ -133,7 +145,7 @@ class Plan:
         """Read the plan of a folder."""
         content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         models, labels, seeds = (tuple(content[x]) for x in ("models", "labels", "seeds"))
-        return cls(folder, models, labels, seeds, content["train"])
+        return cls(folder, models, labels, seeds, content["train"], content["budget"])
 
     def write_rows(self) -> None:
         """Write `runs.csv`: one row for each finished run."""

@@ -49,7 +49,7 @@ def curves(plan: Plan, metric: str) -> Path | None:
     axes.set_ylim(0, min(axes.get_ylim()[1], 1))
     axes.grid(alpha=0.25)
     _legend(figure, plan)
-    axes.set_title(f"Mean and 95 % interval over {len(plan.seeds)} seeds", fontsize=10)
+    axes.set_title(f"Mean and 95 % interval over {plan.seed_counts} seeds", fontsize=10)
     return _save(figure, plan.folder / "curves.png")
 
 
@@ -66,10 +66,11 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
         return None
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
+    scores = plan.scores(metric)
     for k, label in enumerate(plan.labels):
         if label not in times:
             continue
-        found = interval(list(plan.values(label, metric).values()))
+        found = interval(list(scores[label].values()))
         time = times[label]
         axes.errorbar(
             time["median"],

@@ -93,4 +93,8 @@ def _lines(plan: Plan, models: Sequence[BuiltModel], seconds: dict[str, float], 
     items = {x.label: x.items for x in models}
     lines += unequal_starts(dict(zip(plan.labels, plan.models)), items, plan.train.get("pretrained"))
     todo = sum(run.result is None for run in plan.runs)
-    return [*lines, f"{todo} runs to train ({len(plan.models)} models x {len(plan.seeds)} seeds): {estimate}"]
+    most = "" if plan.budget is None else "at most "
+    lines.append(f"{most}{todo} runs to train ({len(plan.models)} models x {len(plan.seeds)} seeds): {estimate}")
+    if plan.budget is not None:
+        lines.append(f"budget: no run is started after {plan.budget} min, earlier sessions included")
+    return lines

@@ -9,10 +9,13 @@ from typing import Any
 
 from ..files import write
 from .formats import Report, html, latex, markdown
+from .leaderboard import leaderboard_table
 from .metrics import main_metric, short_name
-from .plan import Plan
+from .plan import Plan, Run
 from .plots import curves, pareto
-from .statistics import LEAST_SEEDS, difference, verdict
+from .race import race_of
+from .simultaneous import differences
+from .statistics import LEAST_SEEDS, verdict
 from .summary import summary
 from .tables import bounds, class_table, difference_table, results_table, size_table
 from .transfers import unequal_starts
@@ -45,9 +48,15 @@ def build_report(plan: Plan, latency: dict[str, Any]) -> Report:
         latency: Contents of `latency.json`, or an empty dict.
     """
     name = short_name(main_metric(plan))
-    tables = [results_table(plan, latency), difference_table(plan), size_table(plan), class_table(plan)]
+    tables = [
+        leaderboard_table(plan, latency),
+        results_table(plan, latency),
+        difference_table(plan),
+        size_table(plan),
+        class_table(plan),
+    ]
     return Report(
-        title=f"{name} of {len(plan.labels)} models, {len(plan.seeds)} seeds",
+        title=f"{name} of {len(plan.labels)} models, {plan.seed_counts} seeds",
         findings=_findings(plan),
         notes=_notes(plan, latency),
         tables=[x for x in tables if x is not None],
@@ -57,23 +66,41 @@ def build_report(plan: Plan, latency: dict[str, Any]) -> Report:
 def _findings(plan: Plan) -> list[str]:
     """Say what is missing, which starts are unequal, and whether each model is better than the first."""
     metric = main_metric(plan)
-    base, *others = plan.labels
+    base = plan.labels[0]
     findings = []
-    missing = [f"{x.label} seed {x.seed}" for x in plan.runs if x.result is None]
+    missing = [x for x in plan.runs if x.result is None]
+    if plan.budget is not None:
+        findings.append(_race(plan, missing))
+        missing = [x for x in missing if x.folder.exists()]  # the others were not started
     if missing:
-        finished = len(plan.runs) - len(missing)
-        findings.append(f"INCOMPLETE: {finished} of {len(plan.runs)} runs are finished. Missing: {', '.join(missing)}.")
+        names = ", ".join(f"{x.label} seed {x.seed}" for x in missing)
+        findings.append(f"INCOMPLETE: {len(plan.results)} of {len(plan.runs)} runs are finished. Missing: {names}.")
     elif len(plan.seeds) < LEAST_SEEDS:
         findings.append("Fewer than three seeds: intervals are wide or missing. Give seeds=0,1,2 or more.")
     items = {x["model"]: x["items"] for x in plan.results}
     findings += unequal_starts(dict(zip(plan.labels, plan.models)), items, plan.train.get("pretrained"))
-    for label in others:
-        found = difference(plan.values(label, metric), plan.values(base, metric))
-        if found.count:
-            over = f" ({bounds(found)}) over {found.count} seeds" if found.count > 1 else ""
-            change = f"{short_name(metric)} differs by {found.mean:+.4f}{over}"
-            findings.append(f"{label} against {base}: {verdict(found)}; {change}.")
+    for label, found in differences(plan.scores(metric)).items():
+        over = f" ({bounds(found)}) over {found.count} seeds" if found.count > 1 else ""
+        change = f"{short_name(metric)} differs by {found.mean:+.4f}{over}"
+        findings.append(f"{label} against {base}: {verdict(found)}; {change}.")
     return findings
+
+
+def _race(plan: Plan, missing: list[Run]) -> str:
+    """Say which variants a race dropped, and why it ended."""
+    state = race_of(plan)
+    dropped = ", ".join(f"{x.label} {x}" for x in state.drops) or "none"
+    seeds = dict.fromkeys(str(x.seed) for x in missing if x.label in (plan.labels[0], *state.racing))
+    if state.won:
+        end = "one variant is left"
+    elif seeds:
+        end = f"the budget does not cover seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+    else:
+        end = "all seeds are trained"
+    return (
+        f"Race with a budget of {plan.budget} min: {len(plan.results)} of at most {len(plan.runs)} runs. Dropped: "
+        f"{dropped}. End: {end}."
+    )
 
 
 def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
