@@ -129,6 +129,20 @@ def test_who_is_dropped_and_when() -> None:
     assert race(scores(bad=3), SEEDS, 5) == found  # results after its last seed do not matter
 
 
+def test_how_often_an_equal_variant_is_dropped() -> None:
+    """Eight looks at ten seeds drop one of five equal variants in about 15 % of the races, as the module says."""
+    races = [race(x, range(10), 10) for x in layouts(300, 6, 10)]
+    assert 0.1 <= sum("1" in [x.label for x in r.drops] for r in races) / len(races) <= 0.2
+
+
+def test_nothing_is_dropped_without_a_variance() -> None:
+    """Equal differences at every seed, or a metric that is not a number, are no evidence."""
+    equal = {x: dict.fromkeys(SEEDS, GAINS[x]) for x in LABELS}
+    assert race(equal, SEEDS, 5) == (["good", "close", "bad"], [])
+    broken = {**scores(), "close": dict.fromkeys(SEEDS, math.nan)}
+    assert race(broken, SEEDS, 5) == (["good", "close", "bad"], [])
+
+
 def test_an_incomplete_round_decides_nothing() -> None:
     """While a model lacks the third seed, nothing is dropped, whichever model it is."""
     for label in LABELS:
@@ -230,9 +244,15 @@ def test_a_failing_variant_does_not_stop_a_race(tmp_path: Path) -> None:
 
 
 def test_a_race_ends_with_the_first_model(tmp_path: Path) -> None:
-    """If a run of the first model fails, no further round is started: it could not be compared."""
-    started, _ = carry_out(planned(tmp_path / "x", 1000), FakeClock(), lambda run: run.label == "base")
+    """If a run of the first model fails, no further round is started, since nothing could be compared with it."""
+    plan = planned(tmp_path / "x", 1000)
+    started, _ = carry_out(plan, FakeClock(), lambda run: run.label == "base")
     assert started == [f"{x} 4" for x in LABELS]
+    (plan.folder / "runs" / "base-seed4").mkdir()
+    write_report(plan)
+    text = (plan.folder / "report.md").read_text(encoding="utf-8")
+    assert "End: a run of base has no result." in text
+    assert "Missing: base seed 4." in text
 
 
 def test_the_time_of_all_sessions_counts(tmp_path: Path) -> None:

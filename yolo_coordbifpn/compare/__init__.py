@@ -20,7 +20,11 @@ object_sizes.py AP of small, medium and large objects
 latency.py      latency of the fused models
 metrics.py      the metric that decides, and short names
 statistics.py   intervals and paired differences
+simultaneous.py intervals adjusted for the number of variants: against the first model, and against the best
+race.py         which variants a race drops
+rounds.py       rounds of a race, and its budget
 report.py       findings and notes
+leaderboard.py  models by rank
 tables.py       tables of the report
 summary.py      summary.csv
 plots.py        metric by epoch, metric against latency

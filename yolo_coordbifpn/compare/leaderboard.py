@@ -15,31 +15,33 @@ from .tables import bounds, latency_cell, parameters_cell, simultaneous_note
 
 
 def ranking(plan: Plan, found: Mapping[str, Interval]) -> list[str]:
-    """Return the models with results, the best first.
+    """Return the first model and those that share a seed with it, sorted with the best first.
 
-    They are sorted by their difference from the first model, which is paired by seed: after a race the means are over
-    different seeds.
+    They are sorted by the difference from the first model, which is paired by seed. After a race, the means are over
+    different seeds and could not be compared.
 
     Args:
         plan: The plan.
         found: Differences of the main metric, see `differences`.
     """
+    if not found:
+        return []
     gain = {plan.labels[0]: 0.0, **{label: x.mean for label, x in found.items()}}
     return sorted(gain, key=gain.__getitem__, reverse=True)
 
 
 def leaderboard_table(plan: Plan, latency: dict[str, Any]) -> Table | None:
-    """Make the table of all models by rank; None for fewer than three models.
+    """Make the table of the models by rank; None for fewer than three models, or if none shares a seed with the first.
 
     Args:
         plan: A plan with at least one result.
         latency: Contents of `latency.json`, or an empty dict.
     """
-    if len(plan.labels) < 3:
-        return None
     metric, base = main_metric(plan), plan.labels[0]
     scores = plan.scores(metric)
     found = differences(scores)
+    if len(plan.labels) < 3 or not found:
+        return None
     drops = {x.label: str(x) for x in race_of(plan).drops}
     header = ["model", "rank", "seeds", short_name(metric), f"difference from {base}", "95 % interval"]
     table = Table(

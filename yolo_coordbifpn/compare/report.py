@@ -91,7 +91,9 @@ def _race(plan: Plan, missing: list[Run]) -> str:
     state = race_of(plan)
     dropped = ", ".join(f"{x.label} {x}" for x in state.drops) or "none"
     seeds = dict.fromkeys(str(x.seed) for x in missing if x.label in (plan.labels[0], *state.racing))
-    if state.won:
+    if any(x.label == plan.labels[0] and x.folder.exists() for x in missing):
+        end = f"a run of {plan.labels[0]} has no result"
+    elif state.won:
         end = "one variant is left"
     elif seeds:
         end = f"the budget does not cover seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
