@@ -195,14 +195,16 @@ def test_devices(text: str, engine: str, devices: list[str] | None) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    """A folder that holds no comparison is unchanged: nothing is written or deleted."""
+    """A folder that contains no comparison is unchanged: nothing is written or deleted."""
     for name in ("thesis.txt", "draft.part"):
         (tmp_path / name).write_text("mine")
-    with pytest.raises(CompareError, match="holds no comparison; give another name="):
+    with pytest.raises(CompareError, match="contains no comparison; give another name="):
         compare(planned(tmp_path), ["cpu"], "local")
     assert {x.name for x in tmp_path.iterdir()} == {"thesis.txt", "draft.part"}
     for folder in (tmp_path / "thesis.txt", tmp_path / "thesis.txt" / "x"):
-        with pytest.raises(CompareError, match=r"holds no comparison|thesis.txt is not a folder that can be written"):
+        with pytest.raises(
+            CompareError, match=r"contains no comparison|thesis.txt is not a folder that can be written"
+        ):
             planned(folder).check()
 
 
@@ -289,7 +291,7 @@ def test_an_incomplete_report_says_so(tmp_path: Path) -> None:
     assert "- INCOMPLETE: 3 of 9 runs are finished. Missing: yolo11s seed 0, yolo11n-bifpn seed 1" in text
     assert "| yolo11s | missing |" in text
     assert "no verdict: 1 seed, at least 3 are needed" in text
-    assert "yolo11s is the next bigger stock model" in text
+    assert "yolo11s is the next larger stock model" in text
 
 
 def test_unequal_starts_come_first(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which run is started when and where: on the devices of this machine, or on a Ray cluster."""
+"""Start the runs, on the devices of this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Tick = Callable[[], None]  # called several times a second
 
 
 class RunKilledError(RuntimeError):
-    """The process of a run was killed by a signal, for lack of memory for example."""
+    """The process of a run was killed by a signal, for example for lack of memory."""
 
 
 def on_devices(
@@ -111,10 +111,10 @@ def on_ray(plan: Plan, runs: Sequence[Run], device: str, done: Done, tick: Tick,
 
 
 def _ray_task(folder: str, index: int, device: str, deadline: float) -> str:
-    """Carry out one run on a worker unless it is too late; return why it failed, which means nothing with a result.
+    """Carry out one run on a worker before the deadline; return why it failed, to be ignored if it has a result.
 
     Raises:
-        RunKilledError: If its process was killed, so that Ray tries again.
+        RunKilledError: If its process was killed; Ray then tries again.
     """
     if time.time() >= deadline:
         return NOT_STARTED
@@ -130,7 +130,7 @@ def _ray_task(folder: str, index: int, device: str, deadline: float) -> str:
 
 
 def _ray_failure(reference: Any) -> str:
-    """Fetch a task; return why its run failed, which means nothing if the run has a result."""
+    """Wait for a task; return why its run failed, to be ignored if the run has a result."""
     import ray
 
     try:

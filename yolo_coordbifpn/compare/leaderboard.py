@@ -51,8 +51,8 @@ def leaderboard_table(plan: Plan, latency: dict[str, Any]) -> Table | None:
     )
     if drops:
         table.note += (
-            " Dropped: the 95 % interval of the difference from the best variant (Hsu's comparison with the best, over "
-            "the variants in the race) was below 0; it is not adjusted for being computed after every seed."
+            " Dropped: the 95 % interval of the difference from the best variant (Hsu's comparison with the best among "
+            "the variants in the race) was below 0. It is not adjusted for being computed after every seed."
         )
     for rank, label in enumerate(ranking(plan, found), 1):
         values = interval(list(scores[label].values()))

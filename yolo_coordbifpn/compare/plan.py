@@ -27,7 +27,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """Return the result of the run, None if it is not finished."""
+        """Return the result of the run, or None if it is not finished."""
         file = self.folder / "result.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
@@ -37,7 +37,7 @@ class Plan:
     """All runs of a comparison.
 
     Attributes:
-        folder: Where everything is written.
+        folder: Folder that everything is written to.
         models: Names or paths of the models; the others are compared with the first.
         labels: Names of the models in tables, plots and folders.
         seeds: Seeds; every model is trained with each.
@@ -54,7 +54,7 @@ class Plan:
 
     @property
     def runs(self) -> list[Run]:
-        """Return all runs in order: every model with the first seed, then every model with the next."""
+        """Return all runs in order: every model with the first seed, then every model with the second, and so on."""
         return [
             Run(model, label, seed, self.folder / "runs" / f"{label}-seed{seed}")
             for seed in self.seeds
@@ -85,13 +85,13 @@ class Plan:
 
     @property
     def stored(self) -> dict[str, Any] | None:
-        """Return the contents of the plan in the folder, None if there is none."""
+        """Return the contents of the plan in the folder, or None if there is none."""
         file = self.folder / "plan.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     @property
     def content(self) -> dict[str, Any]:
-        """Return what is stored of this plan."""
+        """Return the contents of this plan as they are stored."""
         parts = {key: getattr(self, key) for key in ("models", "labels", "seeds", "train", "budget")}
         return json.loads(json.dumps(parts))
 
@@ -101,8 +101,8 @@ class Plan:
         A stored plan may grow by models and seeds, and its budget may change.
 
         Raises:
-            CompareError: If the folder cannot be written to, or holds something else or another plan; the message names
-                the difference.
+            CompareError: If the folder cannot be written to, or contains something else or another plan; the message
+                names the difference.
         """
         stored, given = self.stored, self.content
         if stored is None:
@@ -123,12 +123,12 @@ class Plan:
         if parent == self.folder and (
             not parent.is_dir() or any(x.name != "compare.lock" for x in self.folder.iterdir())
         ):
-            raise CompareError(f"{self.folder} exists and holds no comparison; give another name=")
+            raise CompareError(f"{self.folder} exists and contains no comparison; give another name=")
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise CompareError(f"{parent} is not a folder that can be written to; give another project=")
 
     def start(self) -> None:
-        """Write the plan into its folder; remove files that a killed process left half written.
+        """Write the plan into its folder; remove partial files of a killed process.
 
         Raises:
             CompareError: See `check`.
@@ -170,5 +170,5 @@ def _text(value: Any) -> str:
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the single values of a result, with its metrics, as a row."""
+    """Return the scalar values and the metrics of a result as a row."""
     return {**{k: v for k, v in result.items() if not isinstance(v, (dict, list))}, **result["metrics"]}

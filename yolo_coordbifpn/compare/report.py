@@ -64,7 +64,7 @@ def build_report(plan: Plan, latency: dict[str, Any]) -> Report:
 
 
 def _findings(plan: Plan) -> list[str]:
-    """Say what is missing, which starts are unequal, and whether each model is better than the first."""
+    """Say which runs are missing, which starts are unequal, and whether each model is better than the first."""
     metric = main_metric(plan)
     base = plan.labels[0]
     findings = []
@@ -113,10 +113,10 @@ def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
     commit = f" (commit {first['commit']})" if first["commit"] else ""
     notes = [
         f"Training: {arguments}; all other arguments have the host's defaults. The metrics are those of best.pt on the "
-        "validation data, on which it was also chosen, for all models alike.",
+        "validation data, on which it was also chosen; this is the same for all models.",
         f"Ultralytics {first['ultralytics']}, torch {first['torch']}, Python {first['python']}, yolo_coordbifpn "
         f"{first['yolo_coordbifpn']}{commit}; {', '.join(machines)}.",
-        "Runs of one seed see the same images in the same order with the same augmentation.",
+        "Runs with the same seed see the same images in the same order with the same augmentation.",
     ]
     files = {r["model"]: r["file"] for r in plan.results if "file" in r}
     if files:
@@ -130,14 +130,14 @@ def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
     bigger = _next_bigger(names[0])
     if bigger and bigger not in names:
         notes.append(
-            f"A bigger stock model may gain more for its cost: add {bigger}.yaml to models= to compare it with these."
+            f"A larger stock model may gain more for its cost: add {bigger}.yaml to models= to compare it with these."
         )
     elif bigger:
-        notes.append(f"{bigger} is the next bigger stock model: it shows what its cost buys without any block.")
+        notes.append(f"{bigger} is the next larger stock model: it shows the gain from its cost without any block.")
     return notes
 
 
 def _next_bigger(name: str) -> str:
-    """Return the name of the stock model one scale above, an empty string if there is none."""
+    """Return the name of the stock model one scale above, or an empty string if there is none."""
     match = re.fullmatch(r"(yolo(?:e-)?v?\d+)([nsml])(-\w+)?", name)
     return f"{match[1]}{_SCALES[_SCALES.index(match[2]) + 1]}{match[3] or ''}" if match else ""

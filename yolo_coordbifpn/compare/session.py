@@ -1,4 +1,4 @@
-"""One comparison from the command to the report: finished runs are kept, missing ones are carried out."""
+"""A comparison from the command to the report: finished runs are kept, missing ones are carried out."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def compare(plan: Plan, devices: Sequence[str], engine: str) -> int:
         engine: `local` or `ray`.
 
     Returns:
-        0 if every run has a result, 1 if one has none, 130 after an interrupt.
+        0 if no run failed, 1 if one did, 130 after an interrupt.
 
     Raises:
-        CompareError: If the folder holds something else or another plan, or if another process works on it.
+        CompareError: If the folder contains something else or another plan, or if another process works on it.
     """
     plan.check()
     plan.folder.mkdir(parents=True, exist_ok=True)

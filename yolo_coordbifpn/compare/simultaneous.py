@@ -49,10 +49,11 @@ def differences(scores: Scores) -> dict[str, Interval]:
 
 
 def behind_best(scores: Scores, seeds: Sequence[int]) -> tuple[str, dict[str, Interval]]:
-    """Compare each variant with the best one (Hsu), so that the best has a chance of 5 % at most to seem worse.
+    """Compare each variant with the best one (Hsu); the true best seems worse with a probability of at most 5 %.
 
     Args:
-        scores: A metric by model and seed. The first model is no variant, but adds to the error variance.
+        scores: A metric of at least three models by model and seed. The first is not a variant, but adds to the error
+            variance.
         seeds: At least two seeds that all models have.
 
     Returns:
@@ -64,7 +65,7 @@ def behind_best(scores: Scores, seeds: Sequence[int]) -> tuple[str, dict[str, In
     best = max(variants, key=mean.__getitem__)
     others = [x for x in variants if x != best]
     error, freedom = standard_error(scores, seeds)
-    half = error * critical_value(len(others), freedom, sides=1) if others else math.nan
+    half = error * critical_value(len(others), freedom, sides=1)
     gaps = {x: mean[x] - mean[best] for x in others}
     return best, {x: Interval(gap, gap - half, gap + half, len(seeds)) for x, gap in gaps.items()}
 

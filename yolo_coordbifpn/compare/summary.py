@@ -1,4 +1,4 @@
-"""`summary.csv`: each metric of each model, with its interval and its difference from the first model."""
+"""`summary.csv`: each metric of each model, with its interval, its difference from the first model, and its rank."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = (
 
 
 def summary(plan: Plan, latency: dict[str, Any]) -> str:
-    """Return the file's text, a row for each model and metric, and one for the latency of each model.
+    """Return the text of the file, with a row for each model and metric and one for the latency of each model.
 
     Args:
         plan: A plan with at least one result.
@@ -54,6 +54,6 @@ def summary(plan: Plan, latency: dict[str, Any]) -> str:
 
 
 def _numbers(found: Interval) -> dict[str, Any]:
-    """Return mean and bounds, an empty string for what is not known."""
+    """Return the mean and the bounds, as empty strings where they are not known."""
     numbers = {"mean": found.mean, "low": found.low, "high": found.high}
     return {key: "" if math.isnan(x) else x for key, x in numbers.items()}

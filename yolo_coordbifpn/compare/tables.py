@@ -75,7 +75,7 @@ def simultaneous_note(plan: Plan) -> str:
 
 
 def size_table(plan: Plan) -> Table | None:
-    """Make the table of AP by object size; None if no result has it."""
+    """Make the table of AP by object size, or None if no result has it."""
     sizes = [x for x in ("small", "medium", "large") if any(x in r["sizes"] for r in plan.results)]
     if not sizes:
         return None
@@ -84,7 +84,7 @@ def size_table(plan: Plan) -> Table | None:
         "AP by size of the objects",
         ["model", *(f"{x} ({counts.get(f'{x} objects', 0)})" for x in sizes)],
         note="COCO's AP at IoU 0.50...0.95 (faster-coco-eval); small: below 32 x 32 pixels of the image, large: "
-        "above 96 x 96; in brackets: the number of objects in the validation data.",
+        "above 96 x 96. In brackets: the number of objects in the validation data.",
     )
     for label in plan.labels:
         results = plan.results_of(label)
@@ -94,7 +94,7 @@ def size_table(plan: Plan) -> Table | None:
 
 
 def class_table(plan: Plan) -> Table | None:
-    """Make the table of mAP by class; None if no result has it."""
+    """Make the table of mAP by class, or None if no result has it."""
     names = list(dict.fromkeys(name for r in plan.results for name in r["classes"]))
     if not names:
         return None
@@ -112,13 +112,13 @@ def parameters_cell(result: dict[str, Any]) -> str:
 
 
 def latency_cell(latency: dict[str, Any], label: str) -> str:
-    """Return the median and quartiles of a model's latency in milliseconds, an empty string if it is not known."""
+    """Return the median and quartiles of a model's latency in milliseconds, or an empty string if unknown."""
     time = latency.get("models", {}).get(label)
     return f"{time['median']:.2f} ({time['low']:.2f}-{time['high']:.2f})" if time else ""
 
 
 def bounds(found: Interval) -> str:
-    """Return the bounds of an interval of differences, an empty string if it has none."""
+    """Return the bounds of an interval of differences, or an empty string if it has none."""
     return "" if found.count < 2 else f"{found.low:+.4f} ... {found.high:+.4f}"
 
 
