@@ -355,7 +355,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=3-1"], "seeds= must be different whole numbers", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=0-2,2"], "seeds= must be different whole numbers", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "labels=a,b"], "labels= must be 4 different names", 2),
-        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "labels=a/b"], "must not have /", 2),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "labels=a/b"], "must not contain /", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "dry=yes"], "dry= must be True or False", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seed=3"], "seed= is set by the comparison", 2),
         (["models=yolo31n", "data=coco8.yaml", "epochs=1"], "yolo31n.yaml: there is no such model YAML", 1),

@@ -67,6 +67,9 @@ from yolo_coordbifpn.compare.executors import on_ray
 from yolo_coordbifpn.compare.plan import Plan
 
 plan = Plan.read(Path("compared"))
+late = []
+on_ray(plan, plan.runs, "cpu", lambda run, reason: late.append(run), lambda: None, deadline=0)
+assert not late and not any(run.folder.exists() for run in plan.runs)
 reasons = {}
 on_ray(plan, plan.runs, "cpu", lambda run, reason: reasons.update({run.label: reason}), lambda: None)
 print(json.dumps(reasons))
@@ -166,7 +169,7 @@ def test_no_run_starts_after_the_deadline(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fakes")
 def test_ray_tries_again_and_reports(tmp_path: Path) -> None:
-    """On Ray a killed run and a lost worker are tried again, not without end; an error is reported and not repeated."""
+    """On Ray, killed runs and lost workers are tried again, but not forever; errors are not; no run starts too late."""
     pytest.importorskip("ray")
     plan = planned(tmp_path / "compared", "works", "fails", "killed", "killed-once", "worker-lost")
     words = [sys.executable, "-c", ON_RAY]

@@ -198,7 +198,7 @@ def test_a_race_goes_round_by_round(tmp_path: Path) -> None:
     first = [f"{x} {seed}" for seed in SEEDS[:3] for x in LABELS]
     assert started == [*first, *(f"{x} {seed}" for seed in SEEDS[3:] for x in LABELS[:3])]
     assert len(said) == 1
-    assert said[0].startswith("bad gets no more seeds, after seed 7: 0.0")
+    assert said[0].startswith("bad is dropped after seed 7: 0.0")
     assert carry_out(plan, FakeClock()) == ([], [])
     assert set(carry_out(planned(tmp_path / "x", None), FakeClock())[0]) == {"bad 1", "bad 2"}  # no budget, no race
 
@@ -336,7 +336,7 @@ def test_a_race_from_the_command_to_the_report(
     for _ in range(2):
         assert session.compare(plan, ["cpu"], "local") == 0
         assert len(started) == 18
-    assert "bad gets no more seeds, after seed 7" in capsys.readouterr().err
+    assert "bad is dropped after seed 7" in capsys.readouterr().err
     assert "End: all seeds are trained." in (plan.folder / "report.md").read_text(encoding="utf-8")
     assert (plan.folder / "elapsed.json").is_file()
 

@@ -71,7 +71,7 @@ def rounds(plan: Plan, clock: Clock, failed: Mapping[Run, str], say: Callable[[s
         state = race_of(plan, number)
         for drop in state.drops:
             if drop not in known:
-                say(f"{drop.label} gets no more seeds, {drop}")
+                say(f"{drop.label} is dropped {drop}")
         known.update(state.drops)
         models = {plan.labels[0], *state.racing} - {x.label for x in failed}
         if state.won or number == len(plan.seeds) or plan.labels[0] not in models:
