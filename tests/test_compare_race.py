@@ -311,6 +311,7 @@ def test_a_failed_run_of_a_race_is_missing(tmp_path: Path) -> None:
     write_report(plan)
     text = (plan.folder / "report.md").read_text(encoding="utf-8")
     assert "INCOMPLETE: 11 of 20 runs are finished. Missing: close seed 7." in text
+    assert "End: the budget does not cover seeds 1, 2." in text
 
 
 # The command ----------------------------------------------------------------------------------------------------------

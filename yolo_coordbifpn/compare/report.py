@@ -90,8 +90,10 @@ def _race(plan: Plan, missing: list[Run]) -> str:
     """Say which variants a race dropped, and why it ended."""
     state = race_of(plan)
     dropped = ", ".join(f"{x.label} {x}" for x in state.drops) or "none"
-    seeds = dict.fromkeys(str(x.seed) for x in missing if x.label in (plan.labels[0], *state.racing))
-    if any(x.label == plan.labels[0] and x.folder.exists() for x in missing):
+    started = [x for x in missing if x.folder.exists()]
+    models = (plan.labels[0], *state.racing)
+    seeds = dict.fromkeys(str(x.seed) for x in missing if x.label in models and x not in started)
+    if plan.labels[0] in (x.label for x in started):
         end = f"a run of {plan.labels[0]} has no result"
     elif state.won:
         end = "one variant is left"

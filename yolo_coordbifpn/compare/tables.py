@@ -49,7 +49,7 @@ def difference_table(plan: Plan) -> Table:
         f"Difference from {base}, paired by seed",
         ["model", "metric", "difference", "95 % interval", "seeds", "verdict"],
         note="Better or worse if the interval excludes 0, otherwise not shown; no verdict on fewer than three seeds. "
-        f"{simultaneous_note(plan)}",
+        + simultaneous_note(plan),
     )
     by_metric = {metric: differences(plan.scores(metric)) for metric in table_metrics(plan)}
     for label in plan.labels[1:]:
@@ -70,7 +70,9 @@ def simultaneous_note(plan: Plan) -> str:
         "variance pooled over the models)."
     )
     if len({len(plan.results_of(x)) for x in plan.labels}) > 1:
-        note += " A model with fewer seeds is compared over its own, with the models that have all of them."
+        note += (
+            " A model with fewer seeds is compared over those, with the error variance of the models that have them."
+        )
     return note
 
 
