@@ -29,7 +29,7 @@ from yolo_coordbifpn.compare.devices import read_devices
 from yolo_coordbifpn.compare.formats import Report, Table, latex, markdown
 from yolo_coordbifpn.compare.labels import label_models
 from yolo_coordbifpn.compare.object_sizes import average_precision
-from yolo_coordbifpn.compare.plan import Plan
+from yolo_coordbifpn.compare.plan import Plan, Run
 from yolo_coordbifpn.compare.preview import duration
 from yolo_coordbifpn.compare.report import write_report
 from yolo_coordbifpn.compare.session import compare
@@ -195,14 +195,16 @@ def test_devices(text: str, engine: str, devices: list[str] | None) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    """A folder that holds no comparison is unchanged: nothing is written or deleted."""
+    """A folder that contains no comparison is unchanged: nothing is written or deleted."""
     for name in ("thesis.txt", "draft.part"):
         (tmp_path / name).write_text("mine")
-    with pytest.raises(CompareError, match="holds no comparison; give another name="):
+    with pytest.raises(CompareError, match="contains no comparison; give another name="):
         compare(planned(tmp_path), ["cpu"], "local")
     assert {x.name for x in tmp_path.iterdir()} == {"thesis.txt", "draft.part"}
     for folder in (tmp_path / "thesis.txt", tmp_path / "thesis.txt" / "x"):
-        with pytest.raises(CompareError, match=r"holds no comparison|thesis.txt is not a folder that can be written"):
+        with pytest.raises(
+            CompareError, match=r"contains no comparison|thesis.txt is not a folder that can be written"
+        ):
             planned(folder).check()
 
 
@@ -214,24 +216,28 @@ def finished(plan: Plan, values: dict[str, Sequence[float | None]]) -> None:
     plan.start()
     for run in plan.runs:
         value = values[run.label][plan.seeds.index(run.seed)]
-        if value is None:
-            continue
-        run.folder.mkdir(parents=True)
-        result = {
-            "model": run.label, "seed": run.seed, "ultralytics": "8.4.190", "torch": "2.15", "python": "3.11",
-            "yolo_coordbifpn": "0.1.0", "commit": "abc", "machine": "CPU <two & cores>", "epochs": 2,
-            "train_seconds": 10.0, "peak_memory_mib": 500.0, "items": "499/499", "task": "detect",
-            "metrics": {"metrics/mAP50(B)": value + 0.2, "metrics/mAP50-95(B)": value},
-            "classes": {"cell_a": value, "cell_b": value}, "sizes": {"small": value, "small objects": 12},
-            "parameters": 2_600_000, "gflops": 6.6, "best": "x/best.pt",
-        }  # fmt: skip
-        write(run.folder / "result.json", json.dumps(result))
-        (run.folder / "train").mkdir()
-        rows = "\n".join(f"{k},{value * k / 4}" for k in range(1, 5))
-        (run.folder / "train" / "results.csv").write_text(f"epoch,  metrics/mAP50-95(B)\n{rows}\n")
+        if value is not None:
+            finish(run, value)
     latency = {x: {"low": 4.0 + k, "median": 4.1 + k, "high": 4.3 + k} for k, x in enumerate(plan.labels)}
     timed = {"device": "CPU", "imgsz": 64, "rounds": 60, "models": latency}
     write(plan.folder / "latency.json", json.dumps(timed))
+
+
+def finish(run: Run, value: float) -> None:
+    """Write the result of a run as if it had finished."""
+    run.folder.mkdir(parents=True)
+    result = {
+        "model": run.label, "seed": run.seed, "ultralytics": "8.4.190", "torch": "2.15", "python": "3.11",
+        "yolo_coordbifpn": "0.1.0", "commit": "abc", "machine": "CPU <two & cores>", "epochs": 2,
+        "train_seconds": 10.0, "peak_memory_mib": 500.0, "items": "499/499", "task": "detect",
+        "metrics": {"metrics/mAP50(B)": value + 0.2, "metrics/mAP50-95(B)": value},
+        "classes": {"cell_a": value, "cell_b": value}, "sizes": {"small": value, "small objects": 12},
+        "parameters": 2_600_000, "gflops": 6.6, "best": "x/best.pt",
+    }  # fmt: skip
+    write(run.folder / "result.json", json.dumps(result))
+    (run.folder / "train").mkdir()
+    rows = "\n".join(f"{k},{value * k / 4}" for k in range(1, 5))
+    (run.folder / "train" / "results.csv").write_text(f"epoch,  metrics/mAP50-95(B)\n{rows}\n")
 
 
 def test_the_report_says_what_the_intervals_say(tmp_path: Path) -> None:
@@ -242,13 +248,13 @@ def test_the_report_says_what_the_intervals_say(tmp_path: Path) -> None:
         labels[0]: (0.5, 0.55, 0.6),
         labels[1]: (0.52, 0.572, 0.618),
         labels[2]: (0.4, 0.45, 0.51),
-        labels[3]: (0.55, 0.5, 0.61),
+        labels[3]: (0.502, 0.548, 0.601),
     }
     finished(plan, values)
     plan.write_rows()
     write_report(plan)
     text = (plan.folder / "report.md").read_text(encoding="utf-8")
-    assert "yolo11n-bifpn against yolo11n: better; mAP50-95 differs by +0.0200 (+0.0150 ... +0.0250)" in text
+    assert "yolo11n-bifpn against yolo11n: better; mAP50-95 differs by +0.0200 (+0.0112 ... +0.0288)" in text
     assert "yolo11n-se against yolo11n: worse; mAP50-95 differs by -0.0967" in text
     assert "yolo11n-coordatt against yolo11n: not shown" in text
     assert "INCOMPLETE" not in text
@@ -263,7 +269,7 @@ def test_the_report_says_what_the_intervals_say(tmp_path: Path) -> None:
     tex = (plan.folder / "report.tex").read_text(encoding="utf-8")
     assert "cell\\_a & $" not in tex
     assert "cell\\_a & 0.5500 $\\pm$ 0.1242" in tex
-    assert tex.count("\\toprule") == tex.count("\\bottomrule") == 4
+    assert tex.count("\\toprule") == tex.count("\\bottomrule") == 5
     with (plan.folder / "summary.csv").open(encoding="utf-8") as file:
         rows = {(r["model"], r["metric"]): r for r in csv.DictReader(file)}
     assert rows["yolo11n-bifpn", "mAP50-95"]["verdict"] == "better"
@@ -285,7 +291,7 @@ def test_an_incomplete_report_says_so(tmp_path: Path) -> None:
     assert "- INCOMPLETE: 3 of 9 runs are finished. Missing: yolo11s seed 0, yolo11n-bifpn seed 1" in text
     assert "| yolo11s | missing |" in text
     assert "no verdict: 1 seed, at least 3 are needed" in text
-    assert "yolo11s is the next bigger stock model" in text
+    assert "yolo11s is the next larger stock model" in text
 
 
 def test_unequal_starts_come_first(tmp_path: Path) -> None:
@@ -349,7 +355,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=3-1"], "seeds= must be different whole numbers", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=0-2,2"], "seeds= must be different whole numbers", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "labels=a,b"], "labels= must be 4 different names", 2),
-        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "labels=a/b"], "must not have /", 2),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "labels=a/b"], "must not contain /", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "dry=yes"], "dry= must be True or False", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seed=3"], "seed= is set by the comparison", 2),
         (["models=yolo31n", "data=coco8.yaml", "epochs=1"], "yolo31n.yaml: there is no such model YAML", 1),

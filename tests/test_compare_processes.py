@@ -67,8 +67,11 @@ from yolo_coordbifpn.compare.executors import on_ray
 from yolo_coordbifpn.compare.plan import Plan
 
 plan = Plan.read(Path("compared"))
+late = []
+on_ray(plan, plan.runs, "cpu", lambda run, reason: late.append(run), lambda: None, deadline=0)
+assert not late and not any(run.folder.exists() for run in plan.runs)
 reasons = {}
-on_ray(plan, "cpu", lambda run, reason: reasons.update({run.label: reason}), lambda: None)
+on_ray(plan, plan.runs, "cpu", lambda run, reason: reasons.update({run.label: reason}), lambda: None)
 print(json.dumps(reasons))
 """
 
@@ -136,8 +139,9 @@ def test_an_interrupt_just_after_a_start(tmp_path: Path, monkeypatch: pytest.Mon
         return started[-1]
 
     monkeypatch.setattr(executors, "start", interrupted_start)
+    plan = planned(tmp_path / "compared", "waits")
     with pytest.raises(KeyboardInterrupt):
-        on_devices(planned(tmp_path / "compared", "waits"), ["cpu"], lambda *_: None, lambda: None)
+        on_devices(plan, plan.runs, ["cpu"], lambda *_: None, lambda: None)
     assert [x.poll() for x in started] == [-signal.SIGKILL]
 
 
@@ -146,15 +150,26 @@ def test_local_failures_have_a_reason(tmp_path: Path) -> None:
     """A run that exits gives the last line of its log, one that was killed the signal; the others go on."""
     plan = planned(tmp_path / "compared", "fails", "killed", "works")
     reasons: dict[Run, str] = {}
-    on_devices(plan, ["cpu"], reasons.__setitem__, lambda: None)
+    on_devices(plan, plan.runs, ["cpu"], reasons.__setitem__, lambda: None)
     assert [reasons[x] for x in plan.runs[:2]] == ["ValueError: no such thing", "its process was killed by SIGKILL"]
     assert [x.result is not None for x in plan.runs] == [False, False, True]
+
+
+@pytest.mark.usefixtures("fakes")
+def test_no_run_starts_after_the_deadline(tmp_path: Path) -> None:
+    """A run that has started by the deadline is finished; a waiting one is neither started nor a failure."""
+    plan = planned(tmp_path / "compared", "works", "works-too")
+    ended: list[tuple[Run, str]] = []
+    on_devices(plan, plan.runs, ["cpu"], lambda *x: ended.append(x), lambda: None, time.time() + 0.3)
+    assert [x.label for x, _ in ended] == ["works"]
+    assert [x.result is not None for x in plan.runs] == [True, False]
+    assert not plan.runs[1].folder.exists()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fakes")
 def test_ray_tries_again_and_reports(tmp_path: Path) -> None:
-    """On Ray a killed run and a lost worker are tried again, not without end; an error is reported and not repeated."""
+    """On Ray, killed runs and lost workers are tried again, but not forever; errors are not; no run starts too late."""
     pytest.importorskip("ray")
     plan = planned(tmp_path / "compared", "works", "fails", "killed", "killed-once", "worker-lost")
     words = [sys.executable, "-c", ON_RAY]

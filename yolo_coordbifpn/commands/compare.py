@@ -3,11 +3,14 @@
     yolo-coordbifpn compare models=yolo11n variants=coordatt,bifpn data=my.yaml epochs=50 pretrained=yolo11n.pt
     yolo-coordbifpn compare models=yolo11n.yaml,yolo11n-bifpn.yaml,yolo11s.yaml data=my.yaml seeds=0-4 epochs=9 dry=True
 
-models=     model YAMLs, checkpoints and names without .yaml, with commas between; the first is the baseline
+models=     model YAMLs, checkpoints and names without .yaml, separated by commas; the first is the baseline
 variants=   for names without .yaml: what to train besides the stock model; default coordatt,bifpn,coordatt-bifpn
-labels=     names of the models in tables, with commas between; default the file's name, for a checkpoint its run's
-seeds=      whole numbers and ranges such as 0-4,7; every model is trained with each; default 0,1,2
-devices=    cpu, or GPUs such as 0,1,2,3; one run at a time on each, cpu,cpu for two at a time; default 0, else cpu;
+labels=     names of the models in tables, separated by commas; default the file's name, or the run's for a checkpoint
+seeds=      whole numbers and ranges such as 0-4,7; every model is trained with each; default 0,1,2, or 0-9 in a race
+budget=     a time such as 2h, 90m or 1h30m, which makes it a race: all models get one seed, then the next, and from the
+            third seed on, variants that are clearly not the best get no more seeds; no run starts after that time;
+            default no limit
+devices=    cpu, or GPUs such as 0,1,2,3; one run at a time on each, cpu,cpu runs two at a time; default 0, else cpu;
             with engine=ray: cpu or gpu, one for each run
 engine=     local, or ray for a cluster that shares the folder (pip install 'yolo_coordbifpn[ray]'); default local
 dry=        True or False: check everything, print the plan with an estimate of the time, and stop; default False
@@ -15,9 +18,9 @@ project=    parent of the folder of the comparison; default runs/compare
 name=       name of the folder of the comparison; default compare
 
 Everything else is an argument of the stock `yolo train`, the same for all runs: data, epochs, imgsz, pretrained, ...
-Models, data and arguments are checked before anything is trained. After an interrupt the same command continues, in the
-middle of a run too; with more seeds or models the comparison grows. It writes runs.csv (one row for each run),
-summary.csv, report.md, report.html, report.tex, curves.png and pareto.png.
+Models, data and arguments are checked before anything is trained. After an interrupt the same command continues, even
+in the middle of a run; more seeds, more models or another budget extend the comparison. It writes runs.csv (one row for
+each run), summary.csv, report.md, report.html, report.tex, curves.png and pareto.png.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ OPTIONS = {
     "models": "",
     "variants": "",
     "labels": "",
-    "seeds": "0,1,2",
+    "seeds": "",
+    "budget": "",
     "devices": "",
     "engine": "local",
     "dry": "False",
@@ -42,6 +46,7 @@ OPTIONS = {
 }
 OWN = {"model", "seed", "device", "resume", "exist_ok", "save", "mode", "task", "save_dir"}  # set by the comparison
 VARIANTS = "coordatt,bifpn,coordatt-bifpn"
+SEEDS, RACE_SEEDS = "0,1,2", "0-9"  # by default; in a race they are an upper bound
 SUFFIXES = (".yaml", ".yml", ".pt")  # of a model
 
 
@@ -76,10 +81,11 @@ def _compare(options: dict[str, str], given: dict[str, str], dry: bool) -> int:
     from ..compare.preview import preview
     from ..compare.session import compare
 
-    models, seeds = _models(options), _seeds(options["seeds"])
+    models, budget = _models(options), _budget(options["budget"])
+    seeds = _seeds(options["seeds"] or (SEEDS if budget is None else RACE_SEEDS))
     folder = (Path(options["project"] or "runs/compare").expanduser() / (options["name"] or "compare")).absolute()
     train, problems = train_arguments(given)
-    plan = Plan(folder, models, _labels(options["labels"], models, folder), seeds, train)
+    plan = Plan(folder, models, _labels(options["labels"], models, folder), seeds, train, budget)
     try:
         devices = read_devices(options["devices"], options["engine"])
     except CompareError as error:
@@ -91,7 +97,7 @@ def _compare(options: dict[str, str], given: dict[str, str], dry: bool) -> int:
 
 
 def _models(options: dict[str, str]) -> tuple[str, ...]:
-    """Return the models, files with their absolute paths, with the variants of each name without .yaml."""
+    """Return the models, with absolute paths for files, and with the variants of each name without .yaml."""
     from ..compare.arguments import absolute
 
     words = _words(options["models"])
@@ -112,7 +118,7 @@ def _models(options: dict[str, str]) -> tuple[str, ...]:
 
 
 def _labels(text: str, models: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """Return the names of the models: those given, else those of the stored plan, else names of their own."""
+    """Return the names of the models: those given, those of the stored plan, or new ones."""
     from ..compare.labels import label_models
     from ..compare.plan import Plan
 
@@ -123,7 +129,7 @@ def _labels(text: str, models: tuple[str, ...], folder: Path) -> tuple[str, ...]
     if len(set(labels)) < len(labels) or len(labels) != len(models):
         raise UsageError(f"labels= must be {len(models)} different names, one for each of the models, got {text!r}.")
     if any(set(x) & set("/\\:") for x in labels):
-        raise UsageError(f"labels= name folders, so they must not have / \\ or : in them, got {text!r}.")
+        raise UsageError(f"labels= are names of folders too, so they must not contain / \\ or :, got {text!r}.")
     return labels
 
 
@@ -137,6 +143,17 @@ def _seeds(text: str) -> tuple[int, ...]:
             raise UsageError(f"seeds= must be different whole numbers or ranges such as 0,1,2 or 0-4, got {text!r}.")
         seeds += found
     return tuple(seeds)
+
+
+def _budget(text: str) -> int | None:
+    """Read a time as minutes; None without a time."""
+    if not text:
+        return None
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?", text.strip())
+    minutes = 60 * int(match[1] or 0) + int(match[2] or 0) if match else 0
+    if not minutes:
+        raise UsageError(f"budget= must be a time such as 2h, 90m or 1h30m, got {text!r}.")
+    return minutes
 
 
 def _words(text: str) -> list[str]:

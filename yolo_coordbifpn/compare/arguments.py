@@ -11,7 +11,7 @@ import yaml
 from ..host.arguments import read_arguments
 
 _FILES = ("data", "pretrained", "cfg")
-_COUNTS = ("epochs", "imgsz")  # whole numbers from 1, which older versions of the host do not check
+_COUNTS = ("epochs", "imgsz")  # whole numbers of at least 1, which older versions of the host do not check
 
 
 def train_arguments(given: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -21,8 +21,8 @@ def train_arguments(given: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
         given: Values by key, as written.
 
     Returns:
-        The values that are right, files with absolute paths, since a run may start in another folder; and what is wrong
-        with the others, a line for each.
+        The valid values, with absolute paths for files because a run may start in another folder; and a line for each
+        value that is not valid.
     """
     values: dict[str, Any] = {}
     problems = []
@@ -50,13 +50,13 @@ def all_arguments(train: dict[str, Any]) -> SimpleNamespace:
 
 
 def absolute(name: str) -> str:
-    """Return the absolute path of a file that exists, anything else as it is."""
+    """Return the absolute path of an existing file, and anything else unchanged."""
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name
 
 
 def is_missing(name: str) -> bool:
-    """Return whether a file does not exist and is no checkpoint that the host downloads."""
+    """Return whether a file is missing and is not a checkpoint that the host downloads."""
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
     return not Path(name).is_file() and name not in GITHUB_ASSETS_NAMES

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from ..errors import CompareError
 from ..host.models import quiet
 
-_LABELS_READ = 100  # at most, to see what they hold
+_LABELS_READ = 100  # at most, to find the number of columns
 
 
 class Dataset(NamedTuple):
     """A checked data set.
 
     Attributes:
-        content: What the host knows of it: `nc`, `names`, `train`, `val`, `channels`, ...
+        content: The host's description of it: `nc`, `names`, `train`, `val`, `channels`, ...
         train: Number of training images.
         val: Number of validation images.
     """
@@ -27,14 +27,14 @@ class Dataset(NamedTuple):
 
 
 def check_data(args: Any, task: str) -> Dataset:
-    """Check the data with the host's own check, and that it has labels for a task.
+    """Check the data with the host's own check, and check that its labels fit a task.
 
     Args:
         args: Arguments of the host's `train`; `data`, `single_cls` and `fraction` are read.
         task: Task of the models: `detect`, `classify`, ...
 
     Raises:
-        CompareError: If the data is missing, incomplete, or made for another task.
+        CompareError: If the data is missing, incomplete, or for another task.
     """
     name = str(args.data)
     try:
@@ -43,7 +43,7 @@ def check_data(args: Any, task: str) -> Dataset:
         train, val = (list(_images(content.get(x) or [])) for x in ("train", "val"))
     except CompareError:
         raise
-    except Exception as error:  # the host raises many kinds for a user's file
+    except Exception as error:  # the host raises many types for a user's file
         reason = next((x.strip() for x in str(error).splitlines() if x.strip()), type(error).__name__)
         raise CompareError(f"data={name}: {reason}") from error
     if not train:
@@ -92,7 +92,7 @@ def _images(places: Any) -> Iterator[Path]:
 
 
 def _unfit(task: str, content: dict[str, Any], images: list[Path]) -> str:
-    """Return why the data does not fit a task, an empty string if it does."""
+    """Return why the data does not fit a task, or an empty string if it does."""
     if task == "pose" and "kpt_shape" not in content:
         return "it has no kpt_shape, which models of the task pose need"
     if task in ("segment", "obb"):
@@ -104,7 +104,7 @@ def _unfit(task: str, content: dict[str, Any], images: list[Path]) -> str:
 
 
 def _columns(images: list[Path]) -> int:
-    """Return the number of columns of the first label, 0 if none is found."""
+    """Return the number of columns of the first label, or 0 if there is none."""
     from ultralytics.data.utils import img2label_paths
 
     for label in map(Path, img2label_paths([str(x) for x in images[:_LABELS_READ]])):

@@ -11,9 +11,9 @@ def read_devices(text: str, engine: str) -> list[str]:
     """Return the devices of the runs, one run at a time on each.
 
     Args:
-        text: Names with commas between; empty for the first GPU of this machine, or `cpu` if it has none.
+        text: Names separated by commas; empty for the first GPU of this machine, or `cpu` if it has none.
         engine: `local` for names of this machine: `cpu`, `0`, `1`, ..., `mps`. `ray` for `cpu`, one CPU for each run,
-            or for `gpu` or numbers, one GPU for each run, wherever the cluster has it.
+            or for `gpu` or numbers, one GPU for each run, anywhere in the cluster.
 
     Raises:
         CompareError: If there is no such engine, or no such device.
@@ -39,5 +39,5 @@ def read_devices(text: str, engine: str) -> list[str]:
 
 
 def default_device() -> str:
-    """Return the first GPU of this machine, `cpu` if it has none."""
+    """Return the first GPU of this machine, or `cpu` if it has none."""
     return "0" if torch.cuda.is_available() else "cpu"

@@ -1,7 +1,8 @@
-"""Which run is started when and where: on the devices of this machine, or on a Ray cluster."""
+"""Start the runs, on the devices of this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import time
 from collections import deque
@@ -15,36 +16,43 @@ from .processes import POLL, failure, held_interrupts, start, stop
 
 RUN = "yolo_coordbifpn.compare.run"  # the module that carries out one run
 RETRIES = 3  # of a run on Ray whose process was killed or whose worker was lost
+NOT_STARTED = "not started before the deadline"  # of a run on Ray
 
 Done = Callable[[Run, str], None]  # called with each run that ends, and why it failed if it has no result
 Tick = Callable[[], None]  # called several times a second
 
 
 class RunKilledError(RuntimeError):
-    """The process of a run was killed by a signal, for lack of memory for example."""
+    """The process of a run was killed by a signal, for example for lack of memory."""
 
 
-def on_devices(plan: Plan, devices: Sequence[str], done: Done, tick: Tick) -> None:
-    """Carry out all runs without a result, one at a time on each device; a device named twice takes two.
+def on_devices(
+    plan: Plan, runs: Sequence[Run], devices: Sequence[str], done: Done, tick: Tick, deadline: float = math.inf
+) -> None:
+    """Carry out runs of a plan, one at a time on each device; a device named twice takes two.
 
     Args:
         plan: The plan.
+        runs: The runs.
         devices: Names of the host: `cpu`, `0`, `1`, ...
         done: Called with each run that ends.
         tick: Called several times a second.
+        deadline: Time, as `time.time` counts, from which no run is started.
 
     Raises:
         KeyboardInterrupt: On SIGINT or SIGTERM, after all runs have been ended.
     """
-    waiting = deque(_missing(plan))
+    waiting = deque(runs)
     free = deque(devices)
     running: dict[subprocess.Popen[bytes], tuple[Run, str]] = {}
     with held_interrupts() as check:
         try:
             while waiting or running:
+                if time.time() >= deadline:
+                    waiting.clear()
                 while waiting and free:
-                    (index, run), device = waiting.popleft(), free.popleft()
-                    running[_start(plan.folder, index, device, run)] = run, device
+                    run, device = waiting.popleft(), free.popleft()
+                    running[_start(plan.folder, plan.runs.index(run), device, run)] = run, device
                 for process in [x for x in running if x.poll() is not None]:
                     run, device = running.pop(process)
                     free.append(device)
@@ -57,16 +65,18 @@ def on_devices(plan: Plan, devices: Sequence[str], done: Done, tick: Tick) -> No
                 stop(process)
 
 
-def on_ray(plan: Plan, device: str, done: Done, tick: Tick) -> None:
-    """Carry out all runs without a result on a Ray cluster that shares the plan's folder.
+def on_ray(plan: Plan, runs: Sequence[Run], device: str, done: Done, tick: Tick, deadline: float = math.inf) -> None:
+    """Carry out runs of a plan on a Ray cluster that shares the plan's folder.
 
     The cluster is the one at `RAY_ADDRESS`, or one that is started on this machine.
 
     Args:
         plan: The plan.
+        runs: The runs.
         device: `cpu` for one CPU for each run, `gpu` for one GPU.
         done: Called with each run that ends.
         tick: Called several times a second.
+        deadline: Time, as `time.time` counts, from which no run is started.
 
     Raises:
         CompareError: If Ray is not installed.
@@ -83,11 +93,14 @@ def on_ray(plan: Plan, device: str, done: Done, tick: Tick) -> None:
     resources = {"num_cpus": 1} if device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
     task = ray.remote(_ray_task).options(max_retries=RETRIES, retry_exceptions=[RunKilledError], **resources)
     with held_interrupts() as check:
-        running = {task.remote(str(plan.folder), i, "cpu" if device == "cpu" else "0"): x for i, x in _missing(plan)}
+        where = "cpu" if device == "cpu" else "0"
+        running = {task.remote(str(plan.folder), plan.runs.index(x), where, deadline): x for x in runs}
         try:
             while running:
                 for reference in ray.wait(list(running), timeout=POLL)[0]:
-                    done(running.pop(reference), _ray_failure(reference))
+                    run, reason = running.pop(reference), _ray_failure(reference)
+                    if reason != NOT_STARTED:
+                        done(run, reason)
                 tick()
                 check()
         finally:
@@ -97,12 +110,14 @@ def on_ray(plan: Plan, device: str, done: Done, tick: Tick) -> None:
                 ray.shutdown()
 
 
-def _ray_task(folder: str, index: int, device: str) -> str:
-    """Carry out one run on a worker; return why it failed, which means nothing if it has a result.
+def _ray_task(folder: str, index: int, device: str, deadline: float) -> str:
+    """Carry out one run on a worker before the deadline; return why it failed, to be ignored if it has a result.
 
     Raises:
-        RunKilledError: If its process was killed, so that Ray tries again.
+        RunKilledError: If its process was killed; Ray then tries again.
     """
+    if time.time() >= deadline:
+        return NOT_STARTED
     run = Plan.read(Path(folder)).runs[index]
     process = _start(Path(folder), index, device, run)
     try:
@@ -115,7 +130,7 @@ def _ray_task(folder: str, index: int, device: str) -> str:
 
 
 def _ray_failure(reference: Any) -> str:
-    """Fetch a task; return why its run failed, which means nothing if the run has a result."""
+    """Wait for a task; return why its run failed, to be ignored if the run has a result."""
     import ray
 
     try:
@@ -123,10 +138,6 @@ def _ray_failure(reference: Any) -> str:
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
         return f"{type(cause).__name__}: {cause}"
-
-
-def _missing(plan: Plan) -> list[tuple[int, Run]]:
-    return [(i, x) for i, x in enumerate(plan.runs) if x.result is None]
 
 
 def _log(run: Run) -> Path:

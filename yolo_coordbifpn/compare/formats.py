@@ -1,6 +1,6 @@
-"""The formats of a report: Markdown, LaTeX, and one HTML page without outside resources.
+"""The formats of a report: Markdown, LaTeX, and one HTML page without external resources.
 
-The tables are written here, since tabulate escapes neither Markdown nor the text around a table.
+The tables are written here because tabulate escapes neither Markdown nor the text around a table.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LATEX = {
 
 @dataclass
 class Table:
-    """A table with a header row, and a note below it; all of it plain text."""
+    """A table with a header row and a note below it, all in plain text."""
 
     title: str
     header: list[str]
@@ -94,12 +94,12 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    """Escape what LaTeX would interpret, in one pass, so that nothing is escaped twice."""
+    """Escape what LaTeX would interpret, in one pass so that nothing is escaped twice."""
     return re.sub("|".join(map(re.escape, _LATEX)), lambda x: _LATEX[x[0]], " ".join(text.split()))
 
 
 def html(report: Report, plots: Sequence[Path]) -> str:
-    """Write one page that holds its plots."""
+    """Write one page with the plots embedded."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("yolo_coordbifpn.compare", "."), autoescape=True, trim_blocks=True)

@@ -12,15 +12,15 @@ _CHECKPOINT_OF_RUN = re.compile(r"(?:best|last|epoch\d+)\.pt")
 
 
 def label_models(models: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
-    """Give each model a short name of its own.
+    """Give each model a short, unique name.
 
     A checkpoint of a training is named after the folder of its run: runs/detect/train3/weights/best.pt becomes train3.
-    Any other model has its file's name. Equal names are preceded by as many parent folders as needed: a-train, b-train;
-    two files of one name in one folder have their endings: x.yaml, x.pt.
+    Any other model is named after its file. Equal names are preceded by as many parent folders as needed: a-train,
+    b-train. Files in one folder that differ only in their suffix keep it: x.yaml, x.pt.
 
     Args:
         models: Names or paths of YAMLs and checkpoints.
-        known: Names that models already have.
+        known: Names that some models already have.
 
     Returns:
         The names, in the order of the models.
@@ -46,7 +46,7 @@ def label_models(models: Sequence[str], known: Mapping[str, str]) -> tuple[str, 
 
 
 def _parts(model: str) -> tuple[str, ...]:
-    """Return the folders above a model, and last the name that it has by default."""
+    """Return the folders above a model, followed by its default name."""
     path = Path(model)
     if path.parent.name == "weights" and _CHECKPOINT_OF_RUN.fullmatch(path.name):
         path = path.parent.parent

@@ -1,4 +1,4 @@
-"""Latency of the fused models for one image, all of them in turn in one process.
+"""Latency of the fused models for one image, measured in turn in one process.
 
 python -m yolo_coordbifpn.compare.latency FOLDER DEVICE
 """
@@ -26,7 +26,7 @@ ROUNDS = 60
 
 
 def measure(plan: Plan, device: str) -> dict[str, Any]:
-    """Time one image through each fused model, of the first seed that has a result.
+    """Time one image through each fused model, using its first seed that has a result.
 
     Args:
         plan: The plan.
@@ -58,15 +58,15 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
 def in_turn(
     calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, repeats: int = 1
 ) -> dict[str, list[float]]:
-    """Time calls in rounds of all of them, in which each is first as often as the others.
+    """Time calls in rounds, in which each call takes each position equally often.
 
-    Each is called once before it is timed, so that it finds caches and memory as it left them.
+    Each call is made once before it is timed, so that caches and memory are in the state that it leaves them in.
 
     Args:
         calls: What to time, by name.
-        device: Device that they compute on; it is synchronised before the clock is read.
-        rounds: How often each is timed.
-        repeats: How many calls make one measurement.
+        device: Device that they run on; it is synchronised before the clock is read.
+        rounds: How many times each is timed.
+        repeats: How many calls make up one measurement.
 
     Returns:
         For each call the seconds of one call, in the order of the rounds.

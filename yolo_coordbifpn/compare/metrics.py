@@ -1,4 +1,4 @@
-"""Names of metrics: the one that decides, and the short form of each."""
+"""Names of metrics: the main metric, and the short form of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .plan import Plan
 
 
 def main_metric(plan: Plan) -> str:
-    """Return the host's name of the metric that decides: mAP50-95 (of masks or poses for their tasks), or accuracy.
+    """Return the host's name of the main metric: mAP50-95 (of masks or poses for their tasks), or accuracy.
 
     Args:
         plan: A plan with at least one result.

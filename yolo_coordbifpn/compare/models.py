@@ -41,8 +41,7 @@ def check_models(plan: Plan, args: Any) -> tuple[list[BuiltModel], Dataset | Non
         args: Arguments of the host's `train`.
 
     Returns:
-        The models that can be built, the data unless something is wrong with it, and what is wrong, a line for each
-        problem.
+        The models that can be built, the data unless something is wrong with it, and a line for each problem.
     """
     problems: list[str] = []
     opened = {}
@@ -90,7 +89,7 @@ def open_checked(name: str) -> Any:
             find(name)
         with quiet():
             return open_model(name, name)
-    except Exception as error:  # the host raises many kinds for a user's file
+    except Exception as error:  # the host raises many types for a user's file
         raise CompareError(f"models=: {name}: {_reason(error)}") from error
 
 
@@ -113,12 +112,12 @@ def build(opened: Any, data: Dataset, args: Any) -> Any:
             if isinstance(args.pretrained, str):
                 weights = open_model(args.pretrained, args.pretrained).model
             return trainer.get_model(cfg=opened.model.yaml, weights=weights, verbose=False)
-    except Exception as error:  # the host raises many kinds for a user's file
+    except Exception as error:  # the host raises many types for a user's file
         raise CompareError(_reason(error)) from error
 
 
 def _reason(error: Exception) -> str:
-    """Return one line for an error; those of this package need no type."""
+    """Return one line for an error, without the type for errors of this package."""
     line = next((x.strip() for x in str(error).splitlines() if x.strip()), "")
     return (
         line

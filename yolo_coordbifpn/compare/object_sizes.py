@@ -18,12 +18,12 @@ def average_precision(
     """Compute AP at IoU 0.50...0.95 of small, medium and large boxes.
 
     Args:
-        images: Width and height of each image by its name, in pixels.
-        truths: Image, class and box of each object; a box is x, y, w, h in pixels, x and y of its upper left corner.
+        images: Width and height of each image by name, in pixels.
+        truths: Image, class and box of each object; a box is x, y, w, h in pixels, where x, y is the upper left corner.
         detections: Image, class, box and score of each detection.
 
     Returns:
-        AP, 0...1, for each size that has objects; and their number, as `small objects`. Empty without any object.
+        AP, 0...1, for each size that has objects, and their number, as `small objects`. Empty if there are no objects.
     """
     if not truths:
         return {}
@@ -41,7 +41,7 @@ def _precision(
     truths: Sequence[tuple[str, int, Sequence[float]]],
     detections: Sequence[tuple[str, int, Sequence[float], float]],
 ) -> dict[str, float]:
-    """Evaluate detections as COCO does; return AP by size, meaningless for a size without objects."""
+    """Evaluate detections as COCO does; return AP by size, which is undefined for a size without objects."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     ids = {image: k + 1 for k, image in enumerate(images)}

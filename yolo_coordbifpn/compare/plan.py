@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """Return the result of the run, None if it is not finished."""
+        """Return the result of the run, or None if it is not finished."""
         file = self.folder / "result.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
@@ -36,11 +37,12 @@ class Plan:
     """All runs of a comparison.
 
     Attributes:
-        folder: Where everything is written.
+        folder: Folder that everything is written to.
         models: Names or paths of the models; the others are compared with the first.
         labels: Names of the models in tables, plots and folders.
         seeds: Seeds; every model is trained with each.
         train: Arguments of the host's `train`, the same for all runs.
+        budget: Minutes for all runs together, which makes the comparison a race; None for no limit.
     """
 
     folder: Path
@@ -48,10 +50,11 @@ class Plan:
     labels: tuple[str, ...]
     seeds: tuple[int, ...]
     train: dict[str, Any]
+    budget: int | None = None
 
     @property
     def runs(self) -> list[Run]:
-        """Return all runs in order: every model with the first seed, then every model with the next."""
+        """Return all runs in order: every model with the first seed, then every model with the second, and so on."""
         return [
             Run(model, label, seed, self.folder / "runs" / f"{label}-seed{seed}")
             for seed in self.seeds
@@ -67,30 +70,39 @@ class Plan:
         """Return the results of one model, in the order of the seeds."""
         return [x for x in self.results if x["model"] == label]
 
-    def values(self, label: str, metric: str) -> dict[int, float]:
-        """Return a metric of one model by seed."""
-        return {x["seed"]: x["metrics"][metric] for x in self.results_of(label)}
+    def scores(self, metric: str) -> dict[str, dict[int, float]]:
+        """Return a metric by model and seed, for all models in their order."""
+        found: dict[str, dict[int, float]] = {label: {} for label in self.labels}
+        for result in self.results:
+            found[result["model"]][result["seed"]] = result["metrics"][metric]
+        return found
+
+    @property
+    def seed_counts(self) -> str:
+        """Return how many seeds the models with results have: `3`, or `3 to 8` if they differ."""
+        counts = Counter(x["model"] for x in self.results).values()
+        return str(min(counts)) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
 
     @property
     def stored(self) -> dict[str, Any] | None:
-        """Return the contents of the plan in the folder, None if there is none."""
+        """Return the contents of the plan in the folder, or None if there is none."""
         file = self.folder / "plan.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     @property
     def content(self) -> dict[str, Any]:
-        """Return what is stored of this plan."""
-        parts = {"models": self.models, "labels": self.labels, "seeds": self.seeds, "train": self.train}
+        """Return the contents of this plan as they are stored."""
+        parts = {key: getattr(self, key) for key in ("models", "labels", "seeds", "train", "budget")}
         return json.loads(json.dumps(parts))
 
     def check(self) -> None:
         """Check that the plan can be carried out in its folder; write nothing.
 
-        A stored plan may grow by models and seeds.
+        A stored plan may grow by models and seeds, and its budget may change.
 
         Raises:
-            CompareError: If the folder cannot be written to, or holds something else or another plan; the message names
-                the difference.
+            CompareError: If the folder cannot be written to, or contains something else or another plan; the message
+                names the difference.
         """
         stored, given = self.stored, self.content
         if stored is None:
@@ -111,12 +123,12 @@ class Plan:
         if parent == self.folder and (
             not parent.is_dir() or any(x.name != "compare.lock" for x in self.folder.iterdir())
         ):
-            raise CompareError(f"{self.folder} exists and holds no comparison; give another name=")
+            raise CompareError(f"{self.folder} exists and contains no comparison; give another name=")
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise CompareError(f"{parent} is not a folder that can be written to; give another project=")
 
     def start(self) -> None:
-        """Write the plan into its folder; remove files that a killed process left half written.
+        """Write the plan into its folder; remove partial files of a killed process.
 
         Raises:
             CompareError: See `check`.
@@ -133,7 +145,7 @@ class Plan:
         """Read the plan of a folder."""
         content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         models, labels, seeds = (tuple(content[x]) for x in ("models", "labels", "seeds"))
-        return cls(folder, models, labels, seeds, content["train"])
+        return cls(folder, models, labels, seeds, content["train"], content["budget"])
 
     def write_rows(self) -> None:
         """Write `runs.csv`: one row for each finished run."""
@@ -158,5 +170,5 @@ def _text(value: Any) -> str:
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the single values of a result, with its metrics, as a row."""
+    """Return the scalar values and the metrics of a result as a row."""
     return {**{k: v for k, v in result.items() if not isinstance(v, (dict, list))}, **result["metrics"]}

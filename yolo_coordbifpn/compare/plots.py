@@ -1,4 +1,4 @@
-"""Plots of a comparison: a metric by epoch and against latency, readable in grey and by the colour-blind.
+"""Plots of a comparison: a metric by epoch and against latency, readable in greyscale and for the colour-blind.
 
 Each model has its own colour, marker and line.
 """
@@ -18,10 +18,10 @@ from .statistics import interval
 
 
 def curves(plan: Plan, metric: str) -> Path | None:
-    """Plot mean and 95 % interval of a metric by epoch, as validated by the host during the training.
+    """Plot the mean and 95 % interval of a metric by epoch, as the host validates it during the training.
 
     Returns:
-        The file `curves.png`, None if no run has such a column.
+        The file `curves.png`, or None if no run has such a column.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -44,12 +44,12 @@ def curves(plan: Plan, metric: str) -> Path | None:
     if not drawn:
         return None
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # one epoch has one tick
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # a single epoch gets one tick
     axes.set_ylabel(short_name(metric))
     axes.set_ylim(0, min(axes.get_ylim()[1], 1))
     axes.grid(alpha=0.25)
     _legend(figure, plan)
-    axes.set_title(f"Mean and 95 % interval over {len(plan.seeds)} seeds", fontsize=10)
+    axes.set_title(f"Mean and 95 % interval over {plan.seed_counts} seeds", fontsize=10)
     return _save(figure, plan.folder / "curves.png")
 
 
@@ -57,7 +57,7 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
     """Plot a metric against latency, with the 95 % interval over seeds and the quartiles of the latency.
 
     Returns:
-        The file `pareto.png`, None if no latency is known.
+        The file `pareto.png`, or None if no latency is known.
     """
     from matplotlib.figure import Figure
 
@@ -66,10 +66,11 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
         return None
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
+    scores = plan.scores(metric)
     for k, label in enumerate(plan.labels):
         if label not in times:
             continue
-        found = interval(list(plan.values(label, metric).values()))
+        found = interval(list(scores[label].values()))
         time = times[label]
         axes.errorbar(
             time["median"],
@@ -95,7 +96,7 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
 
 
 def _legend(figure: Any, plan: Plan) -> None:
-    """Put the names of the models below the axes, where they cover no point."""
+    """Draw the names of the models below the axes, where they cover no point."""
     figure.legend(frameon=False, loc="outside lower center", ncols=2 if max(map(len, plan.labels)) < 36 else 1)
 
 

@@ -27,8 +27,8 @@ def preview(plan: Plan, devices: Sequence[str], engine: str, problems: Sequence[
     Args:
         plan: The plan.
         devices: Devices of the runs.
-        engine: `local` or `ray`; steps are timed for `local` alone, since the cluster has other machines.
-        problems: What is already known to be wrong.
+        engine: `local` or `ray`; steps are timed for `local` only, since the cluster has other machines.
+        problems: The problems that are already known, one line each.
 
     Raises:
         CompareError: If anything is wrong; the message has a line for each problem.
@@ -48,7 +48,7 @@ def preview(plan: Plan, devices: Sequence[str], engine: str, problems: Sequence[
 
 
 def _step_seconds(plan: Plan, device: str) -> dict[str, float]:
-    """Time the models in a child process, so that this one keeps no memory of the device."""
+    """Time the models in a child process, so that this one allocates no memory on the device."""
     with tempfile.TemporaryDirectory() as folder:
         copy = dataclasses.replace(plan, folder=Path(folder))
         copy.start()
@@ -64,7 +64,7 @@ def _step_seconds(plan: Plan, device: str) -> dict[str, float]:
 
 
 def _estimate(plan: Plan, data: Dataset, args: Any, devices: Sequence[str], seconds: dict[str, float]) -> str:
-    """Return about how long the runs without a result take; runs that share a device do not make each other faster."""
+    """Estimate the time of the runs without a result; runs that share a device are not faster together."""
     if not seconds:
         return "the time on a cluster is not estimated"
     images = args.epochs * (data.train + data.val * _FORWARD) / images_per_step(args)
@@ -93,4 +93,8 @@ def _lines(plan: Plan, models: Sequence[BuiltModel], seconds: dict[str, float], 
     items = {x.label: x.items for x in models}
     lines += unequal_starts(dict(zip(plan.labels, plan.models)), items, plan.train.get("pretrained"))
     todo = sum(run.result is None for run in plan.runs)
-    return [*lines, f"{todo} runs to train ({len(plan.models)} models x {len(plan.seeds)} seeds): {estimate}"]
+    most = "" if plan.budget is None else "at most "
+    lines.append(f"{most}{todo} runs to train ({len(plan.models)} models x {len(plan.seeds)} seeds): {estimate}")
+    if plan.budget is not None:
+        lines.append(f"budget: no run is started after {plan.budget} min, earlier sessions included")
+    return lines

@@ -1,4 +1,4 @@
-"""Child processes of a comparison: started, ended on an interrupt, and never alive without their parent."""
+"""Child processes of a comparison, which end with their parent or on an interrupt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL = 0.2  # seconds between two looks at the children
 
 
 def start(module: str, *words: str, log: Path) -> subprocess.Popen[bytes]:
-    """Run a module in a child process that leads its own session (on POSIX) and appends its output to a log.
+    """Run a module in a child process, in its own session (on POSIX), with its output appended to a log.
 
     Its standard input is a pipe that only this process holds open, which `end_with_parent` relies on.
     """
@@ -33,7 +33,7 @@ def start(module: str, *words: str, log: Path) -> subprocess.Popen[bytes]:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Kill a child and its own children, and wait for its end. A run loses no more than the current epoch."""
+    """Kill a child and its own children, and wait until it has ended. A run loses no more than the current epoch."""
     if process.poll() is None:
         if os.name == "posix":
             os.killpg(process.pid, signal.SIGKILL)
@@ -45,8 +45,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def end_with_parent() -> None:
     """End this process and its children as soon as its parent is gone, even after `kill -9`.
 
-    The parent holds the other end of the standard input and writes nothing, so end of file means that it is gone. Has
-    no effect unless the standard input is a pipe.
+    The parent keeps the other end of the standard input open and writes nothing, so end of file means that it is gone.
+    Has no effect unless the standard input is a pipe.
     """
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         threading.Thread(target=_end_at_end_of_file, daemon=True).start()
@@ -61,7 +61,7 @@ def _end_at_end_of_file() -> None:
 
 @contextlib.contextmanager
 def held_interrupts() -> Iterator[Callable[[], None]]:
-    """Hold back SIGINT and SIGTERM, so that neither can arrive between starting a child and recording it.
+    """Defer SIGINT and SIGTERM, so that neither can arrive between starting a child and recording it.
 
     Yields:
         A function that raises `KeyboardInterrupt` if one of them has arrived.

@@ -1,4 +1,4 @@
-"""Where a result comes from: model, seed, versions and machine."""
+"""The origin of a result: model, seed, versions and machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def provenance(run: Run) -> dict[str, Any]:
 
 
 def model_file(name: str) -> str:
-    """Return which file a model is: a stock or shipped YAML, one made from a stock YAML, or a local file."""
+    """Return what kind of file a model is: a stock or shipped YAML, one made from a stock YAML, or a local file."""
     import ultralytics
 
     if name.endswith(".pt"):
@@ -50,7 +50,7 @@ def model_file(name: str) -> str:
 
 
 def _commit() -> str:
-    """Return the commit of this package's checkout, an empty string if there is none or no git."""
+    """Return the commit of this package's checkout, or an empty string without a checkout or git."""
     root = Path(yolo_coordbifpn.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return ""

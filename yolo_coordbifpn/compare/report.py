@@ -9,10 +9,13 @@ from typing import Any
 
 from ..files import write
 from .formats import Report, html, latex, markdown
+from .leaderboard import leaderboard_table
 from .metrics import main_metric, short_name
-from .plan import Plan
+from .plan import Plan, Run
 from .plots import curves, pareto
-from .statistics import LEAST_SEEDS, difference, verdict
+from .race import race_of
+from .simultaneous import differences
+from .statistics import LEAST_SEEDS, verdict
 from .summary import summary
 from .tables import bounds, class_table, difference_table, results_table, size_table
 from .transfers import unequal_starts
@@ -45,9 +48,15 @@ def build_report(plan: Plan, latency: dict[str, Any]) -> Report:
         latency: Contents of `latency.json`, or an empty dict.
     """
     name = short_name(main_metric(plan))
-    tables = [results_table(plan, latency), difference_table(plan), size_table(plan), class_table(plan)]
+    tables = [
+        leaderboard_table(plan, latency),
+        results_table(plan, latency),
+        difference_table(plan),
+        size_table(plan),
+        class_table(plan),
+    ]
     return Report(
-        title=f"{name} of {len(plan.labels)} models, {len(plan.seeds)} seeds",
+        title=f"{name} of {len(plan.labels)} models, {plan.seed_counts} seeds",
         findings=_findings(plan),
         notes=_notes(plan, latency),
         tables=[x for x in tables if x is not None],
@@ -55,25 +64,47 @@ def build_report(plan: Plan, latency: dict[str, Any]) -> Report:
 
 
 def _findings(plan: Plan) -> list[str]:
-    """Say what is missing, which starts are unequal, and whether each model is better than the first."""
+    """Say which runs are missing, which starts are unequal, and whether each model is better than the first."""
     metric = main_metric(plan)
-    base, *others = plan.labels
+    base = plan.labels[0]
     findings = []
-    missing = [f"{x.label} seed {x.seed}" for x in plan.runs if x.result is None]
+    missing = [x for x in plan.runs if x.result is None]
+    if plan.budget is not None:
+        findings.append(_race(plan, missing))
+        missing = [x for x in missing if x.folder.exists()]  # the others were not started
     if missing:
-        finished = len(plan.runs) - len(missing)
-        findings.append(f"INCOMPLETE: {finished} of {len(plan.runs)} runs are finished. Missing: {', '.join(missing)}.")
+        names = ", ".join(f"{x.label} seed {x.seed}" for x in missing)
+        findings.append(f"INCOMPLETE: {len(plan.results)} of {len(plan.runs)} runs are finished. Missing: {names}.")
     elif len(plan.seeds) < LEAST_SEEDS:
         findings.append("Fewer than three seeds: intervals are wide or missing. Give seeds=0,1,2 or more.")
     items = {x["model"]: x["items"] for x in plan.results}
     findings += unequal_starts(dict(zip(plan.labels, plan.models)), items, plan.train.get("pretrained"))
-    for label in others:
-        found = difference(plan.values(label, metric), plan.values(base, metric))
-        if found.count:
-            over = f" ({bounds(found)}) over {found.count} seeds" if found.count > 1 else ""
-            change = f"{short_name(metric)} differs by {found.mean:+.4f}{over}"
-            findings.append(f"{label} against {base}: {verdict(found)}; {change}.")
+    for label, found in differences(plan.scores(metric)).items():
+        over = f" ({bounds(found)}) over {found.count} seeds" if found.count > 1 else ""
+        change = f"{short_name(metric)} differs by {found.mean:+.4f}{over}"
+        findings.append(f"{label} against {base}: {verdict(found)}; {change}.")
     return findings
+
+
+def _race(plan: Plan, missing: list[Run]) -> str:
+    """Say which variants a race dropped, and why it ended."""
+    state = race_of(plan)
+    dropped = ", ".join(f"{x.label} {x}" for x in state.drops) or "none"
+    started = [x for x in missing if x.folder.exists()]
+    models = (plan.labels[0], *state.racing)
+    seeds = dict.fromkeys(str(x.seed) for x in missing if x.label in models and x not in started)
+    if plan.labels[0] in (x.label for x in started):
+        end = f"a run of {plan.labels[0]} has no result"
+    elif state.won:
+        end = "one variant is left"
+    elif seeds:
+        end = f"the budget does not cover seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+    else:
+        end = "all seeds are trained"
+    return (
+        f"Race with a budget of {plan.budget} min: {len(plan.results)} of at most {len(plan.runs)} runs. Dropped: "
+        f"{dropped}. End: {end}."
+    )
 
 
 def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
@@ -84,10 +115,10 @@ def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
     commit = f" (commit {first['commit']})" if first["commit"] else ""
     notes = [
         f"Training: {arguments}; all other arguments have the host's defaults. The metrics are those of best.pt on the "
-        "validation data, on which it was also chosen, for all models alike.",
+        "validation data, on which it was also chosen; this is the same for all models.",
         f"Ultralytics {first['ultralytics']}, torch {first['torch']}, Python {first['python']}, yolo_coordbifpn "
         f"{first['yolo_coordbifpn']}{commit}; {', '.join(machines)}.",
-        "Runs of one seed see the same images in the same order with the same augmentation.",
+        "Runs with the same seed see the same images in the same order with the same augmentation.",
     ]
     files = {r["model"]: r["file"] for r in plan.results if "file" in r}
     if files:
@@ -101,14 +132,14 @@ def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
     bigger = _next_bigger(names[0])
     if bigger and bigger not in names:
         notes.append(
-            f"A bigger stock model may gain more for its cost: add {bigger}.yaml to models= to compare it with these."
+            f"A larger stock model may gain more for its cost: add {bigger}.yaml to models= to compare it with these."
         )
     elif bigger:
-        notes.append(f"{bigger} is the next bigger stock model: it shows what its cost buys without any block.")
+        notes.append(f"{bigger} is the next larger stock model: it shows the gain from its cost without any block.")
     return notes
 
 
 def _next_bigger(name: str) -> str:
-    """Return the name of the stock model one scale above, an empty string if there is none."""
+    """Return the name of the stock model one scale above, or an empty string if there is none."""
     match = re.fullmatch(r"(yolo(?:e-)?v?\d+)([nsml])(-\w+)?", name)
     return f"{match[1]}{_SCALES[_SCALES.index(match[2]) + 1]}{match[3] or ''}" if match else ""

@@ -1,7 +1,7 @@
-"""Exact resume: a training that was interrupted and continues gives the same numbers as one that was not.
+"""Exact resume: a training that is interrupted and resumed gives the same numbers as one that is not.
 
-The host's checkpoints are not enough for that: they hold the averaged model in half precision. So the whole state is
-saved after each epoch, and each epoch draws its random numbers from the seed and the epoch alone. The numbers are exact
+The host's checkpoints are not enough for that: they contain the averaged model in half precision. So the whole state is
+saved after each epoch, and the random numbers of an epoch depend only on the seed and the epoch. The numbers are exact
 with `workers=0` and an optimizer that steps at every batch (`nbs` <= `batch`).
 """
 
@@ -24,10 +24,10 @@ _HOST_FILES = ("weights/last.pt", "weights/best.pt", "results.csv", "args.yaml")
 
 
 class ResumeState:
-    """The whole state of a training after its last complete epoch, kept in one file and set by the host's callbacks.
+    """The whole state of a training after its last complete epoch, saved in one file by the host's callbacks.
 
     Attributes:
-        state: What the file held at the start, empty if there was none.
+        state: Contents of the file at the start, empty if there was none.
         seconds: Duration of each complete epoch.
         memory: Peak memory of the training, MiB.
         transfers: How many pretrained items were transferred.
@@ -50,14 +50,14 @@ class ResumeState:
         return bool(self.state.get("finished"))
 
     def restore_files(self, folder: Path) -> Path:
-        """Write the host's files as they were after the last complete epoch; return its checkpoint to resume from."""
+        """Restore the host's files of the last complete epoch; return the checkpoint to resume from."""
         for name, content in self.state["files"].items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write(folder / name, content)
         return folder / "weights" / "last.pt"
 
     def on_train_start(self, trainer: Any) -> None:
-        """Give a resumed training the exact state of the interrupted one."""
+        """Set the exact state of the interrupted training in a resumed one."""
         self._seed_after_reset(trainer)
         if not self.state:
             return
@@ -71,7 +71,7 @@ class ResumeState:
         trainer.best_fitness = self.state["best_fitness"]
 
     def on_train_epoch_start(self, trainer: Any) -> None:
-        """Start the epoch with random numbers of its own."""
+        """Seed the random numbers of the epoch."""
         self._epoch_start = time.perf_counter()
         self._set_seed(trainer)
         _clear_mosaic_buffer(trainer.train_loader.dataset)
@@ -103,7 +103,7 @@ class ResumeState:
         write(self.file, stream.getvalue())
 
     def _seed_after_reset(self, trainer: Any) -> None:
-        """Set the seed again whenever the host resets its loader: where mosaic ends, and in the first resumed epoch."""
+        """Set the seed again whenever the host resets its loader: when mosaic ends, and in the first resumed epoch."""
         loader = trainer.train_loader
         if not hasattr(loader, "reset"):
             return
@@ -118,7 +118,9 @@ class ResumeState:
     def _set_seed(self, trainer: Any) -> None:
         """Set all random number generators from the seed and the epoch."""
         loader = trainer.train_loader
-        if loader.num_workers == 0 and hasattr(loader, "iterator"):  # a used iterator draws more numbers than a new one
+        if loader.num_workers == 0 and hasattr(
+            loader, "iterator"
+        ):  # an iterator that was used draws more numbers than a new one
             loader.iterator = loader._get_iterator()
         number = (self.seed * 100_003 + trainer.epoch) % 2**31
         random.seed(number)
@@ -130,7 +132,7 @@ class ResumeState:
 
 
 def _clear_mosaic_buffer(dataset: Any) -> None:
-    """Empty the host's buffer of recent images, which mosaics are drawn from, as at the start of a training."""
+    """Empty the host's buffer of recent images, which mosaics are made from, as at the start of a training."""
     buffer = getattr(dataset, "buffer", None)
     if isinstance(buffer, list) and getattr(dataset, "cache", None) != "ram":
         for i in buffer:

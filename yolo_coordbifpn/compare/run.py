@@ -2,8 +2,8 @@
 
     python -m yolo_coordbifpn.compare.run FOLDER INDEX DEVICE
 
-A run that was interrupted continues, see `resume.py`. All models of a seed see the same images in the same order with
-the same augmentation, which pairs them.
+An interrupted run continues, see `resume.py`. With the same seed, all models see the same images in the same order with
+the same augmentation, so their results are paired.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def carry_out(folder: Path, index: int, device: str) -> None:
     plan = Plan.read(folder)
     run = plan.runs[index]
     run.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.folder / "run.lock"):  # if another process still works on this run, its result is used
-        for part in run.folder.rglob("*.part"):  # half written by a process that was killed
+    with FileLock(run.folder / "run.lock"):  # another process may still work on this run; then its result is used
+        for part in run.folder.rglob("*.part"):  # left by a process that was killed
             part.unlink()
         state_file = run.folder / "resume.pt"
         if run.result is None:
@@ -57,7 +57,7 @@ def _train(plan: Plan, run: Run, state_file: Path, device: str) -> tuple[Path, d
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     if not resume.finished:
-        # One run at a time sets up: two that write the host's label cache at once disturb each other.
+        # One run sets up at a time, since two would write the host's label cache at once.
         setup = FileLock(plan.folder / "setup.lock")
         with setup:
             model = open_model(last if resume.state else run.model, run.model)

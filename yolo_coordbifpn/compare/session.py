@@ -1,4 +1,4 @@
-"""One comparison from the command to the report: finished runs are kept, missing ones are carried out."""
+"""A comparison from the command to the report: finished runs are kept, missing ones are carried out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .metrics import main_metric, short_name
 from .plan import Plan, Run
 from .processes import failure, run_to_end
 from .report import write_report
+from .rounds import Clock, rounds
 
 INTERRUPTED = 130  # exit status, 128 + SIGINT
 
@@ -29,10 +30,10 @@ def compare(plan: Plan, devices: Sequence[str], engine: str) -> int:
         engine: `local` or `ray`.
 
     Returns:
-        0 if every run has a result, 1 if one has none, 130 after an interrupt.
+        0 if no run failed, 1 if one did, 130 after an interrupt.
 
     Raises:
-        CompareError: If the folder holds something else or another plan, or if another process works on it.
+        CompareError: If the folder contains something else or another plan, or if another process works on it.
     """
     plan.check()
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,8 @@ def compare(plan: Plan, devices: Sequence[str], engine: str) -> int:
 
 def _compare(plan: Plan, devices: Sequence[str], engine: str, console: Console) -> int:
     plan.start()
-    console.print(f"{len(plan.runs)} runs, {len(plan.models)} models x {len(plan.seeds)} seeds, in {plan.folder}")
+    most = "" if plan.budget is None else f"a race of {plan.budget} min with at most "
+    console.print(f"{most}{len(plan.runs)} runs, {len(plan.models)} models x {len(plan.seeds)} seeds, in {plan.folder}")
     failed = _carry_out(plan, devices, engine, console)
     if plan.results:
         plan.write_rows()
@@ -75,7 +77,7 @@ def _compare(plan: Plan, devices: Sequence[str], engine: str, console: Console) 
 
 
 def _carry_out(plan: Plan, devices: Sequence[str], engine: str, console: Console) -> dict[Run, str]:
-    """Carry out the runs without a result; return those that failed, and why."""
+    """Carry out the runs without a result, in a race only those of its rounds; return those that failed, and why."""
     epochs = int(plan.train["epochs"])
     columns = (
         TextColumn("{task.description}"),
@@ -87,8 +89,10 @@ def _carry_out(plan: Plan, devices: Sequence[str], engine: str, console: Console
         TimeRemainingColumn(elapsed_when_finished=False),
     )
     failed: dict[Run, str] = {}
+    clock = Clock(plan.folder)
     with Progress(*columns, console=console, speed_estimate_period=1e6) as progress:  # an epoch may take long
-        task = progress.add_task("comparison", total=epochs * len(plan.runs), completed=_epochs(plan, epochs))
+        name = "comparison" if plan.budget is None else "race, at most"
+        task = progress.add_task(name, total=epochs * len(plan.runs), completed=_epochs(plan, epochs))
 
         def done(run: Run, reason: str) -> None:
             if run.result is None:
@@ -97,15 +101,23 @@ def _carry_out(plan: Plan, devices: Sequence[str], engine: str, console: Console
             plan.write_rows()
             metric = main_metric(plan)
             value = f"{short_name(metric)} {run.result['metrics'][metric]:.4f}"
-            progress.console.print(f"{run.label} seed {run.seed}: {value}", markup=False, highlight=False)
+            say(f"{run.label} seed {run.seed}: {value}")
 
         def tick() -> None:
             progress.update(task, completed=_epochs(plan, epochs))
+            clock.tick()
 
-        if engine == "ray":
-            on_ray(plan, devices[0], done, tick)
-        else:
-            on_devices(plan, devices, done, tick)
+        def say(line: str) -> None:
+            progress.console.print(line, markup=False, highlight=False)
+
+        try:
+            for runs in rounds(plan, clock, failed, say):
+                if engine == "ray":
+                    on_ray(plan, runs, devices[0], done, tick, clock.deadline(plan.budget))
+                else:
+                    on_devices(plan, runs, devices, done, tick, clock.deadline(plan.budget))
+        finally:
+            clock.save()
     return failed
 
 

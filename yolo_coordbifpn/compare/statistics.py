@@ -1,7 +1,7 @@
 """Statistics over seeds: means with confidence intervals, and differences paired by seed.
 
-Source: Student, "The Probable Error of a Mean", Biometrika 1908. Runs of one seed see the same images in the same
-order, so the difference between two models is taken seed by seed, which cancels what the seed does to both.
+Source: Student, "The Probable Error of a Mean", Biometrika 1908. Runs with the same seed see the same images in the
+same order, so the difference between two models is computed seed by seed, which cancels the common effect of the seed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LEAST_SEEDS = 3  # for a verdict
-_ROUNDING = 1e-9  # of metrics; differences that vary less than this are equal
+_ROUNDING = 1e-9  # of metrics; differences that vary less count as equal
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Compute the mean of some values and its 95 % confidence interval (Student's t)."""
+    """Compute the mean of values and its 95 % confidence interval (Student's t)."""
     from scipy import stats
 
     mean = sum(values) / len(values) if values else math.nan

@@ -25,7 +25,7 @@ from .processes import end_with_parent
 
 LONGEST = 5.0  # seconds; a step that takes longer is timed with few images
 FEW = 2  # images
-AUTOMATIC = 16  # batch if the host chooses it
+AUTOMATIC = 16  # batch where the host chooses it
 
 
 def measure(plan: Plan, device: str) -> dict[str, float | str]:
@@ -36,7 +36,7 @@ def measure(plan: Plan, device: str) -> dict[str, float | str]:
         device: Name of the host: `cpu`, `0`, ...
 
     Returns:
-        Seconds by label, or why the step failed, for lack of memory for example.
+        Seconds by label, or why the step failed, for example for lack of memory.
     """
     where = torch.device(f"cuda:{device}" if device.isdecimal() else device)
     args = all_arguments(plan.train)
@@ -53,7 +53,7 @@ def measure(plan: Plan, device: str) -> dict[str, float | str]:
 
 
 def images_per_step(args: Any) -> int:
-    """Return the batch; where the host chooses it, what the host falls back to."""
+    """Return the batch size; where the host chooses it, the host's fallback."""
     return int(args.batch) if args.batch >= 1 else AUTOMATIC
 
 
@@ -63,10 +63,10 @@ def image_size(args: Any) -> int:
 
 
 def step_seconds(model: nn.Module, batch: int, size: int, channels: int, device: torch.device) -> float:
-    """Time forward pass, backward pass and optimizer step on random images, after one that is not timed.
+    """Time the forward pass, backward pass and optimizer step on random images, after an untimed step.
 
     The loss is the mean of the outputs, which costs less than the host's. If the step would take longer than
-    `LONGEST`, it is timed with few images, and the time is proportional to them.
+    `LONGEST`, it is timed with few images and scaled to the batch.
     """
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     few = min(batch, FEW)

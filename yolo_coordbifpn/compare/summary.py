@@ -1,4 +1,4 @@
-"""`summary.csv`: each metric of each model, with its interval and its difference from the first model."""
+"""`summary.csv`: each metric of each model, with its interval, its difference from the first model, and its rank."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import io
 import math
 from typing import Any
 
-from .metrics import short_name
+from .leaderboard import ranking
+from .metrics import main_metric, short_name
 from .plan import Plan
-from .statistics import Interval, difference, interval, verdict
+from .race import race_of
+from .simultaneous import differences
+from .statistics import Interval, interval, verdict
 
 _COLUMNS = (
     *("model", "metric", "seeds", "mean", "low", "high"),
-    *("difference", "difference_low", "difference_high", "verdict"),
+    *("difference", "difference_low", "difference_high", "verdict", "rank", "dropped"),
 )
 
 
 def summary(plan: Plan, latency: dict[str, Any]) -> str:
-    """Return the file's text, a row for each model and metric, and one for the latency of each model.
+    """Return the text of the file, with a row for each model and metric and one for the latency of each model.
 
     Args:
         plan: A plan with at least one result.
@@ -27,19 +30,21 @@ def summary(plan: Plan, latency: dict[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
-    base = plan.labels[0]
-    for label in plan.labels:
-        for metric in plan.results[0]["metrics"]:
-            values = plan.values(label, metric)
-            if not values:
-                continue
-            mean = interval(list(values.values()))
+    scores = {metric: plan.scores(metric) for metric in plan.results[0]["metrics"]}
+    found = {metric: differences(x) for metric, x in scores.items()}
+    main = main_metric(plan)
+    ranks = ranking(plan, found[main])
+    drops = {x.label: str(x) for x in race_of(plan).drops}
+    for label in [x for x in plan.labels if scores[main][x]]:
+        for metric in scores:
+            mean = interval(list(scores[metric][label].values()))
             row = {"model": label, "metric": short_name(metric), "seeds": mean.count, **_numbers(mean)}
-            if label != base:
-                found = difference(values, plan.values(base, metric))
-                mean_difference, low, high = _numbers(found).values()
+            if label in found[metric]:
+                mean_difference, low, high = _numbers(found[metric][label]).values()
                 row |= {"difference": mean_difference, "difference_low": low, "difference_high": high}
-                row["verdict"] = verdict(found, larger_is_better="loss" not in metric)
+                row["verdict"] = verdict(found[metric][label], larger_is_better="loss" not in metric)
+            if metric == main:
+                row |= {"rank": ranks.index(label) + 1 if label in ranks else "", "dropped": drops.get(label, "")}
             writer.writerow(row)
         time = latency.get("models", {}).get(label)
         if time:
@@ -49,6 +54,6 @@ def summary(plan: Plan, latency: dict[str, Any]) -> str:
 
 
 def _numbers(found: Interval) -> dict[str, Any]:
-    """Return mean and bounds, an empty string for what is not known."""
+    """Return the mean and the bounds, as empty strings where they are not known."""
     numbers = {"mean": found.mean, "low": found.low, "high": found.high}
     return {key: "" if math.isnan(x) else x for key, x in numbers.items()}

@@ -8,7 +8,8 @@ from typing import Any
 from .formats import Table
 from .metrics import short_name, table_metrics
 from .plan import Plan
-from .statistics import Interval, difference, interval, verdict
+from .simultaneous import differences
+from .statistics import Interval, interval, verdict
 
 
 def results_table(plan: Plan, latency: dict[str, Any]) -> Table:
@@ -20,19 +21,19 @@ def results_table(plan: Plan, latency: dict[str, Any]) -> Table:
         ["model", *map(short_name, metrics), *costs],
         note="Mean ± 95 % interval over the seeds (Student's t); latency: median (quartiles).",
     )
+    scores = [plan.scores(x) for x in metrics]
     for label in plan.labels:
         results = plan.results_of(label)
         if not results:
             table.rows.append([label, "missing", *[""] * (len(table.header) - 2)])
             continue
-        time = latency.get("models", {}).get(label)
         table.rows.append(
             [
                 label,
-                *(_mean(plan.values(label, x).values()) for x in metrics),
-                f"{results[0]['parameters'] / 1e6:.3f}",
+                *(_mean(x[label].values()) for x in scores),
+                parameters_cell(results[0]),
                 f"{results[0]['gflops']:.2f}",
-                f"{time['median']:.2f} ({time['low']:.2f}-{time['high']:.2f})" if time else "",
+                latency_cell(latency, label),
                 f"{interval([r['train_seconds'] for r in results]).mean:.0f}",
                 f"{max(r['peak_memory_mib'] for r in results):.0f}",
                 results[0]["items"],
@@ -43,24 +44,40 @@ def results_table(plan: Plan, latency: dict[str, Any]) -> Table:
 
 def difference_table(plan: Plan) -> Table:
     """Make the table of the differences between each model and the first, paired by seed."""
-    base, *others = plan.labels
+    base = plan.labels[0]
     table = Table(
         f"Difference from {base}, paired by seed",
         ["model", "metric", "difference", "95 % interval", "seeds", "verdict"],
         note="Better or worse if the interval excludes 0, otherwise not shown; no verdict on fewer than three seeds. "
-        f"The intervals are not corrected for the number of comparisons, {len(others)}.",
+        + simultaneous_note(plan),
     )
-    for label in others:
-        for metric in table_metrics(plan):
-            found = difference(plan.values(label, metric), plan.values(base, metric))
-            if found.count:
+    by_metric = {metric: differences(plan.scores(metric)) for metric in table_metrics(plan)}
+    for label in plan.labels[1:]:
+        for metric, every in by_metric.items():
+            if found := every.get(label):
                 row = [label, short_name(metric), f"{found.mean:+.4f}", bounds(found), str(found.count), verdict(found)]
                 table.rows.append(row)
     return table
 
 
+def simultaneous_note(plan: Plan) -> str:
+    """Say how the intervals of differences are computed."""
+    others = len(plan.labels) - 1
+    if others < 2:
+        return "The interval is the paired t interval."
+    note = (
+        f"For each metric, the intervals are adjusted for {others} comparisons (Dunnett's test, seeds as blocks, error "
+        "variance pooled over the models)."
+    )
+    if len({len(plan.results_of(x)) for x in plan.labels}) > 1:
+        note += (
+            " A model with fewer seeds is compared over those, with the error variance of the models that have them."
+        )
+    return note
+
+
 def size_table(plan: Plan) -> Table | None:
-    """Make the table of AP by object size; None if no result has it."""
+    """Make the table of AP by object size, or None if no result has it."""
     sizes = [x for x in ("small", "medium", "large") if any(x in r["sizes"] for r in plan.results)]
     if not sizes:
         return None
@@ -69,7 +86,7 @@ def size_table(plan: Plan) -> Table | None:
         "AP by size of the objects",
         ["model", *(f"{x} ({counts.get(f'{x} objects', 0)})" for x in sizes)],
         note="COCO's AP at IoU 0.50...0.95 (faster-coco-eval); small: below 32 x 32 pixels of the image, large: "
-        "above 96 x 96; in brackets: the number of objects in the validation data.",
+        "above 96 x 96. In brackets: the number of objects in the validation data.",
     )
     for label in plan.labels:
         results = plan.results_of(label)
@@ -79,7 +96,7 @@ def size_table(plan: Plan) -> Table | None:
 
 
 def class_table(plan: Plan) -> Table | None:
-    """Make the table of mAP by class; None if no result has it."""
+    """Make the table of mAP by class, or None if no result has it."""
     names = list(dict.fromkeys(name for r in plan.results for name in r["classes"]))
     if not names:
         return None
@@ -91,8 +108,19 @@ def class_table(plan: Plan) -> Table | None:
     return table
 
 
+def parameters_cell(result: dict[str, Any]) -> str:
+    """Return the parameters of a model in millions."""
+    return f"{result['parameters'] / 1e6:.3f}"
+
+
+def latency_cell(latency: dict[str, Any], label: str) -> str:
+    """Return the median and quartiles of a model's latency in milliseconds, or an empty string if unknown."""
+    time = latency.get("models", {}).get(label)
+    return f"{time['median']:.2f} ({time['low']:.2f}-{time['high']:.2f})" if time else ""
+
+
 def bounds(found: Interval) -> str:
-    """Return the bounds of an interval of differences, an empty string if it has none."""
+    """Return the bounds of an interval of differences, or an empty string if it has none."""
     return "" if found.count < 2 else f"{found.low:+.4f} ... {found.high:+.4f}"
 
 

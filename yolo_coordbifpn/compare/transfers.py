@@ -1,4 +1,4 @@
-"""How many pretrained items a model was given, and whether the models of a comparison start alike."""
+"""The number of pretrained items of a model, and whether the models start from comparable weights."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 from collections.abc import Mapping
 
 _TRANSFERRED = re.compile(r"Transferred (\d+)/(\d+) items|yolo_coordbifpn: (\d+) of (\d+) pretrained items kept")
-_LIKE = 0.2  # largest difference between the shares of pretrained items of models that start alike
+_LIKE = 0.2  # largest difference between the shares of pretrained items of comparable starts
 
 
 class TransferCount(logging.Filter):
-    """Reads from the host's log how many pretrained items were transferred; our own line takes precedence.
+    """Reads from the host's log how many pretrained items were transferred; this package's line takes precedence.
 
-    It is a filter, since that sees messages that a later filter drops.
+    It is a filter because a filter also sees messages that a later filter drops.
 
     Attributes:
-        items: The last count, such as `448/499`; an empty string if there was none.
+        items: The last count, such as `448/499`, or an empty string if there was none.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class TransferCount(logging.Filter):
         LOGGER.removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Note the count if the message has one; let every message pass."""
+        """Record the count if the message has one; let every message pass."""
         match = _TRANSFERRED.search(record.getMessage())
         if match and (match[3] or not self.ours):
             self.ours = bool(match[3])
@@ -46,11 +46,11 @@ class TransferCount(logging.Filter):
 
 
 def unequal_starts(models: Mapping[str, str], items: Mapping[str, str], pretrained: object) -> list[str]:
-    """Say why a difference between models may come from their starts.
+    """Say why a difference between models may come from unequal starts.
 
     Args:
         models: Names or paths of the models by label.
-        items: Pretrained items by label, such as `448/499`, as far as they are known.
+        items: Pretrained items by label, such as `448/499`, where they are known.
         pretrained: Value of `pretrained=`; a model that is this checkpoint starts like those that load it.
 
     Returns:

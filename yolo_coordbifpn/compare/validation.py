@@ -12,7 +12,7 @@ from .plan import Plan, Run
 
 
 def validate(plan: Plan, run: Run, best: Path, device: str) -> dict[str, Any]:
-    """Validate the best checkpoint with the host; add AP by class and object size, parameters and GFLOPs."""
+    """Validate the best checkpoint with the host, and add AP by class and object size, parameters and GFLOPs."""
     model = open_model(best, run.model)
     seen: list[Any] = []
     model.add_callback("on_val_end", seen.append)
@@ -34,7 +34,7 @@ def validate(plan: Plan, run: Run, best: Path, device: str) -> dict[str, Any]:
 
 
 def _classes(metrics: Any) -> dict[str, float]:
-    """Return mAP50-95 of each class in the validation data."""
+    """Return mAP50-95 of each class of the validation data."""
     box = getattr(metrics, "box", None)
     if box is None or not len(getattr(box, "ap_class_index", ())):
         return {}
@@ -42,7 +42,7 @@ def _classes(metrics: Any) -> dict[str, float]:
 
 
 def _sizes(validator: Any) -> dict[str, float]:
-    """Return COCO's AP of small, medium and large boxes from a finished validation."""
+    """Return COCO's AP of small, medium and large objects from a finished validation."""
     from PIL import Image
     from ultralytics.data.utils import exif_size
 
