@@ -256,7 +256,8 @@ def host_state() -> dict[str, Any]:
         elif isinstance(value, type):
             state |= {f"{name}.{k}": id(x) for k, x in vars(value).items() if k not in HOSTS_OWN and k[:2] != "__"}
     state["blocks"] = ([*TABLE._by_name], [*map(id, TABLE._rules.values())], [*TABLE.variants])
-    state["allowed"] = set(getattr(torch.serialization, "get_safe_globals", list)())
+    allowed = getattr(torch.serialization, "get_safe_globals", list)()
+    state["allowed"] = {x for x in allowed if not x.__module__.startswith("torch.")}  # torch adds its own
     state["torch"] = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled())
     state["process"] = (LOGGER.level, Path.cwd(), {k: x for k, x in os.environ.items() if k.startswith("YOLO")})
     return state

@@ -662,7 +662,7 @@ def test_few_epochs_have_whole_ticks(count: int, tmp_path: Path, monkeypatch: py
         "\n".join(["epoch,m", *(f"{e},0.{e}" for e in range(1, count + 1))])
     )
     run = SimpleNamespace(label="a", folder=tmp_path)
-    plots.curves(SimpleNamespace(labels=["a"], runs=[run], seeds=(0,), folder=tmp_path), "m")  # type: ignore[arg-type]
+    plots.curves(SimpleNamespace(labels=["a"], runs=[run], seed_counts="1", folder=tmp_path), "m")  # type: ignore[arg-type]
     for figure in drawn:
         FigureCanvasAgg(figure).draw()
         axes = figure.axes[0]
@@ -675,7 +675,7 @@ def test_no_impossible_metric_is_shown(tmp_path: Path, monkeypatch: pytest.Monke
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     values = {"a": {0: 0.02, 1: 0.06}, "b": {0: 0.9, 1: 0.99}, "a-long-name-of-a-model-with-every-variant": {0: 0.5}}
-    plan = SimpleNamespace(labels=list(values), folder=tmp_path, values=lambda label, metric: values[label])
+    plan = SimpleNamespace(labels=list(values), folder=tmp_path, scores=lambda metric: values)
     times = {label: {"low": 1.0, "median": 2.0, "high": 3.0} for label in values}
     plots.pareto(plan, "mAP50-95", {"models": times, "imgsz": 64, "device": "CPU"})  # type: ignore[arg-type]
     (figure,) = drawn
