@@ -46,9 +46,7 @@ def measure(model: str, epochs: int, imgsz: int) -> None:
     epoch = statistics.median(whole[:epochs])
     each = sum(statistics.median(seconds[x]) for x in ("record", "lend", "take_back"))
     print(f"epoch {epoch:.2f} s, of which the log takes {1000 * each:.2f} ms: {each / epoch:.3%}")
-    print(
-        f"once: {1000 * seconds['_begin'][0]:.0f} ms at the start, {1000 * seconds['draw'][0]:.0f} ms for the picture"
-    )
+    print(f"once: {1000 * seconds['_begin'][0]:.0f} ms at the start, {1000 * seconds['end'][0]:.0f} ms for the picture")
 
 
 if __name__ == "__main__":

@@ -192,15 +192,15 @@ print(is_on(SETTING))
 @pytest.mark.parametrize(("value", "on"), [("0", False), ("False", False), ("no", False), ("off", False), ("on", True)])
 def test_switches_take_the_usual_words(value: str, on: bool, python: Callable[..., str]) -> None:
     """The environment variables are switched off by 0, false, no and off, in any case."""
-    out = python(SWITCH, YOLO_COORDBIFPN_AUTOLOAD=value, YOLO_COORDBIFPN_FUSION_LOG=value)
+    out = python(SWITCH, YOLO_COORDBIFPN_AUTOLOAD=value, YOLO_COORDBIFPN_TRAINING_LOG=value)
     assert out.split() == [str(on)] * 2
 
 
 def test_switches_report_other_words(python: Callable[..., str]) -> None:
     """A value that is neither on nor off leaves the switch on, and is reported."""
-    out = python(SWITCH, check=False, YOLO_COORDBIFPN_AUTOLOAD="maybe", YOLO_COORDBIFPN_FUSION_LOG="2")
+    out = python(SWITCH, check=False, YOLO_COORDBIFPN_AUTOLOAD="maybe", YOLO_COORDBIFPN_TRAINING_LOG="2")
     assert "YOLO_COORDBIFPN_AUTOLOAD='maybe' is neither on" in out
-    assert "YOLO_COORDBIFPN_FUSION_LOG='2' is neither on" in out
+    assert "YOLO_COORDBIFPN_TRAINING_LOG='2' is neither on" in out
     assert out.count("True") == 2
 
 

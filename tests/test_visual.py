@@ -236,7 +236,7 @@ def test_without_plots_there_is_no_plot(start: Any, model: Any, tmp_path: Path) 
     trainer, _ = start(tmp_path, model)
     trainer.args.plots = False
     trainer.train(1)
-    assert [x.name for x in tmp_path.iterdir()] == ["fusion_weights.csv"]
+    assert {x.name for x in tmp_path.iterdir()} == {"fusion_weights.csv", "attention.csv"}
 
 
 # Gates ----------------------------------------------------------------------------------------------------------------

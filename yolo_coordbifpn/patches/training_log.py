@@ -1,33 +1,28 @@
-"""Patch: every training logs the fusion weights in the run's folder, without a flag.
+"""Patch: every training logs what the blocks do in the run's folder, without a flag.
 
 The host gives each trainer its loggers (TensorBoard, Weights & Biases, MLflow, ...) with `add_integration_callbacks`,
-in the one process that writes. Ours is added with them. After each epoch it appends the normalised weights to
-`fusion_weights.csv` and adds them to the trainer's metrics only while the host's loggers read these, so neither
-`results.csv` nor a user's callback sees them. At the end it draws them as `fusion_weights.png`. The weights are those
-of the averaged model (EMA), which is also the one in the checkpoints. An error here is logged once and does not stop
-the training.
+in the one process that writes. Ours are added with them. After each epoch they append the normalised fusion weights to
+`fusion_weights.csv` and the effects of attention to `attention.csv`, and add both to the trainer's metrics only while
+the host's loggers read these, so neither `results.csv` nor a user's callback sees them. At the end they draw the files
+and say which blocks have stayed the identity. The values are those of the averaged model (EMA), which is also the one
+in the checkpoints. An error here is logged once and does not stop the training.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..errors import HostError
-from ..files import write
-from ..graph.paths import Fusion, fusions
-from ..inspection.fusion_plot import COLUMNS, plot_fusion_weights
+from ..inspection.epoch_log import EpochLog, FusionLog, logs_of
 from .hook import is_on
 from .replacement import Undo, is_replaced, replace
 
-SETTING = "YOLO_COORDBIFPN_FUSION_LOG"  # environment variable: 0 or off switches the log off
-_logs: WeakKeyDictionary[Any, _FusionLog] = WeakKeyDictionary()  # by trainer
+SETTING = "YOLO_COORDBIFPN_TRAINING_LOG"  # environment variable: 0 or off switches the log off
+_logs: WeakKeyDictionary[Any, _Logs] = WeakKeyDictionary()  # by trainer
 
 
 def patch_training_log(callbacks: ModuleType) -> Undo:
@@ -56,7 +51,7 @@ def patch_training_log(callbacks: ModuleType) -> Undo:
         original(instance)
         if trains:
             _add(instance, "on_fit_epoch_end", _take_back)
-            _add(instance, "on_train_end", _draw)
+            _add(instance, "on_train_end", _end)
 
     return replace(callbacks, "add_integration_callbacks", add_integration_callbacks)
 
@@ -66,39 +61,25 @@ def training_log_holds(callbacks: ModuleType | None) -> bool:
     return is_replaced(callbacks, "add_integration_callbacks", __name__)
 
 
-class _FusionLog:
-    """The log of one training.
+class _Logs:
+    """The logs of one training."""
 
-    Attributes:
-        file: `fusion_weights.csv` in the run's folder.
-    """
-
-    def __init__(self, trainer: Any, nodes: list[Fusion]) -> None:
-        self.file = Path(trainer.save_dir) / "fusion_weights.csv"
-        self._nodes = nodes
-        self._epoch = int(trainer.start_epoch)  # the last one that is logged
-        self._dead: set[tuple[int, str]] = set()
+    def __init__(self, logs: list[EpochLog]) -> None:
+        self._logs = logs
         self._lent: dict[str, float] = {}
         self._metrics: Any = None
-        self._keep(self._epoch)  # a resumed training continues its own rows
 
     def record(self, trainer: Any) -> None:
-        """Append the weights after an epoch to the file, and warn of those that are zero."""
-        epoch = int(trainer.epoch) + 1
-        if epoch <= self._epoch:  # the host repeats an epoch that diverged to NaN
-            self._keep(epoch - 1)
-        self._epoch = epoch
-        rows = []
-        for node in self._nodes:
-            for name, weight in node.shares:
-                rows.append([epoch, node.layer, node.name, name, f"{weight:.6g}"])
-                self._lent[f"fusion/layer{node.layer}_{node.name}/{name}".replace(" ", "_")] = weight
-                self._warn_of_zero(node, name, weight, epoch)
-        with self.file.open("a", encoding="utf-8", newline="") as stream:
-            stream.write(_csv(rows))
+        """Append the values after an epoch to the files, and warn of fusion weights that are zero."""
+        for log in self._logs:
+            log.record(int(trainer.epoch) + 1, _model(trainer))
+            self._lent |= log.latest
+            if isinstance(log, FusionLog):
+                while log.warnings:
+                    _logger().warning(f"yolo_coordbifpn: {log.warnings.pop(0)}")
 
     def lend(self, trainer: Any) -> None:
-        """Add the weights to the metrics, for the host's loggers to read."""
+        """Add the values to the metrics, for the host's loggers to read."""
         if self._lent:
             self._metrics = trainer.metrics
             trainer.metrics = {**(trainer.metrics or {}), **self._lent}
@@ -108,25 +89,13 @@ class _FusionLog:
         if self._lent:
             trainer.metrics, self._metrics, self._lent = self._metrics, None, {}
 
-    def draw(self, trainer: Any) -> None:
-        """Draw the whole file, unless the training makes no plots."""
-        if trainer.args.plots:
-            plot_fusion_weights(self.file, self.file.with_suffix(".png"))
-
-    def _keep(self, epoch: int) -> None:
-        """Keep the rows of the file up to an epoch."""
-        write(self.file, _csv([COLUMNS, *_rows_until(self.file, epoch)]))
-
-    def _warn_of_zero(self, node: Fusion, name: str, weight: float, epoch: int) -> None:
-        """Warn once when a weight has become zero, where it no longer gets a gradient."""
-        if weight != 0:
-            self._dead.discard((node.layer, name))
-        elif (node.layer, name) not in self._dead:
-            self._dead.add((node.layer, name))
-            _logger().warning(
-                f"yolo_coordbifpn: from epoch {epoch} on {node} no longer reads {name!r}: its fusion weight is 0, "
-                "where the ReLU gives it no gradient"
-            )
+    def end(self, trainer: Any) -> None:
+        """Draw the files, unless the training makes no plots, and say what is to be said at the end."""
+        for log in self._logs:
+            for sentence in log.end():
+                _logger().info(f"yolo_coordbifpn: {sentence}")
+            if trainer.args.plots:
+                log.draw()
 
 
 # Callbacks: plain functions, which the host can compare and send to other processes -----------------------------------
@@ -139,43 +108,45 @@ def _start(trainer: Any) -> None:
 
 
 def _record(trainer: Any) -> None:
-    _guarded(trainer, _FusionLog.record)
+    _guarded(trainer, _Logs.record)
 
 
 def _lend(trainer: Any) -> None:
-    _guarded(trainer, _FusionLog.lend)
+    _guarded(trainer, _Logs.lend)
 
 
 def _take_back(trainer: Any) -> None:
-    _guarded(trainer, _FusionLog.take_back)
+    _guarded(trainer, _Logs.take_back)
 
 
-def _draw(trainer: Any) -> None:
-    _guarded(trainer, _FusionLog.draw)
+def _end(trainer: Any) -> None:
+    _guarded(trainer, _Logs.end)
 
 
 def _begin(trainer: Any) -> None:
-    """Open the log of a training, if its model has a fusion."""
+    """Open the logs of a training, if its model has a fusion or attention."""
+    logs = logs_of(trainer, _model(trainer))
+    if logs:
+        _logs[trainer] = _Logs(logs)
+
+
+def _model(trainer: Any) -> Any:
+    """Return the averaged model of a trainer."""
     model = trainer.ema.ema
-    nodes = fusions(getattr(model, "student_model", model))  # if this is a distillation
-    if not nodes and not trainer.start_epoch:  # with exist_ok=True, files of an earlier training may be there
-        for name in ("fusion_weights.csv", "fusion_weights.png"):
-            (Path(trainer.save_dir) / name).unlink(missing_ok=True)
-    if nodes:
-        _logs[trainer] = _FusionLog(trainer, nodes)
+    return getattr(model, "student_model", model)  # if this is a distillation
 
 
 def _guarded(trainer: Any, work: Callable[..., None]) -> None:
     """Do a step of the log; if it fails, log a warning and end the log, not the training."""
-    log = _logs.get(trainer)
-    if work is not _begin and log is None:
+    logs = _logs.get(trainer)
+    if work is not _begin and logs is None:
         return
     try:
-        work(trainer) if log is None else work(log, trainer)
+        work(trainer) if logs is None else work(logs, trainer)
     except Exception as error:
         _logs.pop(trainer, None)
         _logger().warning(
-            f"yolo_coordbifpn: the fusion weights are no longer logged, the training continues: "
+            f"yolo_coordbifpn: what the blocks do is no longer logged, the training continues: "
             f"{type(error).__name__}: {error}"
         )
 
@@ -190,18 +161,3 @@ def _logger() -> Any:
     from ultralytics.utils import LOGGER
 
     return LOGGER
-
-
-def _rows_until(file: Path, epoch: int) -> list[list[str]]:
-    """Read the complete rows up to an epoch; the last one may be cut if the process was killed."""
-    if not file.is_file() or not epoch:
-        return []
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.reader(stream) if len(row) == len(COLUMNS)]
-    return [row for row in rows if row[0].isdecimal() and int(row[0]) <= epoch]
-
-
-def _csv(rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
