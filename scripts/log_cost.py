@@ -8,7 +8,6 @@ Trains on 64 scenes drawn by code, on the CPU, and prints the median time of an 
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 import ultralytics
+from run_script import run_script
 from ultralytics.models import YOLO
 
 from yolo_coordbifpn.commands import parse
@@ -51,6 +51,11 @@ def measure(model: str, epochs: int, imgsz: int) -> None:
     )
 
 
-if __name__ == "__main__":
-    given = parse(sys.argv[1:], {"model": "yolo11n-bifpn-add.yaml", "epochs": "3", "imgsz": "192"})
+def main(words: list[str]) -> None:
+    """Measure with the given options."""
+    given = parse(words, {"model": "yolo11n-bifpn-add.yaml", "epochs": "3", "imgsz": "192"})
     measure(given["model"], int(given["epochs"]), int(given["imgsz"]))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -7,6 +7,7 @@ import functools
 import os
 import random
 import re
+import runpy
 import subprocess
 import sys
 from importlib import import_module
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 from PIL import Image
 
 from yolo_coordbifpn.commands import COMMANDS, main, scenes
 from yolo_coordbifpn.commands.scenes import NAMES, draw_scene, write_scenes
+
+SCRIPTS = [x.stem for x in (ROOT / "scripts").glob("*.py") if "run_script(main)" in x.read_text(encoding="utf-8")]
 
 
 def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -111,6 +115,14 @@ def test_failures_are_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith(f"yolo-coordbifpn {message.format(file=file)}")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_wrong_option_of_a_script_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that reads options refuses an unknown one with its name and a single line, before anything else."""
+    monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", "modles=yolo11n"])
+    with pytest.raises(SystemExit, match=rf"^{name}: there is no option 'modles'\.[^\n]*$"):
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
 
 
 def test_files_that_cannot_be_written(
@@ -207,8 +219,8 @@ def test_scenes_have_all_classes_and_sizes() -> None:
 
 @pytest.mark.slow
 def test_demo_learns(tmp_path: Path) -> None:
-    """The demo trains with the stock command and reaches an mAP50 of 0.5, here in half of its default epochs."""
-    done = run("demo", f"folder={tmp_path / 'my demo'}", "epochs=8", cwd=tmp_path)
+    """The demo trains with the stock command and reaches an mAP50 of 0.5, here in a third of its default epochs."""
+    done = run("demo", f"folder={tmp_path / 'my demo'}", "epochs=5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "yolo train model=yolo11n-coordatt-bifpn.yaml" in done.stdout
     last = done.stdout.splitlines()[-3:]
