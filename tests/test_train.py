@@ -83,7 +83,8 @@ def test_fusion_weights_are_logged(folder: Path, best: Path) -> None:
 
 def test_val(folder: Path, data: Path, best: Path) -> None:
     """The stock validation reads the checkpoint."""
-    out = yolo(folder, "val", f"model={best}", f"data={data}", f"imgsz={SIZE}", "workers=0", "device=cpu")
+    options = [f"imgsz={SIZE}", "workers=0", "device=cpu", "plots=False", f"project={folder}"]
+    out = yolo(folder, "val", f"model={best}", f"data={data}", *options)
     assert "mAP50-95" in out
 
 
