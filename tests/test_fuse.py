@@ -57,7 +57,7 @@ def with_row(name: str, row: list[Any], after: int) -> Any:
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", NAMES)
-def test_fused_models_have_the_same_output(name: str) -> None:
+def test_fused_models_have_the_same_output(name: str, quick_builds: None) -> None:
     """Each shipped model, fused, has its output, no batch norm, and plain instead of weighted concatenations."""
     try:
         model = trained(YOLO(f"{name}.yaml").model)

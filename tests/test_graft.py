@@ -94,28 +94,9 @@ def train_once(model: Any) -> None:
         assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters()), name
 
 
-@pytest.fixture(scope="module")
-def numbers() -> torch.Tensor:
-    """Draw random numbers for the weights of many models, more than the largest convolution has."""
-    return torch.rand(2**24, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture
-def cheap_weights(numbers: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take initial weights from one store at random places: drawing those of scale x takes as long as a test."""
-
-    def draw(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        start = int(torch.randint(len(numbers) - tensor.numel(), ()))
-        with torch.no_grad():
-            tensor.copy_(numbers[start : start + tensor.numel()].view_as(tensor))
-            return tensor.div_(tensor[0].numel() ** 0.5)
-
-    monkeypatch.setattr(nn.init, "kaiming_uniform_", draw)
-
-
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", STOCK)
-def test_every_stock_model_at_every_scale(name: str, record_property: Any, cheap_weights: None) -> None:
+def test_every_stock_model_at_every_scale(name: str, record_property: Any, quick_builds: None) -> None:
     """With CoordAtt and BiFPN it keeps task and strides, trains, and outputs the same as its stock weights did."""
     torch.manual_seed(0)
     cfg = stock_cfg(name)
@@ -143,7 +124,7 @@ def test_every_stock_model_at_every_scale(name: str, record_property: Any, cheap
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", STOCK)
-def test_every_stock_model_in_the_other_variants(name: str, record_property: Any, cheap_weights: None) -> None:
+def test_every_stock_model_in_the_other_variants(name: str, record_property: Any, quick_builds: None) -> None:
     """The paper's neck, the top-down neck and attention inside the bottlenecks are built and trained, or refused."""
     torch.manual_seed(0)
     cfg = stock_cfg(name, scales(stock_cfg(name))[0])
