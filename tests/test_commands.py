@@ -150,7 +150,7 @@ def test_an_interrupt_while_it_imports(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models(capsys: pytest.CaptureFixture[str], quick_builds: None) -> None:
     """The table shows the stock models, and the variants with their extra cost."""
     assert main(["models", "only=yolo*1[0-2]*"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -219,13 +219,14 @@ def test_scenes_have_all_classes_and_sizes() -> None:
 
 @pytest.mark.slow
 def test_demo_learns(tmp_path: Path) -> None:
-    """The demo trains with the stock command and reaches an mAP50 of 0.5, here in a third of its default epochs."""
+    """The demo trains with the stock command and draws plots; a third of its default epochs reach an mAP50 of 0.5."""
     done = run("demo", f"folder={tmp_path / 'my demo'}", "epochs=5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "yolo train model=yolo11n-coordatt-bifpn.yaml" in done.stdout
     last = done.stdout.splitlines()[-3:]
     assert float(last[0].split()[1].rstrip(",")) > 0.5, last
     assert (tmp_path / "my demo" / "train" / "val_batch0_pred.jpg").is_file()
+    assert (tmp_path / "my demo" / "train" / "fusion_weights.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_demo_reports_a_failed_training(

@@ -198,6 +198,7 @@ def test_the_exported_graph_has_no_weights_of_fusions(tmp_path: Path) -> None:
     assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     """`scripts/benchmark.py` writes its rows and prints the summary; an unknown part is an error."""
     words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), f"out={tmp_path / 'table'}", "seconds=0.01"]

@@ -512,7 +512,7 @@ def test_a_file_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert made["nc"] == 3
 
 
-def test_every_stock_text_is_kept() -> None:
+def test_every_stock_text_is_kept(quick_builds: None) -> None:
     """The rows in the new text of each stock model are those of the dict, and the indices in comments are right."""
     from yolo_coordbifpn.grafting.yaml_text import rewrite
 
@@ -670,7 +670,7 @@ def maker() -> ModuleType:
 
 
 @pytest.mark.slow
-def test_shipped_files_are_those_of_the_script(maker: ModuleType) -> None:
+def test_shipped_files_are_those_of_the_script(maker: ModuleType, quick_builds: None) -> None:
     """Made again with the installed Ultralytics, each shipped file is the same except for the sizes of its scales."""
 
     def plain(text: str) -> str:

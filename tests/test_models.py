@@ -67,7 +67,7 @@ def test_forward_backward_and_size(file: str, scale: str, quick_builds: None) ->
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("file", ALL)
-def test_sizes_in_the_comments_and_in_the_table(file: str) -> None:
+def test_sizes_in_the_comments_and_in_the_table(file: str, quick_builds: None) -> None:
     """The sizes in a file's comments, in the list and on the page are those that the host counts."""
     annotated = {
         m[1]: (int(m[2].replace(",", "")), float(m[3])) for m in SUMMARY.finditer(model_yaml(file).read_text())

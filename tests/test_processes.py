@@ -104,6 +104,7 @@ print([type(m).__name__ for m in model.model])
 """
 
 
+@pytest.mark.slow
 def test_the_hosts_worker_trains(place: Path) -> None:
     """The file that Ultralytics writes for each GPU trains a model with a user's block in a new interpreter."""
     pytest.importorskip("cloudpickle")  # the host's own need for several GPUs
@@ -145,6 +146,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without distributed training")
 def test_two_ranks(place: Path) -> None:
     """With two ranks of `torch.distributed.run`, both know the blocks, and the parameters stay equal in training."""
@@ -179,6 +181,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_spawned_processes(place: Path) -> None:
     """With spawned processes, as on Windows and macOS, loaders work, and a model gives the same output in a child."""
     out = run(place, SPAWN)
@@ -314,6 +317,7 @@ def checkpoints(place: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_safe_loading_knows_every_block(checkpoints: Path) -> None:
     """ULTRALYTICS_SAFE_LOAD=1 loads our blocks, those to compare with and a user's declared one, but no other class."""
     from ultralytics.nn import tasks
