@@ -33,8 +33,9 @@ import torch
 import ultralytics
 import yaml
 from fuzz_cases import SMALL, Base, Case, strategy
-from fuzz_judge import Verdict, build_and_run, caught, judge, warm_up
+from fuzz_judge import Verdict, judge
 from fuzz_report import FIELDS, FINDING, table
+from fuzz_run import build_and_run, caught, warm_up
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 from run_script import run_script
