@@ -212,6 +212,7 @@ for file in ("copied.yaml", "yolo11n-dict.yaml", "fpn.pt", "se.pt"):
 """
 
 
+@pytest.mark.slow
 def test_weights_are_aligned_in_another_process(place: Path) -> None:
     """A YAML file and a checkpoint carry the information that the model's layers have other indices."""
     out = run(place, MAKE_FPN)

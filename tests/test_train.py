@@ -110,7 +110,8 @@ def test_resume(folder: Path, data: Path) -> None:
     assert [row.split(",")[0] for row in rows] == ["epoch", *["1"] * 9, *["2"] * 9]
 
 
-@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
 def test_export_to_onnx(folder: Path, best: Path, dynamic: bool) -> None:
     """The exported model gives the boxes of the eager one, at its own size and, if dynamic, at others."""
     yolo(folder, "export", f"model={best}", "format=onnx", f"imgsz={SIZE}", f"dynamic={dynamic}", "device=cpu")

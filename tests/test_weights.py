@@ -363,9 +363,7 @@ entrypoint()
 }
 
 
-@pytest.mark.parametrize(
-    "route", ["command line", *(pytest.param(x, marks=pytest.mark.slow) for x in list(ROUTES)[:-1])]
-)
+@pytest.mark.parametrize("route", [pytest.param(x, marks=[pytest.mark.slow] * (x != "command line")) for x in ROUTES])
 def test_every_stock_route(route: str, tmp_path: Path) -> None:
     """However the weights are given, training starts from the pretrained model's output."""
     from yolo_coordbifpn.commands.scenes import write_scenes
@@ -552,7 +550,8 @@ def test_upgrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert gap(YOLO(tmp_path / f"{k}.pt").model, old.model) < 1e-5
 
 
-@pytest.mark.parametrize(("place", "count"), [("deepest", 1), pytest.param("bottleneck", 6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "count"), [("deepest", 1), ("bottleneck", 6)])
 def test_an_upgraded_checkpoint_trains(place: str, count: int, tmp_path: Path) -> None:
     """`yolo train model=best-coordatt-bifpn.pt` starts from its weights, with the classes of the new data."""
     from test_train import yolo
