@@ -12,14 +12,16 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import ROOT
 from PIL import Image
 
-from yolo_coordbifpn.commands import COMMANDS, main, scenes
+from yolo_coordbifpn.commands import COMMANDS, check, main, scenes
 from yolo_coordbifpn.commands.scenes import NAMES, draw_scene, write_scenes
+from yolo_coordbifpn.patches import install
 
 SCRIPTS = [x.stem for x in (ROOT / "scripts").glob("*.py") if "run_script(main)" in x.read_text(encoding="utf-8")]
 
@@ -186,6 +188,24 @@ def test_check_finds_faults(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stdout.count("does NOT hold") == 5
     assert "already has a BiFPN_Add" in done.stdout
+
+
+def test_check_finds_what_other_packages_did(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A patch that was undone, two hosts in one place and a hook that Python does not find are faults."""
+    holds, error = install.status()
+    monkeypatch.setattr(install, "status", lambda: ({**holds, "fusing": False}, error))
+    monkeypatch.setattr(check.metadata, "version", lambda distribution: "1.0")
+    monkeypatch.setattr(check.subprocess, "run", lambda *args, **kwargs: SimpleNamespace(stdout="False"))
+    monkeypatch.setenv("YOLO_COORDBIFPN_PARSERS", "models.yolo")
+    assert main(["check"]) == 1
+    lines = [" ".join(x.split()) for x in capsys.readouterr().out.splitlines()]
+    assert "parser: models.yolo waited for" in lines
+    faults = [x.removeprefix("conflict ") for x in lines if x.startswith("conflict ")]
+    assert faults[0] == "the patch of the fusing was undone by other code"
+    assert "hook is not active: not installed where this Python looks for .pth files" in faults[1]
+    assert faults[2].startswith("ultralytics and ultralytics-opencv-headless are installed over each other")
 
 
 def test_scenes_are_the_same_for_the_same_seed(tmp_path: Path) -> None:

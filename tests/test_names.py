@@ -116,6 +116,13 @@ def test_names_that_do_not_exist(name: str, message: str) -> None:
         YOLO(name)
 
 
+@pytest.mark.parametrize("name", ["mine-bifpn.yaml", "yolo11n-cls-bifpn.yaml", "yolo99n-bifpn.yaml"])
+def test_a_model_with_a_name_that_has_no_file_is_built(name: str, log: Any) -> None:
+    """A checkpoint may have the name of a user's file, or of a model that only another host has; nothing is logged."""
+    DetectionModel({**tasks.yaml_model_load("yolo11n-bifpn.yaml"), "yaml_file": name})
+    assert not [x for x in log.messages if "yolo_coordbifpn:" in x]
+
+
 def test_the_log_says_which_file_a_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Any) -> None:
     """A build logs the file; a local file with the name of another model is warned about; a quiet build is quiet."""
     monkeypatch.chdir(tmp_path)

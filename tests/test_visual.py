@@ -346,6 +346,12 @@ def test_errors(model: str, source: str | None, message: str, tmp_path: Path, mo
         inspect(model, source)
 
 
+def test_a_module_that_is_no_model() -> None:
+    """A torch module without the host's layers is named by its class."""
+    with pytest.raises(InspectError, match="expected a model of Ultralytics with its layers, got Conv2d"):
+        fusion_weights(nn.Conv2d(1, 1, 1))
+
+
 def test_an_unreadable_image_is_skipped(tmp_path: Path, log: Any) -> None:
     """A broken and an empty file are skipped and named in the log and on the page; the others are inspected."""
     ramp(tmp_path / "good.png", 64, 64)
@@ -575,6 +581,21 @@ def test_inspect_writes_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "P4 bottom-up (layer 19)" in capsys.readouterr().out
     assert main(words) == 0
     assert len(list((tmp_path / "out").glob("x*/index.html"))) == 2
+
+
+def test_the_page_of_a_trained_checkpoint_shows_its_training(model: Any, tmp_path: Path, capsys: Any) -> None:
+    """The fusion weights that the training logged beside the checkpoint are a figure of the page."""
+    (tmp_path / "run" / "weights").mkdir(parents=True)
+    file = tmp_path / "run" / "weights" / "best.pt"
+    torch.save({"model": model, "train_args": {"model": "yolo11n-coordatt-bifpn.yaml"}}, file)
+    shares = [(x.layer, x.name, name, w) for x in fusion_weights(file) for name, w in x.shares]
+    rows = [",".join(map(str, (epoch, *x))) for epoch in (1, 2) for x in shares]
+    (tmp_path / "run" / "fusion_weights.csv").write_text("\n".join(["epoch,layer,node,input,weight", *rows]))
+    words = ["inspect", f"model={file}", f"project={tmp_path}", "name=page", "imgsz=64"]
+    ramp(tmp_path / "image.png", 64, 64)
+    assert main([*words, f"source={tmp_path / 'image.png'}"]) == 0
+    assert (tmp_path / "page" / "fusion_weights.png").is_file()
+    assert "The training" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
 
 
 def test_inspect_of_a_stock_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
