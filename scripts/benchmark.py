@@ -13,7 +13,7 @@ parts= takes, separated by commas (default: all):
     growth     CoordAtt against H x W and against C
 
 A ratio is the median over rounds of the ratio of two times in one round. Rows, with quartiles, are written to OUT.csv
-and the picture to OUT.png; the summary with the targets is printed. Contenders that are not installed (timm,
+and the plot to OUT.png; the summary with the targets is printed. Contenders that are not installed (timm,
 onnxruntime, openvino) are skipped, and the log says so. dtype=bfloat16 or float16 runs under autocast. seconds= is the
 time for one case of a block; models take 20 times as long, and training steps 60 times.
 """
@@ -213,7 +213,7 @@ def growth(bench: Bench) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Run the parts, write rows and picture, and print the summary."""
+    """Run the parts, write rows and plot, and print the summary."""
     options = parse(words, OPTIONS)
     parts = options["parts"].split(",")
     if unknown := set(parts) - set(PARTS):

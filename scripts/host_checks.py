@@ -47,8 +47,8 @@ def build(name: str, data: Path) -> str:
         with torch.no_grad():
             model.eval()(torch.rand(1, 3, SIZE, SIZE))
     count = sum(map(len, refused.values()))
-    told = [f"{_families(names)} {why}" for why, names in refused.items()]
-    return "; ".join([f"{len(files) - count} of {len(files)}", *told])
+    reasons = [f"{_families(names)} {why}" for why, names in refused.items()]
+    return "; ".join([f"{len(files) - count} of {len(files)}", *reasons])
 
 
 def _families(names: Sequence[str]) -> str:

@@ -45,10 +45,8 @@ def measure(model: str, epochs: int, imgsz: int) -> None:
     print(f"{model}, {imgsz} px, 64 + 16 images, Ultralytics {ultralytics.__version__}, torch {torch.__version__}, CPU")
     epoch = statistics.median(whole[:epochs])
     each = sum(statistics.median(seconds[x]) for x in ("record", "lend", "take_back"))
-    print(f"epoch {epoch:.2f} s, of which the log takes {1000 * each:.2f} ms: {each / epoch:.3%}")
-    print(
-        f"once: {1000 * seconds['_begin'][0]:.0f} ms at the start, {1000 * seconds['draw'][0]:.0f} ms for the picture"
-    )
+    print(f"epoch {epoch:.2f} s; the log takes {1000 * each:.2f} ms of it: {each / epoch:.3%}")
+    print(f"once: {1000 * seconds['_begin'][0]:.0f} ms at the start, {1000 * seconds['draw'][0]:.0f} ms for the plot")
 
 
 def main(words: list[str]) -> None:

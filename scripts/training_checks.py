@@ -115,10 +115,10 @@ def profile_train(name: str, data: Path) -> str:
     """`train profile=True`: figures for the loggers, from an ONNX export."""
     from ultralytics.utils.torch_utils import model_info_for_loggers
 
-    told: dict[str, float] = {}
-    _train(name, data, {"on_fit_epoch_end": lambda x: told or told.update(model_info_for_loggers(x))}, profile=True)
-    assert told["model/speed_ONNX(ms)"] > 0, f"{told}"
-    return f"{len(told)} figures"
+    found: dict[str, float] = {}
+    _train(name, data, {"on_fit_epoch_end": lambda x: found or found.update(model_info_for_loggers(x))}, profile=True)
+    assert found["model/speed_ONNX(ms)"] > 0, f"{found}"
+    return f"{len(found)} figures"
 
 
 def classes(name: str, data: Path) -> str:

@@ -190,8 +190,8 @@ def python(tmp_path: Path) -> Callable[..., str]:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print how many of the host's model YAMLs accept the blocks, and for which a variant is impossible."""
     reports = terminalreporter.getreports("passed")
-    told = [(key, value) for report in reports for key, value in report.user_properties if report.when == "call"]
-    models = [value.split(" ", 2) for key, value in told if key == "stock model"]
+    properties = [(key, value) for report in reports for key, value in report.user_properties if report.when == "call"]
+    models = [value.split(" ", 2) for key, value in properties if key == "stock model"]
     if not models:
         return
     count = sum(int(number) for _, number, _ in models)
@@ -201,6 +201,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for reason in sorted({reason for *_, reason in models if reason}):
         names = [name for name, _, why in models if why == reason]
         terminalreporter.write_line(f"{reason} ({len(names)}): {', '.join(names)}")
-    for variant in sorted({key for key, _ in told if key.startswith("no ")}):
-        names = [value for key, value in told if key == variant]
+    for variant in sorted({key for key, _ in properties if key.startswith("no ")}):
+        names = [value for key, value in properties if key == variant]
         terminalreporter.write_line(f"{variant} ({len(names)}): {', '.join(names)}")
