@@ -13,7 +13,7 @@ parts= takes, separated by commas (default: all):
     growth     CoordAtt against H x W and against C
 
 A ratio is the median over rounds of the ratio of two times in one round. Rows, with quartiles, are written to OUT.csv
-and the picture to OUT.png; the summary with the targets is printed. Contenders that are not installed (timm,
+and the plot to OUT.png; the summary with the targets is printed. Contenders that are not installed (timm,
 onnxruntime, openvino) are skipped, and the log says so. dtype=bfloat16 or float16 runs under autocast. seconds= is the
 time for one case of a block; models take 20 times as long, and training steps 60 times.
 """
@@ -35,9 +35,11 @@ from typing import Any
 
 import torch
 import ultralytics
+from benchmark_blocks import Official, block_step, floor, kept, scaled, timm_block
 from benchmark_models import RUNNERS, built, training_step
 from benchmark_report import FORMS, MODEL, STOCK, Row, draw, table, write
-from torch import Tensor, nn
+from run_script import run_script
+from torch import Tensor
 
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt
 from yolo_coordbifpn.commands import UsageError, parse
@@ -63,24 +65,6 @@ FUSIONS = {  # channels of the inputs and side, in yolo11n at 640 px
     "P5 bottom-up": ((128, 256), 20),
 }
 FORMATS = dict(zip(FORMS, (torch.contiguous_format, torch.channels_last)))
-
-
-class Official(nn.Module):
-    """Coordinate Attention by the paper's equations 4 to 9, one torch operation for each; parameters of CoordAtt."""
-
-    def __init__(self, channels: int) -> None:
-        """Build the block of the paper."""
-        super().__init__()
-        mip = max(8, channels // 32)
-        self.rows, self.columns = nn.AdaptiveAvgPool2d((None, 1)), nn.AdaptiveAvgPool2d((1, None))
-        self.conv1, self.bn1, self.act = nn.Conv2d(channels, mip, 1), nn.BatchNorm2d(mip), nn.Hardswish()
-        self.conv_h, self.conv_w = nn.Conv2d(mip, channels, 1), nn.Conv2d(mip, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate the features, shape (N, C, H, W)."""
-        both = torch.cat((self.rows(x), self.columns(x).transpose(2, 3)), 2)
-        h, w = self.act(self.bn1(self.conv1(both))).split(x.shape[2:], 2)
-        return x * self.conv_w(w.transpose(2, 3)).sigmoid() * self.conv_h(h).sigmoid()
 
 
 class Bench:
@@ -129,7 +113,11 @@ def coordatt(bench: Bench) -> None:
     for name, channels, side in SHAPES:
         for batch in (1, 8):
             case = f"{name} batch {batch}"
-            modules: dict[str, Any] = {"official": Official(channels), "ours": CoordAtt(channels), **_timm(channels)}
+            modules: dict[str, Any] = {
+                "official": Official(channels),
+                "ours": CoordAtt(channels),
+                **timm_block(channels),
+            }
             modules["ours"].load_state_dict(modules["official"].state_dict())
             for m in modules.values():
                 m.to(bench.device)
@@ -139,15 +127,15 @@ def coordatt(bench: Bench) -> None:
                 x = bench.features(batch, channels, side, side, form=memory_format)
                 with torch.no_grad(), bench.autocast():
                     calls = {k: partial(m.eval(), x) for k, m in modules.items()}
-                    calls |= {"ours, fused": partial(fused, x), "floor": partial(_floor, x)}
+                    calls |= {"ours, fused": partial(fused, x), "floor": partial(floor, x)}
                     calls["one pixel"] = partial(modules["ours"], x[:, :, :1, :1].clone())
                     bench.compare(f"coordatt eval {form}", case, calls)
             for form, memory_format in FORMATS.items():
                 x = bench.features(batch, channels, side, side, form=memory_format)
-                steps = {k: _step(bench, m.train(), x) for k, m in modules.items()}
+                steps = {k: block_step(m.train(), x, bench.autocast) for k, m in modules.items()}
                 bench.compare(f"coordatt training {form}", case, steps)
             for k, m in modules.items():
-                value = _kept(bench, m, x)
+                value = kept(m, x, bench.autocast)
                 bench.add(Row("coordatt kept for backward", case, k, value, value, value, value, 1))
 
 
@@ -157,7 +145,7 @@ def fusion(bench: Bench) -> None:
         for batch in (1, 8):
             block = BiFPN_Concat(channels).to(bench.device)
             xs = [bench.features(batch, c, side, side) for c in channels]
-            calls = {"torch.cat": partial(torch.cat, xs, 1), "ours": partial(block, xs), "floor": partial(_scaled, xs)}
+            calls = {"torch.cat": partial(torch.cat, xs, 1), "ours": partial(block, xs), "floor": partial(scaled, xs)}
             with torch.no_grad():
                 bench.compare("fusion eval", f"{name} batch {batch}", calls)
 
@@ -221,69 +209,15 @@ def growth(bench: Bench) -> None:
         m = CoordAtt(channels).to(bench.device).eval()
         x = bench.features(1, channels, side, side)
         with torch.no_grad(), bench.autocast():
-            bench.compare("growth", case, {"floor": partial(_floor, x), "ours": partial(m, x)})
+            bench.compare("growth", case, {"floor": partial(floor, x), "ours": partial(m, x)})
 
 
-def _timm(channels: int) -> dict[str, Any]:
-    if not importlib.util.find_spec("timm"):
-        return {}
-    from timm.layers.coord_attn import CoordAttn
-
-    return {"timm": CoordAttn(channels, rd_channels=max(8, channels // 32))}
-
-
-def _floor(x: Tensor) -> Tensor:
-    """Read the features twice and write a tensor of their size, and nothing else."""
-    x.sum()
-    return x * 2.0
-
-
-def _scaled(xs: list[Tensor]) -> list[Tensor]:
-    """Multiply each input by a number, the least that a weighted fusion does."""
-    return [x * 0.5 for x in xs]
-
-
-def _step(bench: Bench, m: nn.Module, x: Tensor) -> Callable[[], None]:
-    x = x.clone().requires_grad_()
-    dy = torch.randn_like(x)
-
-    def step() -> None:
-        x.grad = None
-        m.zero_grad()
-        with bench.autocast():
-            y = m(x)
-        y.backward(dy)
-
-    return step
-
-
-def _kept(bench: Bench, m: nn.Module, x: Tensor) -> float:
-    """Return what autograd keeps of one call, apart from the parameters, in sizes of the input."""
-    own = {p.untyped_storage().data_ptr() for p in m.parameters()}
-    sizes = {}
-
-    def pack(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return t
-
-    x = x.clone().requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), bench.autocast():
-        y = m(x)
-    del y
-    return sum(sizes.values()) / x.untyped_storage().nbytes()
-
-
-def main() -> None:
-    """Run the parts, write rows and picture, and print the summary."""
-    try:
-        options = parse(sys.argv[1:], OPTIONS)
-    except UsageError as error:
-        sys.exit(f"{error}\n\n{__doc__}")
+def main(words: list[str]) -> None:
+    """Run the parts, write rows and plot, and print the summary."""
+    options = parse(words, OPTIONS)
     parts = options["parts"].split(",")
     if unknown := set(parts) - set(PARTS):
-        sys.exit(f"there are no parts {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
+        raise UsageError(f"there are no parts {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
     torch.manual_seed(0)
     bench = Bench(options["device"], options["dtype"], options["seconds"])
     for part in parts:
@@ -297,4 +231,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""What scripts/benchmark.py measured: its rows, the summary beside the targets, and the picture."""
+"""What scripts/benchmark.py measured: its rows, the summary beside the targets, and the plot."""
 
 from __future__ import annotations
 

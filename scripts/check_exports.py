@@ -35,6 +35,7 @@ from csv_rows import read, write
 from export_formats import FORMATS
 from export_run import NOT_FOR_IT, compare
 from markdown_table import markdown
+from run_script import run_script
 from torch import Tensor, nn
 
 from yolo_coordbifpn.blocks.rezero import ReZero
@@ -59,9 +60,9 @@ FIELDS = (
 )  # fmt: skip
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     """Check the chosen formats and print the tables."""
-    options = parse(sys.argv[1:], OPTIONS)
+    options = parse(words, OPTIONS)
     if options["run"]:
         _run(Path(options["run"]))
         return
@@ -234,7 +235,4 @@ def _same(row: Mapping[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UsageError as error:
-        sys.exit(f"check_exports: {error}")
+    run_script(main)

@@ -41,6 +41,7 @@ from host_checks import CHECKS
 from markdown_table import markdown
 from packaging.requirements import Requirement
 from packaging.version import Version
+from run_script import run_script
 from side_by_side import FIELDS, MODELS, SIZE, VARIANT, answer, ask, chosen, fails, verdict
 
 from yolo_coordbifpn.commands import parse, whole_number
@@ -189,4 +190,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(main)

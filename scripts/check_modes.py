@@ -12,7 +12,6 @@ checks in it are kept.
 from __future__ import annotations
 
 import functools
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pathlib import Path
 import csv_rows
 from markdown_table import markdown
 from mode_checks import CHECKS
+from run_script import run_script
 from side_by_side import FIELDS, MODELS, SIZE, answer, ask, chosen, fails
 
 from yolo_coordbifpn.commands import parse, whole_number
@@ -67,4 +67,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(main)

@@ -20,6 +20,7 @@ from typing import Any
 
 from csv_rows import append, read
 from markdown_table import markdown, plus_minus
+from run_script import run_script
 
 from yolo_coordbifpn.commands import parse
 from yolo_coordbifpn.compare.statistics import interval
@@ -48,9 +49,9 @@ OPTIONS = {
 FIELDS = ("start", "seed", "mAP50", "mAP50-95", "mAP50 epoch 1", "fusion shift", "gate spread", "seconds", "setting")
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     """Do the runs that have no row yet and print the table."""
-    options = parse(sys.argv[1:], OPTIONS)
+    options = parse(words, OPTIONS)
     if options["run"]:
         _run(options)
         return
@@ -182,4 +183,4 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -59,5 +59,5 @@ def match(boxes: Tensor, classes: Tensor, others: Tensor, other_classes: Tensor)
 
 
 def _iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Compute IoU, also of boxes of negative width or height, of which heads output a few."""
+    """Compute IoU, including that of boxes with negative width or height, which heads sometimes output."""
     return box_iou(*(torch.cat((x[:, :2].minimum(x[:, 2:]), x[:, :2].maximum(x[:, 2:])), 1) for x in (boxes, others)))

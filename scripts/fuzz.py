@@ -33,10 +33,12 @@ import torch
 import ultralytics
 import yaml
 from fuzz_cases import SMALL, Base, Case, strategy
-from fuzz_judge import Verdict, build_and_run, caught, judge, warm_up
+from fuzz_judge import Verdict, judge
 from fuzz_report import FIELDS, FINDING, table
+from fuzz_run import build_and_run, caught, warm_up
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
+from run_script import run_script
 from torch import Tensor, nn
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
@@ -45,6 +47,13 @@ from yolo_coordbifpn.commands import parse
 from yolo_coordbifpn.grafting.names import folder, stock
 
 SHARES = {"rows": 0.45, "yamls": 0.35, "grafts": 0.12, "files": 0.08}
+OPTIONS = {
+    "cases": "2000",
+    "seed": "0",
+    "out": "scripts/results/fuzz.csv",
+    "kinds": ",".join(SHARES),
+    "limit": "20",
+}
 MEMORY = 8 * 2**30  # bytes of address space, so that a layer of a billion channels is an error at once
 SCALES = (
     [0.33, 0.125, 256],
@@ -134,8 +143,9 @@ def _check(result: Result, limit: float) -> Callable[[Case], None]:
     return check
 
 
-def main(options: dict[str, str]) -> int:
+def main(words: list[str]) -> int:
     """Fuzz all kinds, print the findings and the table, write the CSV."""
+    options = parse(words, OPTIONS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     LOGGER.setLevel("CRITICAL")
     torch.set_num_threads(1)
@@ -175,11 +185,4 @@ def weights() -> list[Tensor]:
 
 
 if __name__ == "__main__":
-    defaults = {
-        "cases": "2000",
-        "seed": "0",
-        "out": "scripts/results/fuzz.csv",
-        "kinds": ",".join(SHARES),
-        "limit": "20",
-    }
-    sys.exit(main(parse(sys.argv[1:], defaults)))
+    run_script(main)

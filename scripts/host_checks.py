@@ -47,8 +47,8 @@ def build(name: str, data: Path) -> str:
         with torch.no_grad():
             model.eval()(torch.rand(1, 3, SIZE, SIZE))
     count = sum(map(len, refused.values()))
-    told = [f"{_families(names)} {why}" for why, names in refused.items()]
-    return "; ".join([f"{len(files) - count} of {len(files)}", *told])
+    reasons = [f"{_families(names)} {why}" for why, names in refused.items()]
+    return "; ".join([f"{len(files) - count} of {len(files)}", *reasons])
 
 
 def _families(names: Sequence[str]) -> str:
@@ -73,7 +73,7 @@ def train(name: str, data: Path) -> None:
     assert _best().is_file(), "no best.pt"
     assert epochs("run") == ["1"], f"results.csv has the epochs {epochs('run')}"
     if VARIANT in name:
-        for file in ("fusion_weights.csv", "fusion_weights.png"):
+        for file in ("fusion_weights.csv", "fusion_weights.png", "attention.csv"):
             assert Path("run", file).is_file(), f"no {file}"
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -26,6 +25,7 @@ import torch
 import ultralytics
 from csv_rows import append, read
 from markdown_table import markdown, plus_minus
+from run_script import run_script
 
 from yolo_coordbifpn.commands import UsageError, parse, whole_number
 from yolo_coordbifpn.compare.statistics import difference, interval
@@ -48,9 +48,9 @@ METRICS = ("mAP50-95", "mAP50")
 FIELDS = ("format", "model", "seed", *(f"{kind} {metric}" for metric in METRICS for kind in KINDS), "setting")
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     """Measure the checkpoints that have no row yet and print the table."""
-    options = parse(sys.argv[1:], OPTIONS)
+    options = parse(words, OPTIONS)
     listed = Path(options["runs"]) / "runs.csv"
     if not listed.is_file() or not options["data"]:
         raise UsageError(f"runs= must be a folder of `yolo-coordbifpn compare` and data= its data set, got {options}.")
@@ -123,7 +123,4 @@ def _setting(form: str, data: str, imgsz: int) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UsageError as error:
-        sys.exit(f"int8_map: {error}")
+    run_script(main)

@@ -1,4 +1,4 @@
-"""Measure what the log of the fusion weights costs a training, against the time of an epoch.
+"""Measure what the log of fusion weights and attention costs a training, against the time of an epoch.
 
     python scripts/log_cost.py model=yolo11n-bifpn-add.yaml epochs=3 imgsz=192
 
@@ -8,7 +8,6 @@ Trains on 64 scenes drawn by code, on the CPU, and prints the median time of an 
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 import ultralytics
+from run_script import run_script
 from ultralytics.models import YOLO
 
 from yolo_coordbifpn.commands import parse
@@ -45,10 +45,15 @@ def measure(model: str, epochs: int, imgsz: int) -> None:
     print(f"{model}, {imgsz} px, 64 + 16 images, Ultralytics {ultralytics.__version__}, torch {torch.__version__}, CPU")
     epoch = statistics.median(whole[:epochs])
     each = sum(statistics.median(seconds[x]) for x in ("record", "lend", "take_back"))
-    print(f"epoch {epoch:.2f} s, of which the log takes {1000 * each:.2f} ms: {each / epoch:.3%}")
-    print(f"once: {1000 * seconds['_begin'][0]:.0f} ms at the start, {1000 * seconds['end'][0]:.0f} ms for the picture")
+    print(f"epoch {epoch:.2f} s; the log takes {1000 * each:.2f} ms of it: {each / epoch:.3%}")
+    print(f"once: {1000 * seconds['_begin'][0]:.0f} ms at the start, {1000 * seconds['end'][0]:.0f} ms for the plot")
+
+
+def main(words: list[str]) -> None:
+    """Measure with the given options."""
+    given = parse(words, {"model": "yolo11n-bifpn-add.yaml", "epochs": "3", "imgsz": "192"})
+    measure(given["model"], int(given["epochs"]), int(given["imgsz"]))
 
 
 if __name__ == "__main__":
-    given = parse(sys.argv[1:], {"model": "yolo11n-bifpn-add.yaml", "epochs": "3", "imgsz": "192"})
-    measure(given["model"], int(given["epochs"]), int(given["imgsz"]))
+    run_script(main)

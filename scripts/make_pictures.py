@@ -10,13 +10,14 @@ model. PNG files are reduced to 256 colours, to keep the repository small.
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 from PIL import Image
+from run_script import run_script
 
-from yolo_coordbifpn.commands import main, parse
+from yolo_coordbifpn.commands import main as command
+from yolo_coordbifpn.commands import parse
 
 NAME = "yolo11n-coordatt-bifpn"  # in the titles
 
@@ -31,7 +32,7 @@ def make(model: Path, source: str, imgsz: str, out: Path) -> None:
         named = shutil.copy(model, weights / f"{NAME}.pt")
         shutil.copy(model.parent.parent / "fusion_weights.csv", weights.parent)
         words = [f"model={named}", f"source={source}", f"imgsz={imgsz}", f"project={folder}", "name=all"]
-        if main(["inspect", *words]) or main(["graph", f"model={NAME}.yaml", f"save={out}/graph.svg"]):
+        if command(["inspect", *words]) or command(["graph", f"model={NAME}.yaml", f"save={out}/graph.svg"]):
             raise SystemExit(1)
         for name, drawn in (("gates", Path(source).stem), ("neck", "neck"), ("fusion_weights", "fusion_weights")):
             with Image.open(Path(folder, "all", f"{drawn}.png")) as picture:
@@ -39,6 +40,11 @@ def make(model: Path, source: str, imgsz: str, out: Path) -> None:
                 small.save(out / f"{name}.png", optimize=True)
 
 
-if __name__ == "__main__":
-    given = parse(sys.argv[1:], {"model": "", "source": "", "imgsz": "640", "out": "scripts/results/pictures"})
+def main(words: list[str]) -> None:
+    """Make the pictures with the given options."""
+    given = parse(words, {"model": "", "source": "", "imgsz": "640", "out": "scripts/results/pictures"})
     make(Path(given["model"]), given["source"], given["imgsz"], Path(given["out"]))
+
+
+if __name__ == "__main__":
+    run_script(main)

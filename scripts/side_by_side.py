@@ -89,10 +89,10 @@ def ask(words: Sequence[str], folder: Path, limit: float, env: Mapping[str, str]
             os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
             process.wait()
             return f"fails: not done after {limit:.0f} s", ""
-    told = [x for x in log.read_text(encoding="utf-8", errors="replace").splitlines() if x.startswith(_MARK)]
-    if not told:
+    answers = [x for x in log.read_text(encoding="utf-8", errors="replace").splitlines() if x.startswith(_MARK)]
+    if not answers:
         return f"fails: the process ended with status {status}", ""
-    answered = json.loads(told[-1].removeprefix(_MARK))
+    answered = json.loads(answers[-1].removeprefix(_MARK))
     return answered["outcome"], answered["versions"]
 
 

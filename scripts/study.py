@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from csv_rows import append, read
+from run_script import run_script
 from study_plan import STAGES
 
 from yolo_coordbifpn.commands import parse
@@ -55,9 +56,9 @@ FIELDS = (
 )  # fmt: skip
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     """Do the runs that are missing."""
-    options = parse(sys.argv[1:], DEFAULTS)
+    options = parse(words, DEFAULTS)
     if not options["hituav"] and not options["bccd"]:
         sys.exit(__doc__)
     out, end = Path(options["out"]), time.monotonic() + 3600 * float(options["hours"])
@@ -100,4 +101,4 @@ def _subprocess(options: dict[str, str], key: tuple[str, str, str], end: float) 
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,7 +15,6 @@ each block is first moved away from the identity, and ONNX Runtime is compared w
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -28,6 +27,7 @@ import ultralytics
 from check_exports import unsettle
 from csv_rows import read, write
 from markdown_table import change, markdown
+from run_script import run_script
 from torch import Tensor, nn
 from ultralytics.models import YOLO
 
@@ -45,9 +45,9 @@ FIELDS = (
 )  # fmt: skip
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     """Measure all blocks and print the table."""
-    options = parse(sys.argv[1:], OPTIONS)
+    options = parse(words, OPTIONS)
     if not options["weights"]:
         raise UsageError("weights= must name pretrained weights of stock models, such as yolo11n.pt.")
     yolo_coordbifpn.install()
@@ -159,7 +159,4 @@ def table(rows: Sequence[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UsageError as error:
-        sys.exit(f"zoo: {error}")
+    run_script(main)

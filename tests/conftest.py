@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
 from yolo_coordbifpn import install, uninstall
@@ -41,6 +43,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("zoo") and not quick.search(item.name):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what the imports have made from garbage collection, which would take a tenth of the time."""
+    gc.freeze()
 
 
 def tensors(out: object) -> Iterator[Tensor]:
@@ -110,6 +117,45 @@ def log(caplog: pytest.LogCaptureFixture) -> Any:
     LOGGER.removeHandler(caplog.handler)
 
 
+@pytest.fixture(scope="session")
+def numbers() -> Tensor:
+    """Draw random numbers for the weights of many models, more than the largest convolution has."""
+    return torch.rand(2**24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture
+def quick_builds(numbers: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build models in less time: weights from one store, strides without convolutions, no count of operations."""
+    forward, convolve = tasks.BaseModel.forward, nn.Conv2d._conv_forward
+    building = []
+
+    def draw(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        start = int(torch.randint(len(numbers) - tensor.numel(), ()))
+        with torch.no_grad():
+            tensor.copy_(numbers[start : start + tensor.numel()].view_as(tensor))
+            return tensor.div_(tensor[0].numel() ** 0.5)
+
+    def shape_alone(conv: nn.Conv2d, x: Tensor, *args: Any) -> Tensor:
+        if not building:
+            return convolve(conv, x, *args)
+        sides = zip(x.shape[2:], conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        return x.new_zeros(
+            len(x), conv.out_channels, *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
+        )
+
+    def run(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        building[:] = [] if hasattr(model, "stride") else [model]  # the host runs a new model to find its strides
+        try:
+            return forward(model, *args, **kwargs)
+        finally:
+            building.clear()
+
+    monkeypatch.setattr(nn.init, "kaiming_uniform_", draw)
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", shape_alone)
+    monkeypatch.setattr(tasks.BaseModel, "forward", run)
+    monkeypatch.setattr(tasks.BaseModel, "info", lambda *args, **kwargs: None)
+
+
 @pytest.fixture
 def own_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Remove the blocks that a test registers."""
@@ -144,8 +190,8 @@ def python(tmp_path: Path) -> Callable[..., str]:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print how many of the host's model YAMLs accept the blocks, and for which a variant is impossible."""
     reports = terminalreporter.getreports("passed")
-    told = [(key, value) for report in reports for key, value in report.user_properties if report.when == "call"]
-    models = [value.split(" ", 2) for key, value in told if key == "stock model"]
+    properties = [(key, value) for report in reports for key, value in report.user_properties if report.when == "call"]
+    models = [value.split(" ", 2) for key, value in properties if key == "stock model"]
     if not models:
         return
     count = sum(int(number) for _, number, _ in models)
@@ -155,6 +201,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for reason in sorted({reason for *_, reason in models if reason}):
         names = [name for name, _, why in models if why == reason]
         terminalreporter.write_line(f"{reason} ({len(names)}): {', '.join(names)}")
-    for variant in sorted({key for key, _ in told if key.startswith("no ")}):
-        names = [value for key, value in told if key == variant]
+    for variant in sorted({key for key, _ in properties if key.startswith("no ")}):
+        names = [value for key, value in properties if key == variant]
         terminalreporter.write_line(f"{variant} ({len(names)}): {', '.join(names)}")

@@ -94,7 +94,7 @@ def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in (
         ('"yolo11n.pt"', repr(str(weights))),
         ('"coco8.yaml"', repr(str(data))),
-        ("epochs=3, imgsz=640", "epochs=1, imgsz=64, device='cpu', workers=0, plots=False"),
+        ("epochs=3, imgsz=640", f"epochs=1, imgsz=64, device='cpu', workers=0, plots=False, project={str(tmp_path)!r}"),
     ):
         assert name in code
         code = code.replace(name, value)

@@ -74,7 +74,7 @@ def exported(yolo: YOLO, folder: Path, **options: Any) -> AutoBackend:
     return AutoBackend(yolo.export(imgsz=SIZE, device="cpu", verbose=False, **options), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [pytest.param(x, marks=[pytest.mark.slow] * (x == "openvino")) for x in FORMATS])
 def test_exported_models_give_the_same_output(kind: str, yolo: YOLO, tmp_path: Path) -> None:
     """Each format, opened by the host, gives the model's output."""
     packages, tolerance = FORMATS[kind]
@@ -120,6 +120,7 @@ def test_boxes_are_compared() -> None:
     assert moved == {"boxes": 4, "missing": 1, "new": 1, "iou": 0.8, "score": 0.1, "classes": 1}
 
 
+@pytest.mark.slow
 def test_the_script_reports_failures(monkeypatch: Any, tmp_path: Path) -> None:
     """A format without its packages, one that fails and one that hangs each become a row with the reason."""
     kind = export_formats.Format({"format": "none"}, ("no-such-package",))

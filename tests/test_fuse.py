@@ -57,7 +57,7 @@ def with_row(name: str, row: list[Any], after: int) -> Any:
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", NAMES)
-def test_fused_models_have_the_same_output(name: str) -> None:
+def test_fused_models_have_the_same_output(name: str, quick_builds: None) -> None:
     """Each shipped model, fused, has its output, no batch norm, and plain instead of weighted concatenations."""
     try:
         model = trained(YOLO(f"{name}.yaml").model)
@@ -198,6 +198,7 @@ def test_the_exported_graph_has_no_weights_of_fusions(tmp_path: Path) -> None:
     assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     """`scripts/benchmark.py` writes its rows and prints the summary; an unknown part is an error."""
     words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), f"out={tmp_path / 'table'}", "seconds=0.01"]

@@ -94,28 +94,9 @@ def train_once(model: Any) -> None:
         assert all(p.grad is not None and p.grad.isfinite().all() for p in m.parameters()), name
 
 
-@pytest.fixture(scope="module")
-def numbers() -> torch.Tensor:
-    """Draw random numbers for the weights of many models, more than the largest convolution has."""
-    return torch.rand(2**24, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture
-def cheap_weights(numbers: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take initial weights from one store at random places: drawing those of scale x takes as long as a test."""
-
-    def draw(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        start = int(torch.randint(len(numbers) - tensor.numel(), ()))
-        with torch.no_grad():
-            tensor.copy_(numbers[start : start + tensor.numel()].view_as(tensor))
-            return tensor.div_(tensor[0].numel() ** 0.5)
-
-    monkeypatch.setattr(nn.init, "kaiming_uniform_", draw)
-
-
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", STOCK)
-def test_every_stock_model_at_every_scale(name: str, record_property: Any, cheap_weights: None) -> None:
+def test_every_stock_model_at_every_scale(name: str, record_property: Any, quick_builds: None) -> None:
     """With CoordAtt and BiFPN it keeps task and strides, trains, and outputs the same as its stock weights did."""
     torch.manual_seed(0)
     cfg = stock_cfg(name)
@@ -143,7 +124,7 @@ def test_every_stock_model_at_every_scale(name: str, record_property: Any, cheap
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", STOCK)
-def test_every_stock_model_in_the_other_variants(name: str, record_property: Any, cheap_weights: None) -> None:
+def test_every_stock_model_in_the_other_variants(name: str, record_property: Any, quick_builds: None) -> None:
     """The paper's neck, the top-down neck and attention inside the bottlenecks are built and trained, or refused."""
     torch.manual_seed(0)
     cfg = stock_cfg(name, scales(stock_cfg(name))[0])
@@ -531,7 +512,7 @@ def test_a_file_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert made["nc"] == 3
 
 
-def test_every_stock_text_is_kept() -> None:
+def test_every_stock_text_is_kept(quick_builds: None) -> None:
     """The rows in the new text of each stock model are those of the dict, and the indices in comments are right."""
     from yolo_coordbifpn.grafting.yaml_text import rewrite
 
@@ -689,7 +670,7 @@ def maker() -> ModuleType:
 
 
 @pytest.mark.slow
-def test_shipped_files_are_those_of_the_script(maker: ModuleType) -> None:
+def test_shipped_files_are_those_of_the_script(maker: ModuleType, quick_builds: None) -> None:
     """Made again with the installed Ultralytics, each shipped file is the same except for the sizes of its scales."""
 
     def plain(text: str) -> str:

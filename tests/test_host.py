@@ -31,6 +31,7 @@ from yolo_coordbifpn.files import write
 from yolo_coordbifpn.grafting import names
 from yolo_coordbifpn.host.models import quiet
 from yolo_coordbifpn.patches import names as patch
+from yolo_coordbifpn.patches import training_log
 from yolo_coordbifpn.patches.install import status
 from yolo_coordbifpn.patches.parser import BUILDER_NAME, patch_parser
 from yolo_coordbifpn.registry import TABLE, BlockTable
@@ -175,6 +176,19 @@ def test_weights_leave_a_users_dict_as_it_is() -> None:
     assert model.model[9].gain == model.yaml["backbone"][9][3][1] == 4
     assert cfg["backbone"] == rows
     assert tasks.DetectionModel(cfg, verbose=False).model[9].gain == 1
+
+
+@pytest.mark.parametrize(
+    ("patch_host", "message"),
+    [
+        (lambda host: patch.patch_names(host, "9.9", None), "yaml_model_load does not look model YAMLs up"),
+        (training_log.patch_training_log, "has no add_integration_callbacks"),
+    ],
+)
+def test_a_host_that_has_changed(patch_host: Callable[[Any], Any], message: str) -> None:
+    """A host without the function that a patch replaces is named with that function."""
+    with pytest.raises(HostError, match=f"^host.*{message}"):
+        patch_host(SimpleNamespace(__name__="host"))
 
 
 # Patches that something else has replaced ----------------------------------------------------------------------------

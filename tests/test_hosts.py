@@ -10,6 +10,7 @@ import check_hosts
 import pytest
 from side_by_side import ask
 
+pytestmark = pytest.mark.slow
 VERSIONS = ("8.0.200", "8.3.0", "8.4.0")  # the oldest of three lines
 
 

@@ -17,7 +17,10 @@ def data(tmp_path: Path) -> Path:
     return write_scenes(tmp_path / "scenes", train=8, val=4, size=SIZE, seed=0)
 
 
-@pytest.mark.parametrize("mode", ["bf16", "classes", "ema", "freeze", "info", "look", "profile", "rect"])
+SLOW = [pytest.param(x, marks=pytest.mark.slow) for x in ("classes", "rect")]
+
+
+@pytest.mark.parametrize("mode", ["bf16", "ema", "freeze", "info", "look", "profile", *SLOW])
 def test_mode(mode: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of this name in scripts/check_modes.py passes; its docstring says what it shows."""
     monkeypatch.chdir(tmp_path)

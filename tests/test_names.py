@@ -21,6 +21,8 @@ from yolo_coordbifpn.compare.provenance import model_file
 from yolo_coordbifpn.errors import GraftError, RowError
 from yolo_coordbifpn.grafting.names import canonical, split
 from yolo_coordbifpn.grafting.variant import Variant
+from yolo_coordbifpn.patches.hook import is_on
+from yolo_coordbifpn.patches.training_log import SETTING
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_options_without_effect_are_refused(options: dict[str, Any], message: st
 
 
 def test_the_default_file_of_a_graft_is_no_shipped_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, quick_builds: None
 ) -> None:
     """`graft coordatt=P3` writes a name of its own, and leaves the shipped model of the plain name alone."""
     monkeypatch.chdir(tmp_path)
@@ -68,7 +70,9 @@ def test_the_default_file_of_a_graft_is_no_shipped_name(
     assert "repeats= has no effect" in capsys.readouterr().err
 
 
-def test_the_scale_that_was_asked_for_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_scale_that_was_asked_for_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, quick_builds: None
+) -> None:
     """A graft of yolo11s.yaml in a file whose name has no scale builds scale s, from the command and from Python."""
     monkeypatch.chdir(tmp_path)
     assert main(["graft", "model=yolo11s.yaml", "bifpn=none", "save=big.yaml"]) == 0
@@ -110,6 +114,13 @@ def test_names_that_do_not_exist(name: str, message: str) -> None:
     """A missing path is called one, and a suggestion keeps task and scale."""
     with pytest.raises(FileNotFoundError, match=message):
         YOLO(name)
+
+
+@pytest.mark.parametrize("name", ["mine-bifpn.yaml", "yolo11n-cls-bifpn.yaml", "yolo99n-bifpn.yaml"])
+def test_a_model_with_a_name_that_has_no_file_is_built(name: str, log: Any) -> None:
+    """A checkpoint may have the name of a user's file, or of a model that only another host has; nothing is logged."""
+    DetectionModel({**tasks.yaml_model_load("yolo11n-bifpn.yaml"), "yaml_file": name})
+    assert not [x for x in log.messages if "yolo_coordbifpn:" in x]
 
 
 def test_the_log_says_which_file_a_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Any) -> None:
@@ -182,26 +193,29 @@ def test_a_list_of_one_input() -> None:
 SWITCH = """
 import sys
 print("yolo_coordbifpn_startup" in {type(x).__module__ for x in sys.meta_path})
-import yolo_coordbifpn
-from yolo_coordbifpn.patches.training_log import SETTING
-from yolo_coordbifpn.patches.hook import is_on
-print(is_on(SETTING))
 """
 
 
 @pytest.mark.parametrize(("value", "on"), [("0", False), ("False", False), ("no", False), ("off", False), ("on", True)])
-def test_switches_take_the_usual_words(value: str, on: bool, python: Callable[..., str]) -> None:
+def test_switches_take_the_usual_words(
+    value: str, on: bool, python: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The environment variables are switched off by 0, false, no and off, in any case."""
-    out = python(SWITCH, YOLO_COORDBIFPN_AUTOLOAD=value, YOLO_COORDBIFPN_TRAINING_LOG=value)
-    assert out.split() == [str(on)] * 2
+    assert python(SWITCH, YOLO_COORDBIFPN_AUTOLOAD=value).strip() == str(on)
+    monkeypatch.setenv(SETTING, value)
+    assert is_on(SETTING) == on
 
 
-def test_switches_report_other_words(python: Callable[..., str]) -> None:
+def test_switches_report_other_words(
+    python: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A value that is neither on nor off leaves the switch on, and is reported."""
-    out = python(SWITCH, check=False, YOLO_COORDBIFPN_AUTOLOAD="maybe", YOLO_COORDBIFPN_TRAINING_LOG="2")
+    out = python(f"{SWITCH}import yolo_coordbifpn", check=False, YOLO_COORDBIFPN_AUTOLOAD="maybe")
     assert "YOLO_COORDBIFPN_AUTOLOAD='maybe' is neither on" in out
-    assert "YOLO_COORDBIFPN_TRAINING_LOG='2' is neither on" in out
-    assert out.count("True") == 2
+    assert "True" in out
+    monkeypatch.setenv(SETTING, "2")
+    assert is_on(SETTING)
+    assert "YOLO_COORDBIFPN_TRAINING_LOG='2' is neither on" in capsys.readouterr().err
 
 
 DECLARED = """

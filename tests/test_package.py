@@ -77,6 +77,7 @@ def test_requirements(wheel: Path) -> None:
             assert allowed & set(map(canonicalize_name, providers[root])), f"{module} imports {root}"
 
 
+@pytest.mark.slow
 def test_install_and_uninstall(wheel: Path, tmp_path: Path) -> None:
     """In a new environment the start-up hook finds our models, and uninstalling leaves no file behind."""
     import ultralytics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import xml.etree.ElementTree as ElementTree
@@ -32,9 +33,11 @@ from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.compare import plots
 from yolo_coordbifpn.graph.layers import reads
 from yolo_coordbifpn.graph.paths import fusions
+from yolo_coordbifpn.graph.starts import wrap
 from yolo_coordbifpn.host.models import build, load
 from yolo_coordbifpn.inspection import gate_plot
 from yolo_coordbifpn.inspection.diagram import diagram, neck
+from yolo_coordbifpn.inspection.effects import effects
 from yolo_coordbifpn.inspection.findings import notes, shares
 from yolo_coordbifpn.inspection.fusion_plot import plot_fusion_weights
 from yolo_coordbifpn.inspection.gates import Gates
@@ -178,6 +181,72 @@ def test_the_hosts_loggers_see_the_weights(start: Any, model: Any, tmp_path: Pat
     assert epochs(tmp_path) == ["1"] * 9 + ["2"] * 9
     with Image.open(tmp_path / "fusion_weights.png") as picture:
         assert min(picture.size) > 400
+
+
+def test_the_effects_of_attention_are_logged(start: Any, tmp_path: Path, log: Any) -> None:
+    """Each attention block has a row for each epoch and a plot; those that stayed the identity are named at the end."""
+    built = build(load("yolo11n-coordatt.yaml"))
+    for moved in (False, True):
+        log.clear()
+        built.model[9].neutral_()
+        if moved:
+            nn.init.normal_(built.model[9].conv_h.weight, std=2.0)
+        trainer, seen = start(tmp_path, built)
+        trainer.train(2)
+        with (tmp_path / "attention.csv").open() as stream:
+            rows = [{k: v if k == "block" else float(v) for k, v in x.items()} for x in csv.DictReader(stream)]
+        assert [(x["epoch"], x["layer"], x["block"]) for x in rows] == [(1, 9, "CoordAtt"), (2, 9, "CoordAtt")]
+        assert all(x["channel_low"] <= x["channel_high"] for x in rows)
+        assert (rows[0]["change"] > 0.01) == (rows[0]["within_map"] > 0.0) == moved
+        assert seen[-3]["attention/layer9_CoordAtt/change"] == pytest.approx(rows[0]["change"], rel=1e-4, abs=1e-9)
+        message = "CoordAtt (layer 9) has stayed the identity: the output differs by at most 0.0% from the input"
+        assert (message in log.text) != moved
+    with Image.open(tmp_path / "attention.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_effects_are_measured(tmp_path: Path) -> None:
+    """The change is that of the block in the pass, the factors are output over input, and hooks are removed."""
+    built = build(load("yolo11n-coordatt.yaml"))
+    block, kept = built.model[9], {}
+    nn.init.normal_(block.conv_w.weight, std=2.0)
+    image = torch.rand(1, 3, 96, 64)
+    handle = block.register_forward_hook(lambda m, args, out: kept.update(x=args[0], y=out))
+    (found,) = effects(built, image)
+    handle.remove()
+    x, y = kept["x"], kept["y"]
+    assert found.change == pytest.approx(float((y - x).norm() / x.norm()), rel=1e-5)
+    factors = (y / x.where(x.abs() > 1e-6, torch.nan)).nanmean((0, 2, 3))
+    assert found.low == pytest.approx(float(factors.nanquantile(0.05)), rel=0.02)
+    assert found.high == pytest.approx(float(factors.nanquantile(0.95)), rel=0.02)
+    assert not block._forward_hooks
+    assert str(found) == "CoordAtt (layer 9)"
+
+
+def test_the_image_of_the_effects(start: Any, tmp_path: Path) -> None:
+    """The image is the first of the validation data, in 0...1; random pixels stand for data without images."""
+    built = build(load("yolo11n-coordatt.yaml"))
+    seen: list[torch.Tensor] = []
+    built.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    trainer, _ = start(tmp_path, built)
+    trainer.test_loader = SimpleNamespace(dataset=[{"img": torch.full((3, 64, 96), 51, dtype=torch.uint8)}])
+    trainer.train(1)
+    assert seen[-1].shape == (1, 3, 64, 96)
+    torch.testing.assert_close(seen[-1].unique(), torch.tensor([0.2]))
+    trainer.test_loader = SimpleNamespace(dataset=[("not", "a dict")])
+    trainer.train(1)
+    assert seen[-1].shape[-1] == 64
+
+
+def test_blocks_in_a_rezero_and_inside_layers_have_effects() -> None:
+    """A block in a `ReZero` is measured with it, once, and one inside a stock block has its place in its name."""
+    built = build(yolo_coordbifpn.graft("yolo11n.yaml", coordatt="deepest,bottleneck", bifpn="none", attention="SE"))
+    wrap(built.model, "10")
+    wrap(built.model, "2.m.0.cv2.act.1")
+    found = effects(built, torch.rand(1, 3, 64, 64))
+    assert [str(x) for x in found if x.layer in (2, 10)] == ["m.0.cv2.act.1 SE (layer 2)", "SE (layer 10)"]
+    assert all(x.asleep == (x.layer in (2, 10)) for x in found)
+    assert all(x.low is None for x in found)
 
 
 def test_a_resumed_training_continues_its_log(start: Any, model: Any, tmp_path: Path) -> None:
@@ -344,6 +413,12 @@ def test_errors(model: str, source: str | None, message: str, tmp_path: Path, mo
     (tmp_path / "broken.jpg").write_text("no image")
     with pytest.raises(InspectError, match=re.escape(message)):
         inspect(model, source)
+
+
+def test_a_module_that_is_no_model() -> None:
+    """A torch module without the host's layers is named by its class."""
+    with pytest.raises(InspectError, match="expected a model of Ultralytics with its layers, got Conv2d"):
+        fusion_weights(nn.Conv2d(1, 1, 1))
 
 
 def test_an_unreadable_image_is_skipped(tmp_path: Path, log: Any) -> None:
@@ -575,6 +650,21 @@ def test_inspect_writes_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "P4 bottom-up (layer 19)" in capsys.readouterr().out
     assert main(words) == 0
     assert len(list((tmp_path / "out").glob("x*/index.html"))) == 2
+
+
+def test_the_page_of_a_trained_checkpoint_shows_its_training(model: Any, tmp_path: Path, capsys: Any) -> None:
+    """The fusion weights that the training logged beside the checkpoint are a figure of the page."""
+    (tmp_path / "run" / "weights").mkdir(parents=True)
+    file = tmp_path / "run" / "weights" / "best.pt"
+    torch.save({"model": model, "train_args": {"model": "yolo11n-coordatt-bifpn.yaml"}}, file)
+    shares = [(x.layer, x.name, name, w) for x in fusion_weights(file) for name, w in x.shares]
+    rows = [",".join(map(str, (epoch, *x))) for epoch in (1, 2) for x in shares]
+    (tmp_path / "run" / "fusion_weights.csv").write_text("\n".join(["epoch,layer,node,input,weight", *rows]))
+    words = ["inspect", f"model={file}", f"project={tmp_path}", "name=page", "imgsz=64"]
+    ramp(tmp_path / "image.png", 64, 64)
+    assert main([*words, f"source={tmp_path / 'image.png'}"]) == 0
+    assert (tmp_path / "page" / "fusion_weights.png").is_file()
+    assert "The training" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
 
 
 def test_inspect_of_a_stock_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -119,8 +119,8 @@ def test_half_precision_weights() -> None:
     assert gap(new, old.float()) < 1e-5
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_insertion_at_any_place(family: str) -> None:
+@pytest.mark.parametrize("family", ["yolo11n", *(pytest.param(x, marks=pytest.mark.slow) for x in FAMILIES[1:])])
+def test_an_insertion_at_any_place(family: str, quick_builds: None) -> None:
     """A CoordAtt after any layer of the model keeps the output, whatever reads that layer."""
     old = stock(family)
     rows = old.yaml["backbone"] + old.yaml["head"]
@@ -385,7 +385,7 @@ entrypoint()
 }
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", [pytest.param(x, marks=[pytest.mark.slow] * (x != "command line")) for x in ROUTES])
 def test_every_stock_route(route: str, tmp_path: Path) -> None:
     """However the weights are given, training starts from the pretrained model's output."""
     from yolo_coordbifpn.commands.scenes import write_scenes
@@ -572,6 +572,7 @@ def test_upgrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert gap(YOLO(tmp_path / f"{k}.pt").model, old.model) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "count"), [("deepest", 1), ("bottleneck", 6)])
 def test_an_upgraded_checkpoint_trains(place: str, count: int, tmp_path: Path) -> None:
     """`yolo train model=best-coordatt-bifpn.pt` starts from its weights, with the classes of the new data."""

@@ -7,12 +7,14 @@ it matches equal items, while layers fit to a degree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from torch import nn
 
 from .layers import kind, shapes
+
+Shapes = Mapping[str, Sequence[int]]  # of the tensors of a layer, by name
 
 
 def align(source: Sequence[nn.Module], target: Sequence[nn.Module]) -> list[int | None]:
@@ -27,7 +29,8 @@ def align(source: Sequence[nn.Module], target: Sequence[nn.Module]) -> list[int 
         always partners; the host loads the tensors that they have in common.
     """
     rows, columns = len(target) - 1, len(source) - 1
-    gain = [[_gain(source[i], target[j]) for i in range(columns)] for j in range(rows)]
+    old, new = ([(kind(m), shapes(m)) for m in layers[:-1]] for layers in (source, target))
+    gain = [[_gain(*a, *b) for a in old] for b in new]
     best = [[0.0] * (columns + 1) for _ in range(rows + 1)]  # best[j][i]: the gain of the layers from j and i on
     for j in reversed(range(rows)):
         for i in reversed(range(columns)):
@@ -45,12 +48,11 @@ def align(source: Sequence[nn.Module], target: Sequence[nn.Module]) -> list[int 
     return partners
 
 
-def _gain(source: nn.Module, target: nn.Module) -> float:
+def _gain(old_kind: str, old: Shapes, new_kind: str, new: Shapes) -> float:
     """Return how well two layers fit: 0 if not at all, else 0.5 for the class and 1 for each tensor that fits."""
-    if kind(source) != kind(target):
+    if old_kind != new_kind:
         return 0.0
-    old, new = shapes(source), shapes(target)
-    if not old or kind(target) == "Concat":
+    if not old or new_kind == "Concat":
         return 0.5
     fitting = [shape for key, shape in old.items() if key in new and _fits(shape, new[key])]
     return len(fitting) + 0.5 if sum(map(prod, fitting)) >= 0.5 * sum(map(prod, old.values())) else 0.0

@@ -49,10 +49,9 @@ def attention_blocks(model: Any) -> dict[str, nn.Module]:
     kinds = {*TABLE.variants.values()}
     found: dict[str, nn.Module] = {}
     for name, m in model.model.named_modules():
-        around = name.removesuffix(".block")
-        if type(m) in kinds or (isinstance(m, ReZero) and type(parts(m)[0]) in kinds):
-            if around == name or around not in found:
-                found[name] = m
+        is_one = type(m) in kinds or (isinstance(m, ReZero) and type(parts(m)[0]) in kinds)
+        if is_one and (not name.endswith(".block") or name.removesuffix(".block") not in found):
+            found[name] = m
     return found
 
 
