@@ -26,9 +26,11 @@ import int8_map
 import zoo
 from benchmark_report import case_table
 from csv_rows import read
-from markdown_table import change, markdown
+from markdown_table import change, markdown, plus_minus
 
 from yolo_coordbifpn.blocks.declaration import declaration
+from yolo_coordbifpn.compare.simultaneous import differences
+from yolo_coordbifpn.compare.statistics import Interval, interval, verdict
 from yolo_coordbifpn.registry.shipped import declared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,32 +111,46 @@ def version() -> str:
 
 def bccd() -> str:
     """Write the comparison on BCCD."""
-    found: dict[str, dict[str, dict[str, str]]] = {}
-    for row in read(RESULTS / "compare_bccd" / "summary.csv"):
-        found.setdefault(row["model"], {})[row["metric"]] = row
+    times = {x["model"]: x for x in read(RESULTS / "compare_bccd" / "summary.csv") if x["metric"] == "latency_ms"}
+    main, other = (_bccd_scores(metric) for metric in ("mAP50-95", "mAP50"))
+    gains = differences(main)
     lines = []
-    for model, by in found.items():
-        main = by["mAP50-95"]
-        means = [_plus_minus(by[metric]) for metric in ("mAP50-95", "mAP50")]
-        gain = _difference(main) if main["difference"] else ""
-        lines.append([model, *means, gain, main["verdict"], f"{float(by['latency_ms']['mean']):.2f}"])
+    for model in main:
+        means = [plus_minus(interval([*x[model].values()])) for x in (main, other)]
+        gain = [_difference(gains[model]), verdict(gains[model])] if model in gains else ["", ""]
+        lines.append([model, *means, *gain, f"{float(times[model]['mean']):.2f}"])
     head = ["model", "mAP50-95", "mAP50", "difference in mAP50-95", "verdict", "latency (ms)"]
     return markdown(head, lines, 5)
 
 
 def bccd_gain(model: str = OURS, metric: str = "mAP50-95") -> str:
     """Return the difference of a model to the stock model on BCCD, with its interval."""
-    rows = read(RESULTS / "compare_bccd" / "summary.csv")
-    return next(_difference(row) for row in rows if (row["model"], row["metric"]) == (model, metric))
+    return _difference(differences(_bccd_scores(metric))[model])
 
 
-def _plus_minus(row: dict[str, str]) -> str:
-    return f"{float(row['mean']):.4f} ± {(float(row['high']) - float(row['low'])) / 2:.4f}"
+def _bccd_scores(metric: str) -> dict[str, dict[int, float]]:
+    """Return a metric by model and seed."""
+    scores: dict[str, dict[int, float]] = {}
+    for row in read(RESULTS / "compare_bccd" / "runs.csv"):
+        scores.setdefault(row["model"], {})[int(row["seed"])] = float(row[f"metrics/{metric}(B)"])
+    return scores
 
 
-def _difference(row: dict[str, str]) -> str:
-    mean, low, high = (float(row[x]) for x in ("difference", "difference_low", "difference_high"))
-    return f"{mean:+.4f} ({low:+.4f} ... {high:+.4f})"
+def _difference(found: Interval) -> str:
+    return f"{found.mean:+.4f} ({found.low:+.4f} ... {found.high:+.4f})"
+
+
+def leaderboard() -> str:
+    """Write the leaderboard of attention blocks on BCCD, the best first."""
+    lines = []
+    for row in read(RESULTS / "leaderboard_bccd" / "summary.csv"):
+        if row["rank"]:
+            bounds = [float(row[x]) for x in ("difference", "difference_low", "difference_high") if row[x]]
+            gain = "{:+.4f} ({:+.4f} ... {:+.4f})".format(*bounds) if bounds else ""
+            line = [row["rank"], row["model"], row["seeds"], f"{float(row['mean']):.4f}", gain, row["dropped"]]
+            lines.append((int(row["rank"]), line))
+    head = ["rank", "model", "seeds", "mAP50-95", "difference from the stock model", "dropped"]
+    return markdown(head, [line for _, line in sorted(lines)])
 
 
 def latency() -> str:
@@ -191,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bccd-gain": bccd_gain,
     "bccd-coordatt-map50": partial(bccd_gain, f"{STOCK}-coordatt", "mAP50"),
     "forks": forks,
+    "leaderboard": leaderboard,
     "latency": latency,
     "benchmark-coordatt-p5": lambda: case_table(
         _benchmark(), "coordatt eval contiguous", "P5 yolo11n batch 1", COORDATT_NAMES

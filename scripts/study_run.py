@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from yolo_coordbifpn import CoordAtt
 from yolo_coordbifpn.compare.plan import Plan
 from yolo_coordbifpn.compare.run import carry_out
 from yolo_coordbifpn.graph.paths import fusions
+from yolo_coordbifpn.inspection.effects import effects
 from yolo_coordbifpn.registry import TABLE
 
 
@@ -122,50 +124,24 @@ def _set_start(start: str) -> None:
 
         CoordAtt.neutral_ = open_gates  # type: ignore[method-assign]
     elif start == "residual":
-        build, forward = CoordAtt.__init__, CoordAtt.forward
-
-        def init(self: Any, *args: Any, **kwargs: Any) -> None:
-            build(self, *args, **kwargs)
-            self.a = nn.Parameter(torch.ones(1))
-
-        def residual(self: Any, x: Any) -> Any:
-            return x + self.a * (forward(self, x) - x)
-
-        CoordAtt.__init__ = init  # type: ignore[method-assign]
-        CoordAtt.forward = residual  # type: ignore[method-assign]
-        CoordAtt.neutral_ = lambda self: self.a.data.zero_()  # type: ignore[method-assign, assignment, operator]
+        CoordAtt.neutral_ = None  # type: ignore[method-assign, assignment]
 
 
 def _awake(best: Path, train: dict[str, Any]) -> dict[str, Any]:
-    """Measure what the blocks do on validation images: output / input of CoordAtt by channel, its spread in a map."""
+    """Measure what the blocks do on validation images: see `effects`; means over images and blocks."""
     model: Any = YOLO(best).model
-    blocks = [m for m in model.modules() if isinstance(m, CoordAtt)]
-    scales: list[Any] = []
-
-    def note(block: Any, args: Any, out: Any) -> None:
-        h, w = block.gates(args[0])
-        whole = block.gain * h * w
-        if hasattr(block, "a"):
-            whole = 1 + block.a * (whole - 1)
-        scales.append((whole.mean((0, 2, 3)).float(), whole.std((2, 3)).mean().float()))
-
-    shares = "; ".join(f"{node}: {' '.join(f'{x:.3f}' for x in node.weights)}" for node in fusions(model))
-    hooks = [m.register_forward_hook(note) for m in blocks]
     data = yaml.safe_load(Path(train["data"]).read_text(encoding="utf-8"))
     images = sorted((Path(train["data"]).parent / data["val"]).iterdir())[:8]
-    if blocks:
-        with torch.no_grad():
-            for file in images:
-                model.eval()(_pixels(file, train["imgsz"]))
-    for hook in hooks:
-        hook.remove()
-    if not scales:
+    found: list[Any] = [
+        x for file in images for x in effects(model, _pixels(file, train["imgsz"])) if x.low is not None
+    ]
+    shares = "; ".join(f"{node}: {' '.join(f'{x:.3f}' for x in node.weights)}" for node in fusions(model))
+    if not found:
         return {"shares": shares}
-    channels = torch.cat([x for x, _ in scales])
     return {
-        "channel low": round(float(channels.quantile(0.05)), 3),
-        "channel high": round(float(channels.quantile(0.95)), 3),
-        "spread": round(float(torch.stack([x for _, x in scales]).mean()), 4),
+        "channel low": round(mean(x.low for x in found), 3),
+        "channel high": round(mean(x.high for x in found), 3),
+        "spread": round(mean(x.within for x in found), 4),
         "shares": shares,
     }
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
+from yolo_coordbifpn.blocks.rezero import ReZero
 from yolo_coordbifpn.registry import TABLE
 from yolo_coordbifpn.registry.shipped import declared
 
@@ -411,6 +413,67 @@ def test_checkpointing(case: Case) -> None:
     xs = case.features(requires_grad=True)
     expected = gradients(case.run(*xs), *xs)
     torch.testing.assert_close(gradients(checkpoint(case.run, *xs, use_reentrant=False), *xs), expected)
+
+
+# What the package asks of a block ------------------------------------------------------------------------------------
+
+
+def test_gradients_are_those_of_finite_differences(case: Case) -> None:
+    """The gradients of inputs and parameters, which a block may write out, are the limits of differences."""
+    case.block.double()
+    xs = case.features(3, 2, batch=1, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in case.block.named_parameters()]
+
+    def run(*values: Tensor) -> Tensor:
+        parameters = dict(zip(names, values[case.inputs :]))
+        return case.functional(parameters, *values[: case.inputs])
+
+    parameters = [p.detach().requires_grad_() for p in case.block.parameters()]
+    assert torch.autograd.gradcheck(run, [*xs, *parameters], fast_mode=True)
+
+
+def test_the_neutral_state(case: Case) -> None:
+    """A block that has a neutral state is the identity in it: its input, the sum or the concatenation of its inputs."""
+    if not hasattr(case.block, "neutral_"):
+        pytest.skip("it has no neutral state")
+    case.block.neutral_()
+    xs = case.features()
+    out = case.run(*xs)
+    expected = torch.cat(xs, 1) if out.shape[1] > 16 else sum(xs[1:], xs[0])
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_its_row_builds_it_again(case: Case) -> None:
+    """The arguments that a block writes into a model YAML build one of the same shapes and the same gain."""
+    if not hasattr(case.block, "row"):
+        pytest.skip("it writes no arguments")
+    row = case.block.row()
+    assert row == yaml.safe_load(yaml.safe_dump(row))
+    again = type(case.block)(16 if case.inputs == 1 else [16] * case.inputs, *row)
+    assert getattr(again, "gain", None) == getattr(case.block, "gain", None)
+    again.load_state_dict(case.block.state_dict())
+
+
+def test_fusing_keeps_the_output(case: Case) -> None:
+    """A block that fuses itself for inference gives the same, also fused twice."""
+    if not hasattr(case.block, "fuse"):
+        pytest.skip("it does not fuse itself")
+    xs = case.features()
+    expected = case.run(*xs)
+    for _ in range(2):
+        case.block.fuse()
+        torch.testing.assert_close(case.run(*xs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_in_a_rezero(case: Case) -> None:
+    """Inside a `ReZero` a block with one input is the identity at first; then everything has a gradient."""
+    if case.inputs > 1:
+        pytest.skip("it has several inputs")
+    whole, (x,) = ReZero(case.block), case.features()
+    torch.testing.assert_close(whole(x), x, rtol=0, atol=0)
+    whole.weight.data.fill_(0.5)
+    grads = gradients(whole(x), *whole.parameters())
+    assert all(g.abs().sum() > 0 for g in grads)
 
 
 # Copies and state

@@ -358,7 +358,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (
         "yolo11n.yaml",
         {"attention": "Attention"},
-        "attention=Attention: no block of this name is registered",
+        "attention=Attention: no block of this name is known",
     ),
     ("yolo11n-coordatt.yaml", {}, r"there is a CoordAtt already: yolo11n-coordatt.yaml, layer 9 (backbone row 9)"),
     ("yolo11n-bifpn.yaml", {}, r"the neck is weighted already: yolo11n-bifpn.yaml, layer 12 (head row 1)"),

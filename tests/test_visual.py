@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
@@ -224,13 +225,26 @@ def test_effects_are_measured(tmp_path: Path) -> None:
 
 
 def test_the_image_of_the_effects(start: Any, tmp_path: Path) -> None:
-    """The image is the first of the validation data, in 0...1; random pixels stand for data without images."""
+    """The image is the first of the validation data, in 0...1, or random pixels; random numbers stay as they were."""
     built = build(load("yolo11n-coordatt.yaml"))
     seen: list[torch.Tensor] = []
     built.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     trainer, _ = start(tmp_path, built)
-    trainer.test_loader = SimpleNamespace(dataset=[{"img": torch.full((3, 64, 96), 51, dtype=torch.uint8)}])
+
+    class Data:
+        """Validation data whose transforms draw random numbers, as the host's do."""
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            random.random(), np.random.rand(), torch.rand(1)
+            return {"img": torch.full((3, 64, 96), 51, dtype=torch.uint8)}
+
+    trainer.test_loader = SimpleNamespace(dataset=Data())
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()
     trainer.train(1)
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist())
     assert seen[-1].shape == (1, 3, 64, 96)
     torch.testing.assert_close(seen[-1].unique(), torch.tensor([0.2]))
     trainer.test_loader = SimpleNamespace(dataset=[("not", "a dict")])

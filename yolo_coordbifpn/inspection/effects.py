@@ -22,7 +22,8 @@ class Effect:
         layer: Index of its layer.
         name: Class name, after its place in the layer if it is inside one.
         change: ||f(x) - x|| / ||x||; 0 for the identity.
-        low: For CoordAtt, the 5 % quantile over the channels of their factor, the mean over the map of gain * h * w.
+        low: For CoordAtt, the 5 % quantile over the channels of their factor, the mean over the map of gain * h * w
+            (1 + a * (gain * h * w - 1) in a `ReZero`).
         high: The 95 % quantile of the same.
         within: For CoordAtt, the standard deviation of the factor over the map, mean over the channels.
     """
@@ -81,9 +82,11 @@ def _noting(name: str, seen: dict[str, Effect]) -> Any:
         title = f"{inside} {type(block).__name__}".strip()
         change = float((out.float() - x).norm() / x.norm().clamp_min(1e-12))
         spread: tuple[float, ...] = ()
-        if isinstance(module, CoordAtt):
-            h, w = module.gates(args[0])
-            factor = (module.gain * h * w).float()
+        if isinstance(block, CoordAtt):
+            h, w = block.gates(args[0])
+            factor = (block.gain * h * w).float()
+            if isinstance(module, ReZero):
+                factor = 1 + module.weight * (factor - 1)
             low, high = factor.mean((0, 2, 3)).quantile(factor.new_tensor([0.05, 0.95])).tolist()
             spread = low, high, float(factor.std((2, 3)).mean()) if factor[0, 0].numel() > 1 else 0.0
         seen[name] = Effect(int(layer), title, change, *spread)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -171,7 +173,11 @@ def logs_of(trainer: Any, model: Any) -> list[EpochLog]:
 def _image(trainer: Any, model: Any) -> Tensor:
     """Return the first image of the validation data as the model gets it, random pixels if there is none."""
     dataset = getattr(getattr(trainer, "test_loader", None), "dataset", None)
-    item: Any = dataset[0] if dataset is not None and len(dataset) else None
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):  # the host's transforms draw numbers, and the training must not change
+        item: Any = dataset[0] if dataset is not None and len(dataset) else None
+    random.setstate(before[0])
+    np.random.set_state(before[1])
     image = item.get("img") if isinstance(item, dict) else None
     if not isinstance(image, Tensor) or image.ndim != 3:
         return pixels(model)

@@ -1,0 +1,161 @@
+"""The tables and the plot of the study, from the rows of its runs, and the latency of its treatments.
+
+    python scripts/study_report.py latency     measures the treatments; writes scripts/results/study_latency.csv
+    python scripts/study_report.py             draws scripts/results/study.png
+
+The tables are in scripts/results/study.md, where `python scripts/make_tables.py` writes them. Differences from the
+stock model are paired by seed. Their 95 % intervals are adjusted for the number of treatments of a stage (Dunnett in
+blocks, see `yolo_coordbifpn.compare.simultaneous`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from csv_rows import read, write
+from markdown_table import markdown
+from run_script import run_script
+from study_plan import STAGES, TREATMENTS
+
+import yolo_coordbifpn
+from yolo_coordbifpn.commands import UsageError
+from yolo_coordbifpn.compare.latency import in_turn
+from yolo_coordbifpn.compare.simultaneous import critical_value, differences, standard_error
+from yolo_coordbifpn.compare.statistics import Interval
+from yolo_coordbifpn.host.machine import machine
+from yolo_coordbifpn.host.models import build, load
+from yolo_coordbifpn.inspection.palette import BLACK, GREY, VERMILION
+
+RESULTS = Path(__file__).resolve().parent / "results"
+STOCK, METRIC = "stock", "mAP50-95"
+SIZES = ("small", "medium", "large")
+FIELDS = ("imgsz", "treatment", "ratio", "low", "high", "rounds", "machine")
+ROUNDS = 40
+Rows = Sequence[Mapping[str, str]]
+
+
+def main(words: list[str]) -> None:
+    """Measure the latency, or draw."""
+    if words not in ([], ["latency"]):
+        raise UsageError(f"the only word that it takes is latency, got {' '.join(words)}.")
+    if words:
+        measure(RESULTS / "study_latency.csv")
+    else:
+        draw(read(RESULTS / "study.csv"), read(RESULTS / "study_latency.csv"), RESULTS / "study.png")
+
+
+def scores(rows: Rows, stage: str, metric: str) -> dict[str, dict[int, float]]:
+    """Return a metric of a stage by treatment and seed, the stock model first."""
+    found: dict[str, dict[int, float]] = {STOCK: {}}
+    for row in rows:
+        if row["stage"] == stage and row[metric]:
+            found.setdefault(row["treatment"], {})[int(row["seed"])] = float(row[metric])
+    return found
+
+
+def table(rows: Rows, latency: Rows, stage: str) -> str:
+    """Write the treatments of a stage, the best first: differences from the stock model, and what the blocks do."""
+    gains = differences(scores(rows, stage, METRIC))
+    if not gains:
+        return "No treatment has a seed in common with the stock model yet."
+    others = {x: differences(scores(rows, stage, x)) for x in ("mAP50", *(f"AP {size}" for size in SIZES))}
+    costs = {x["treatment"]: x["ratio"] for x in latency if int(x["imgsz"]) == STAGES[stage].imgsz}
+    lines = []
+    for name in sorted(gains, key=lambda x: gains[x].mean, reverse=True):
+        runs = [x for x in rows if x["stage"] == stage and x["treatment"] == name]
+        lines.append(
+            (
+                name, gains[name].count, _interval(gains[name]), *(_mean(x.get(name)) for x in others.values()),
+                costs.get(name, ""), _mean_of(runs, "channel low", "channel high"), _mean_of(runs, "spread"),
+            )
+        )  # fmt: skip
+    head = ["treatment", "seeds", f"{METRIC} (95 % interval)", "mAP50", *(f"AP {x}" for x in SIZES)]
+    return markdown([*head, "latency / stock", "factor of channels", "spread in a map"], lines, len(head) + 2)
+
+
+def smallest_effect(rows: Rows, stage: str) -> str:
+    """Say which difference from the stock model a stage would have shown with a probability of 80 %."""
+    found = scores(rows, stage, METRIC)
+    seeds = sorted(set.intersection(*(set(x) for x in found.values())))
+    if len(seeds) < 2 or len(found) < 2:
+        return "unknown: fewer than two seeds"
+    from scipy import stats
+
+    error, freedom = standard_error(found, seeds)
+    effect = error * (critical_value(len(found) - 1, freedom, sides=2) + float(stats.t.ppf(0.8, freedom)))
+    return f"{effect:.4f} ({len(found) - 1} treatments, {len(seeds)} seeds)"
+
+
+def _interval(found: Interval) -> str:
+    return f"{found.mean:+.4f}" if found.count < 2 else f"{found.mean:+.4f} ({found.low:+.4f} ... {found.high:+.4f})"
+
+
+def _mean(found: Interval | None) -> str:
+    return f"{found.mean:+.4f}" if found and not math.isnan(found.mean) else ""
+
+
+def _mean_of(runs: Iterable[Mapping[str, str]], *columns: str) -> str:
+    """Write the means of columns over runs, nothing if they are empty."""
+    values = [[float(run[x]) for x in columns] for run in runs if all(run[x] for x in columns)]
+    return " ... ".join(f"{statistics.mean(x):.3f}" for x in zip(*values))
+
+
+def measure(file: Path) -> None:
+    """Time the fused models of all treatments of the stages in turn, as ratios to the stock model."""
+    yolo_coordbifpn.install()
+    rows: list[dict[str, Any]] = []
+    for size in sorted({stage.imgsz for stage in STAGES.values()}):
+        calls = {name: _call(name, size) for name in TREATMENTS}
+        with torch.inference_mode():
+            times = in_turn(calls, torch.device("cpu"), ROUNDS)
+        for name in TREATMENTS:
+            q = statistics.quantiles([a / b for a, b in zip(times[name], times[STOCK])], n=4)
+            values = {"ratio": f"{q[1]:.3f}", "low": f"{q[0]:.3f}", "high": f"{q[2]:.3f}"}
+            rows.append({"imgsz": size, "treatment": name, **values, "rounds": ROUNDS, "machine": machine()})
+    write(file, FIELDS, rows)
+
+
+def _call(name: str, size: int) -> Any:
+    """Return a call of the fused model of a treatment on one image."""
+    treatment = TREATMENTS[name]
+    stock = f"yolo11{treatment.scale}.yaml"
+    model = build(yolo_coordbifpn.graft(stock, **treatment.blocks) if treatment.blocks else load(stock))
+    side = size + treatment.larger
+    return functools.partial(model.eval().fuse(verbose=False), torch.rand(1, 3, side, side))
+
+
+def draw(rows: Rows, latency: Rows, file: Path) -> None:
+    """Draw the gain of each treatment against its latency, for each stage, with the line through the larger images."""
+    from matplotlib.figure import Figure
+
+    stages = [x for x in STAGES if differences(scores(rows, x, METRIC))]
+    figure = Figure(figsize=(7.5, 4.2 * len(stages)), layout="constrained")
+    for axes, stage in zip(figure.subplots(len(stages), 1, squeeze=False)[:, 0], stages):
+        gains = differences(scores(rows, stage, METRIC))
+        costs = {x["treatment"]: float(x["ratio"]) for x in latency if int(x["imgsz"]) == STAGES[stage].imgsz}
+        rivals = [STOCK, *sorted((x for x in gains if not TREATMENTS[x].blocks), key=lambda x: costs.get(x, 0))]
+        points = {STOCK: (1.0, 0.0), **{x: (costs[x], gains[x].mean) for x in gains if x in costs}}
+        axes.plot(*zip(*(points[x] for x in rivals if x in points)), color=BLACK, linewidth=1, zorder=1)
+        for name, (x, y) in points.items():
+            found = gains.get(name)
+            error = found.half if found and found.count > 1 else 0
+            colour = BLACK if name in rivals else VERMILION
+            axes.errorbar(x, y, error, fmt="s" if name in rivals else "o", color=colour, markersize=4, linewidth=0.8)
+            axes.annotate(name, (x, y), (4, 3), textcoords="offset points", fontsize=7)
+        axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        axes.set_title(f"{stage}: {METRIC} against the stock model, 95 % intervals", fontsize=9)
+        axes.set_xlabel("latency / stock", fontsize=8)
+        axes.set_ylabel(f"difference in {METRIC}", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=130)
+
+
+if __name__ == "__main__":
+    run_script(main)
