@@ -69,15 +69,16 @@ def main(words: list[str]) -> None:
         for x, model in models.items()
     }
     imgsz, rounds = whole_number(options, "imgsz", 32), whole_number(options, "rounds", 2)
-    for x, (median, low, high) in latencies(stocks[0].model, models, imgsz, rounds).items():
+    stock = started(stocks[0])  # built as the others are: weights of a checkpoint lie elsewhere in memory
+    for x, (median, low, high) in latencies(stock, models, imgsz, rounds).items():
         rows[x] |= {"latency": f"{median:.3f}", "low": f"{low:.3f}", "high": f"{high:.3f}"}
     write(Path(options["out"]), FIELDS, rows.values())
     print(table(read(Path(options["out"]))))
 
 
-def started(stock: Any, variant: str) -> nn.Module:
-    """Build a variant of a stock model with its weights."""
-    yolo: Any = YOLO(f"{Path(stock.model.yaml['yaml_file']).stem}-{variant}.yaml")
+def started(stock: Any, *variant: str) -> nn.Module:
+    """Build a variant of a stock model, or the stock model again, with its weights."""
+    yolo: Any = YOLO(f"{'-'.join((Path(stock.model.yaml['yaml_file']).stem, *variant))}.yaml")
     yolo.model.load(stock.model, verbose=False)
     return yolo.model.float().eval()
 
