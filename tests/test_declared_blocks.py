@@ -139,6 +139,14 @@ def test_a_declared_word_is_a_variant(own_blocks: None) -> None:
         YOLO("yolo11n-attention.yaml")
 
 
+def test_a_word_of_a_stock_name_is_no_variant(own_blocks: None) -> None:
+    """A user's class named like a word of the host's own models does not change what their names mean."""
+    register(type("Tiny", (Gate,), {}))
+    assert type(YOLO("yolov3-tiny-bifpn.yaml").model.model[0]).__name__ == "Conv"
+    assert len(YOLO("yolov3-tiny-bifpn.yaml").model.model) == len(YOLO("yolov3-tiny.yaml").model.model)
+    assert graft("yolo11n.yaml", attention="Tiny", bifpn="none")["backbone"][9] == [-1, 1, "Tiny", []]
+
+
 @pytest.mark.parametrize("word", ["Mine", "two-words", "1st", "bifpn", "seg", "p2", "fpn"])
 def test_words_that_cannot_be_a_variant(word: str) -> None:
     """A word that model names could not hold, or that means something else in them, is refused."""

@@ -58,7 +58,8 @@ def split(name: str) -> tuple[str, Variant] | None:
     """
     first, *words = name.removesuffix(".yaml").replace("-bifpn-add", "-bifpn_add").split("-")
     _discover(words)
-    attention, neck = [x for x in words if x in TABLE.variants], [x for x in words if x in _NECKS]
+    attention = [x for x in words if x in TABLE.variants and x not in _stock_words()]
+    neck = [x for x in words if x in _NECKS]
     if not name.endswith(".yaml") or not len(attention) + len(neck) > 0 or max(len(attention), len(neck)) > 1:
         return None
     bifpn, paths = _NECKS[neck[0]] if neck else ("none", "pan")

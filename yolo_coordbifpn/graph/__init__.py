@@ -12,6 +12,6 @@ donor.py              the model to load from
 transfer.py           what became of the weights: one line and a measured difference
 transplant.py         the steps from a pretrained model to a transfer, and the checks
 removal.py            the way back: weights of a model with blocks for the model without
-gains.py              gains carried from one model to another
+starts.py             how blocks start, carried from one model to another: gains, and blocks inside a ReZero
 fold.py               fusion weights folded into convolutions for inference
 """
