@@ -1,7 +1,7 @@
 """The tables and the plot of the study, from the rows of its runs, and the latency of its treatments.
 
-    python scripts/study_report.py latency     measures the treatments; writes scripts/results/study_latency.csv
-    python scripts/study_report.py             draws scripts/results/study.png
+    python scripts/study_report.py latency=True    measures the treatments; writes scripts/results/study_latency.csv
+    python scripts/study_report.py                 draws scripts/results/study.png
 
 The tables are in scripts/results/study.md, where `python scripts/make_tables.py` writes them. Differences from the
 stock model are paired by seed. Their 95 % intervals are adjusted for the number of treatments of a stage (Dunnett in
@@ -24,7 +24,7 @@ from run_script import run_script
 from study_plan import STAGES, TREATMENTS
 
 import yolo_coordbifpn
-from yolo_coordbifpn.commands import UsageError
+from yolo_coordbifpn.commands import parse, truth
 from yolo_coordbifpn.compare.latency import in_turn
 from yolo_coordbifpn.compare.simultaneous import critical_value, differences, standard_error
 from yolo_coordbifpn.compare.statistics import Interval
@@ -42,9 +42,7 @@ Rows = Sequence[Mapping[str, str]]
 
 def main(words: list[str]) -> None:
     """Measure the latency, or draw."""
-    if words not in ([], ["latency"]):
-        raise UsageError(f"the only word that it takes is latency, got {' '.join(words)}.")
-    if words:
+    if truth(parse(words, {"latency": "False"}), "latency"):
         measure(RESULTS / "study_latency.csv")
     else:
         draw(read(RESULTS / "study.csv"), read(RESULTS / "study_latency.csv"), RESULTS / "study.png")
