@@ -26,7 +26,7 @@ import int8_map
 import zoo
 from benchmark_report import case_table
 from csv_rows import read
-from markdown_table import change, markdown, plus_minus
+from markdown_table import change, markdown, plus_minus, with_bounds
 
 from yolo_coordbifpn.blocks.declaration import declaration
 from yolo_coordbifpn.compare.simultaneous import differences
@@ -117,7 +117,7 @@ def bccd() -> str:
     lines = []
     for model in main:
         means = [plus_minus(interval([*x[model].values()])) for x in (main, other)]
-        gain = [_difference(gains[model]), verdict(gains[model])] if model in gains else ["", ""]
+        gain = [with_bounds(gains[model]), verdict(gains[model])] if model in gains else ["", ""]
         lines.append([model, *means, *gain, f"{float(times[model]['mean']):.2f}"])
     head = ["model", "mAP50-95", "mAP50", "difference in mAP50-95", "verdict", "latency (ms)"]
     return markdown(head, lines, 5)
@@ -125,7 +125,7 @@ def bccd() -> str:
 
 def bccd_gain(model: str = OURS, metric: str = "mAP50-95") -> str:
     """Return the difference of a model to the stock model on BCCD, with its interval."""
-    return _difference(differences(_bccd_scores(metric))[model])
+    return with_bounds(differences(_bccd_scores(metric))[model])
 
 
 def _bccd_scores(metric: str) -> dict[str, dict[int, float]]:
@@ -136,17 +136,14 @@ def _bccd_scores(metric: str) -> dict[str, dict[int, float]]:
     return scores
 
 
-def _difference(found: Interval) -> str:
-    return f"{found.mean:+.4f} ({found.low:+.4f} ... {found.high:+.4f})"
-
-
 def leaderboard() -> str:
     """Write the leaderboard of attention blocks on BCCD, the best first."""
     lines = []
     for row in read(RESULTS / "leaderboard_bccd" / "summary.csv"):
         if row["rank"]:
-            bounds = [float(row[x]) for x in ("difference", "difference_low", "difference_high") if row[x]]
-            gain = "{:+.4f} ({:+.4f} ... {:+.4f})".format(*bounds) if bounds else ""
+            low, high = (float(row[x] or "nan") for x in ("difference_low", "difference_high"))
+            found = Interval(float(row["difference"] or "nan"), low, high, int(row["seeds"]))
+            gain = with_bounds(found) if row["difference"] else ""
             line = [row["rank"], row["model"], row["seeds"], f"{float(row['mean']):.4f}", gain, row["dropped"]]
             lines.append((int(row["rank"]), line))
     head = ["rank", "model", "seeds", "mAP50-95", "difference from the stock model", "dropped"]

@@ -25,6 +25,11 @@ def plus_minus(found: Interval, digits: int = 4, sign: str = "") -> str:
     return mean if found.count < 2 else f"{mean} ± {found.half:.{digits}f}"
 
 
+def with_bounds(found: Interval) -> str:
+    """Write a difference and the bounds of its 95 % interval; one value has no interval."""
+    return f"{found.mean:+.4f}" if found.count < 2 else f"{found.mean:+.4f} ({found.low:+.4f} ... {found.high:+.4f})"
+
+
 def change(new: float, old: float) -> str:
     """Write in percent by how much a number is larger than another."""
     return f"{new / old - 1:+.2%}".replace("%", " %")

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from csv_rows import read, write
-from markdown_table import markdown
+from markdown_table import markdown, with_bounds
 from run_script import run_script
 from study_plan import STAGES, TREATMENTS
 
@@ -69,7 +69,7 @@ def table(rows: Rows, latency: Rows, stage: str) -> str:
         runs = [x for x in rows if x["stage"] == stage and x["treatment"] == name]
         lines.append(
             (
-                name, gains[name].count, _interval(gains[name]), *(_mean(x.get(name)) for x in others.values()),
+                name, gains[name].count, with_bounds(gains[name]), *(_mean(x.get(name)) for x in others.values()),
                 costs.get(name, ""), _mean_of(runs, "channel low", "channel high"), _mean_of(runs, "spread"),
             )
         )  # fmt: skip
@@ -88,10 +88,6 @@ def smallest_effect(rows: Rows, stage: str) -> str:
     error, freedom = standard_error(found, seeds)
     effect = error * (critical_value(len(found) - 1, freedom, sides=2) + float(stats.t.ppf(0.8, freedom)))
     return f"{effect:.4f} ({len(found) - 1} treatments, {len(seeds)} seeds)"
-
-
-def _interval(found: Interval) -> str:
-    return f"{found.mean:+.4f}" if found.count < 2 else f"{found.mean:+.4f} ({found.low:+.4f} ... {found.high:+.4f})"
 
 
 def _mean(found: Interval | None) -> str:

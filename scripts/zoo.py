@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from ultralytics.models import YOLO
 
 import yolo_coordbifpn
-from yolo_coordbifpn.blocks.declaration import variant_of
 from yolo_coordbifpn.blocks.rezero import ReZero
 from yolo_coordbifpn.blocks.timm_attention import PREFIX, kinds
 from yolo_coordbifpn.commands import UsageError, parse, whole_number
@@ -52,7 +51,7 @@ def main(words: list[str]) -> None:
         raise UsageError("weights= must name pretrained weights of stock models, such as yolo11n.pt.")
     yolo_coordbifpn.install()
     stocks = [YOLO(x) for x in options["weights"].split(",")]
-    variants = [variant_of(x) for x in TABLE.variants.values()] + [PREFIX + x for x in kinds()]
+    variants = [*TABLE.variants, *(PREFIX + x for x in kinds())]
     models = {x: started(stocks[0], x) for x in variants}
     versions = f"ultralytics {ultralytics.__version__}, torch {torch.__version__.partition('+')[0]}"
     versions += f", timm {__import__('timm').__version__}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeVar
 
 from torch import nn
@@ -98,6 +99,11 @@ def block(
 def is_declared(cls: object) -> bool:
     """Return whether a class is declared with `block`; a subclass of such a class is not."""
     return isinstance(cls, type) and _ATTRIBUTE in vars(cls)
+
+
+def declared_in(module: ModuleType) -> list[type[nn.Module]]:
+    """Return the classes that a module declares, without those that it imports."""
+    return [x for x in vars(module).values() if is_declared(x) and x.__module__ == module.__name__]
 
 
 def declaration(cls: type[nn.Module]) -> Declaration:

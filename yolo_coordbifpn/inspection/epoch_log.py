@@ -28,6 +28,7 @@ class EpochLog:
     Attributes:
         file: The CSV in the run's folder.
         latest: Values of the last recorded epoch by name, for the host's loggers.
+        warnings: What is to be said about the epochs so far; whoever says it removes it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class EpochLog:
         """
         self.file = folder / f"{self.name}.csv"
         self.latest: dict[str, float] = {}
+        self.warnings: list[str] = []
         self._epoch = epoch
         self._keep(epoch)
 
@@ -80,7 +82,6 @@ class FusionLog(EpochLog):
         super().__init__(folder, epoch)
         self._nodes = nodes
         self._dead: set[tuple[int, str]] = set()
-        self.warnings: list[str] = []
 
     def measure(self, epoch: int, model: Any) -> list[list[Any]]:
         """Return the rows of an epoch, and add to `warnings` the weights that have become 0."""

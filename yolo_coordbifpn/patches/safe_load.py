@@ -48,7 +48,8 @@ def patch_safe_load(host: ModuleType, table: BlockTable) -> Undo:
             with contextlib.suppress(ValueError, ImportError):  # not an archive of torch; the host reports it
                 needed = torch.serialization.get_unsafe_globals_in_checkpoint(args[0])
                 table.discovery.find({name.rpartition(".")[2] for name in needed if not name.startswith(_THEIRS)})
-                for cls in filter(None, (_module(name, _packages(table)) for name in needed)):
+                packages = _packages(table)
+                for cls in filter(None, (_module(name, packages) for name in needed)):
                     allow(cls)
             if start is not None:
                 args[0].seek(start)  # an open file is read from the same place

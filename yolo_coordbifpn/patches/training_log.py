@@ -17,7 +17,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..errors import HostError
-from ..inspection.epoch_log import EpochLog, FusionLog, logs_of
+from ..inspection.epoch_log import EpochLog, logs_of
 from .hook import is_on
 from .replacement import Undo, is_replaced, replace
 
@@ -74,9 +74,8 @@ class _Logs:
         for log in self._logs:
             log.record(int(trainer.epoch) + 1, _model(trainer))
             self._lent |= log.latest
-            if isinstance(log, FusionLog):
-                while log.warnings:
-                    _logger().warning(f"yolo_coordbifpn: {log.warnings.pop(0)}")
+            while log.warnings:
+                _logger().warning(f"yolo_coordbifpn: {log.warnings.pop(0)}")
 
     def lend(self, trainer: Any) -> None:
         """Add the values to the metrics, for the host's loggers to read."""

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ..blocks.declaration import ChannelRule, declaration, is_declared
+from ..blocks.declaration import ChannelRule, declaration, declared_in
 from .channel_rules import RULES
 from .discovery import asks_for
 
@@ -87,8 +87,7 @@ def load(entry: str, register: Callable[..., None]) -> str:
             if not hasattr(home, word):
                 there = [x for x, value in vars(home).items() if isinstance(value, type) and value.__module__ == module]
                 return f"{VARIABLE} names {entry}: {module} has no {word}; its classes are {', '.join(there) or 'none'}"
-        declared = [x for x in vars(home).values() if is_declared(x) and x.__module__ == module]
-        for cls in [getattr(home, name)] if name else declared:
+        for cls in [getattr(home, name)] if name else declared_in(home):
             register(cls, rule if rule in RULES else getattr(home, rule) if rule else None)
     except Exception as error:  # of a user's module; the error of the model's row reports it
         return f"{VARIABLE} names {entry}: {type(error).__name__}: {error}"

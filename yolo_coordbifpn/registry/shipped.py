@@ -13,7 +13,7 @@ from torch import nn
 
 from .. import blocks
 from ..blocks import timm_attention
-from ..blocks.declaration import is_declared
+from ..blocks.declaration import declared_in
 from .discovery import asks_for
 
 
@@ -21,7 +21,7 @@ from .discovery import asks_for
 def declared() -> list[type[nn.Module]]:
     """Return the declared classes of the package, by the names of their modules."""
     homes = [importlib.import_module(f"{blocks.__name__}.{x.name}") for x in pkgutil.iter_modules(blocks.__path__)]
-    return [cls for m in homes for cls in vars(m).values() if is_declared(cls) and cls.__module__ == m.__name__]
+    return [cls for home in homes for cls in declared_in(home)]
 
 
 def seek(names: Collection[str] | None, later: list[type[nn.Module]], register: Callable[[Any], None]) -> list[str]:
