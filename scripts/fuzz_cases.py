@@ -26,7 +26,10 @@ def defaults(block: type) -> list[Any]:
 
 TABLE.discovery.find_all()  # also those that are registered when they are first named
 NAMES = [block.__name__ for block in declared()]
-FUSIONS = [block.__name__ for block in declared() if hasattr(block, "normalized_weights")]  # read several layers
+FUSIONS = [
+    "SpatialGate",
+    *(block.__name__ for block in declared() if hasattr(block, "normalized_weights")),
+]  # they read several layers
 RIGHT = {block.__name__: [[*defaults(block)[:n]] for n in range(len(defaults(block)) + 1)] for block in declared()}
 VARIANTS = [*TABLE.variants]
 INSIDE = [f"{stock}_{name}" for stock in ("C3k2", "C2f", "C3", "Conv", "Nothing") for name in NAMES]
@@ -160,7 +163,8 @@ def options(draw: Any, wrong: st.SearchStrategy[Any]) -> dict[str, Any]:
     right = {
         "coordatt": st.sampled_from(places),
         "bifpn": st.sampled_from(["concat", "add", "none"]),
-        "neck": st.sampled_from(["pan", "pan", "fpn"]),
+        "neck": st.sampled_from(["pan", "pan", "fpn", "dualpath"]),
+        "levels": st.sampled_from(["P2", "P2", "P2-P4", "P3-P4", "P3-P5", "P1", "P4-P2"]),
         "attention": st.sampled_from([*VARIANTS, *VARIANTS, *NAMES, "Conv", "Nothing"]),
         "edge": st.booleans(),
         "repeats": st.integers(1, 3),
@@ -171,7 +175,9 @@ def options(draw: Any, wrong: st.SearchStrategy[Any]) -> dict[str, Any]:
 
 
 graft_words = options(st.sampled_from(["", "x", "0", "-1", "1.5", "nan", "None", "[1]", "\u00e9", "P9", "1e3"]))
-upgrade_words = graft_words.map(lambda x: {k: x[k] for k in ("coordatt", "bifpn", "attention") if k in x})
+upgrade_words = graft_words.map(
+    lambda x: {k: x[k] for k in ("coordatt", "bifpn", "neck", "levels", "attention") if k in x}
+)
 saves = st.sampled_from(["", "x.yaml", "x.pt", "x.svg", "x.txt", "x", ".", "nowhere/x.svg"])
 
 

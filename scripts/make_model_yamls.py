@@ -22,13 +22,14 @@ from make_tables import FAMILIES
 from ultralytics.nn import tasks
 
 from yolo_coordbifpn.grafting.graft import graft_file, graft_text, summarize
-from yolo_coordbifpn.grafting.names import fingerprint, split, stock
+from yolo_coordbifpn.grafting.names import canonical, fingerprint, split, stock
 from yolo_coordbifpn.grafting.names import variants as every_variant
 from yolo_coordbifpn.host.cost import Summary
 from yolo_coordbifpn.patches.install import install
 
 FOLDER = Path(__file__).resolve().parent.parent / "model_yamls"
 VARIANTS = ("coordatt", "bifpn", "coordatt-bifpn")
+FINE = ("dualpath", "p2", "coordatt-bifpn-p2")  # for detection with the families of TASKS
 SINCE = {  # first version of Ultralytics that has the stock model
     "yolov5": "8.0.55",
     "yolov8": "8.0.55",
@@ -53,10 +54,13 @@ TASKS = {"yolov8", "yolo11", "yolo26"}  # families whose other tasks are shipped
 TITLES = {
     "coordatt": "Coordinate Attention at the end of the backbone's deepest stage",
     "bifpn": "BiFPN's weighted fusion in the neck",
+    "dualpath": "BiFPN's weighted fusion of a semantic and a detail path with spatial attention",
+    "p2": "a detection level at P2",
 }
 SOURCES = {
     "coordatt": "# Coordinate Attention: Hou, Zhou, Feng, CVPR 2021, https://arxiv.org/abs/2103.02907",
     "bifpn": "# BiFPN: Tan, Pang, Le, CVPR 2020, https://arxiv.org/abs/1911.09070",
+    "dualpath": "# Spatial attention: Woo, Park, Lee, Kweon, ECCV 2018, https://arxiv.org/abs/1807.06521",
 }
 NAME = re.compile(r"(?P<family>yolov?\d+)(?P<size>[a-z]?)(?P<task>-seg|-pose|-obb|-cls)?")
 
@@ -70,6 +74,10 @@ def shipped_names() -> Iterator[str]:
         for variant in VARIANTS:
             if match["task"] != "-cls" or variant == "coordatt":  # a classifier has no neck
                 yield f"{file.stem}-{variant}.yaml"
+        if match["family"] in TASKS and not match["task"]:
+            yield from sorted(
+                {canonical(f"{file.stem}-{variant}.yaml") for variant in FINE} - {x.name for x in stock(tasks)}
+            )
 
 
 def source(name: str) -> Path:
@@ -80,13 +88,14 @@ def source(name: str) -> Path:
 
 def header(name: str) -> str:
     """Write the comment at the head of a shipped file."""
-    file, words = source(name), [x for x in SOURCES if f"-{x}" in name]
+    file = source(name)
+    words = [x for x in TITLES if x in name.removeprefix(file.stem).removesuffix(".yaml").split("-")]
     version = SINCE[max((x for x in SINCE if name.startswith(x)), key=len)]
     lines = [
         "# yolo_coordbifpn, AGPL-3.0 License",
         "",
         f"# {file.stem} with {' and '.join(TITLES[x] for x in words)}",
-        *(SOURCES[x] for x in words),
+        *(SOURCES[x] for x in SOURCES if x in words or (x == "bifpn" and "dualpath" in words)),
         f"# All other rows: {file.name} of Ultralytics {ultralytics.__version__}, AGPL-3.0",
         f"# Fingerprint of {file.name}: {fingerprint(file)}",
         "# Made by scripts/make_model_yamls.py",
@@ -146,7 +155,7 @@ def order(row: dict[str, str]) -> tuple[int, int, int, int]:
     match = NAME.match(row["model"])
     assert match is not None
     tasks_ = (None, "-seg", "-pose", "-obb", "-cls")
-    place = ("", *VARIANTS).index(row["variant"])
+    place = ("", *VARIANTS, *FINE).index(row["variant"])
     return FAMILIES.index(match["family"]), tasks_.index(match["task"]), "ntsmbclxe".index(match["size"]), place
 
 

@@ -65,6 +65,8 @@ VARIANTS = {  # of the front page
     "cbam": "CBAM in place of CoordAtt",
     "se": "SE in place of CoordAtt",
     "fpn": "the top-down path of the neck alone",
+    "dualpath": "BiFPN, with spatial attention where the paths of the neck meet, and a path that starts at P2",
+    "p2": "detects at P2 too, for small objects",
 }
 
 

@@ -112,6 +112,7 @@ CHECKS: dict[str, Callable[[str, Path], str | None]] = {
         compile_predict,
         training_checks.distill,
         training_checks.distill_ours,
+        training_checks.distill_levels,
         training_checks.freeze,
         training_checks.ema,
         training_checks.multi_scale,

@@ -33,6 +33,11 @@ def distill_ours(name: str, data: Path) -> None:
     _distill(name, data, "yolo11s-coordatt-bifpn.yaml")
 
 
+def distill_levels(name: str, data: Path) -> None:
+    """`distill_model=`, teacher yolo11s-coordatt-bifpn-p2, which has a level more; interrupted and resumed."""
+    _distill(name, data, "yolo11s-coordatt-bifpn-p2.yaml")
+
+
 def freeze(name: str, data: Path) -> str:
     """`freeze=10`: the first 10 layers are unchanged, others move."""
     moved = [k for k, v in _moved(name, data, lambda trainer: trainer.model, freeze=10).items() if v]

@@ -23,7 +23,7 @@ from ultralytics.nn import tasks
 from ultralytics.nn.tasks import guess_model_task
 
 from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt, graft, register
-from yolo_coordbifpn.blocks import SeparableConv
+from yolo_coordbifpn.blocks import SeparableConv, SpatialGate
 from yolo_coordbifpn.blocks.gain import BlockWithGain
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.errors import GraftError, RowError
@@ -40,6 +40,8 @@ REASONS = {  # why a variant has no place in some models
     "bifpn-add": f"{NO_NECK}|reads texts, which the paper's neck has no place for",
     "fpn": f"{NO_NECK}|no bottom-up path to take out",
     "bottleneck": "no block of the backbone has bottlenecks",
+    "dualpath": "there is no neck with two paths",
+    "p2": "the heads Detect, Segment, Pose and OBB can have other levels|the head reads P2, P3, P4, P5 already",
 }
 
 
@@ -84,7 +86,9 @@ def change(new: Any, old: Any) -> float:
 
 def train_once(model: Any) -> None:
     """Run a model forward and backward: each parameter of our blocks, trained alone, gets a gradient."""
-    blocks = {name: m for name, m in model.named_modules() if isinstance(m, (BlockWithGain, SeparableConv))}
+    blocks = {
+        name: m for name, m in model.named_modules() if isinstance(m, (BlockWithGain, SeparableConv, SpatialGate))
+    }
     model.requires_grad_(not blocks).train(not is_rtdetr(model))  # which needs boxes in training
     for m in blocks.values():
         m.requires_grad_()
@@ -111,7 +115,7 @@ def test_every_stock_model_at_every_scale(name: str, record_property: Any, quick
                 variant, reason = Variant("deepest", "none"), "no neck: CoordAtt alone"
             made = graft_rows(cfg, known, variant).cfg()
             assert guess_model_task(made) == guess_model_task(cfg)
-        new = verify(old, {**made, "scale": scale} if scale else made)
+        new = verify(old, {**made, "scale": scale} if scale else made, variant)
         kinds = [type(m) for m in new.modules()]
         assert kinds.count(CoordAtt) == 1
         assert (kinds.count(BiFPN_Concat) > 0) == (not reason)
@@ -125,7 +129,7 @@ def test_every_stock_model_at_every_scale(name: str, record_property: Any, quick
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", STOCK)
 def test_every_stock_model_in_the_other_variants(name: str, record_property: Any, quick_builds: None) -> None:
-    """The paper's neck, the top-down neck and attention inside the bottlenecks are built and trained, or refused."""
+    """Other necks, attention inside the bottlenecks and a level at P2 are built and trained, or refused."""
     torch.manual_seed(0)
     cfg = stock_cfg(name, scales(stock_cfg(name))[0])
     old = scrambled(build(cfg))
@@ -134,10 +138,12 @@ def test_every_stock_model_in_the_other_variants(name: str, record_property: Any
         "bifpn-add": Variant("none", "add"),
         "fpn": Variant("none", "none", neck="fpn"),
         "bottleneck": Variant("bottleneck", "none"),
+        "dualpath": Variant("none", "concat", "dualpath"),
+        "p2": Variant("none", "none", levels="P2"),
     }
     for key, variant in others.items():
         try:
-            new = verify(old, graft_rows(cfg, known, variant).cfg())
+            new = verify(old, graft_rows(cfg, known, variant).cfg(), variant)
         except GraftError as error:
             if not re.search(REASONS[key], str(error)):
                 raise
@@ -147,6 +153,7 @@ def test_every_stock_model_in_the_other_variants(name: str, record_property: Any
         if key == "bottleneck":
             stock_keys = set(old.state_dict())
             assert stock_keys <= set(new.state_dict())
+        if key not in ("bifpn-add", "fpn"):
             assert change(new, old) < 1e-5
         train_once(new)
 
@@ -350,7 +357,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ("yolo11n.yaml", {"coordatt": "P5,deepest"}, "deepest is a place that another of them names already"),
     ("yolo11n.yaml", {"coordatt": ""}, "coordatt= must be a name, got ''"),
     ("yolo11n.yaml", {"bifpn": "sum"}, "bifpn= must be concat, add or none, got 'sum'"),
-    ("yolo11n.yaml", {"neck": "nas"}, "neck= must be pan or fpn, got 'nas'"),
+    ("yolo11n.yaml", {"neck": "nas"}, "neck= must be pan, fpn or dualpath, got 'nas'"),
     ("yolo11n.yaml", {"bifpn": "add", "neck": "fpn"}, "neck=fpn and bifpn=add are two necks"),
     ("yolo11n.yaml", {"coordatt": "none", "bifpn": "none"}, "leave nothing to do"),
     ("yolo11n.yaml", {"repeats": 0}, "repeats= must be a positive whole number up to 100, got 0"),
@@ -578,7 +585,7 @@ def test_names_are_split() -> None:
     )
     for name in ("yolo11n.yaml", "yolo26n-sem.yaml", "bifpn.yaml", "yolo11n-bifpn.pt", "yolov8s-world.yaml"):
         assert split(name) is None or name == "bifpn.yaml"
-    assert len(set(variants())) == len(variants()) == 15
+    assert len(set(variants())) == len(variants()) == 25
 
 
 @pytest.mark.parametrize(

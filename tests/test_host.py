@@ -120,8 +120,9 @@ def test_install_is_idempotent_and_undoable(installed: None) -> None:
     install()
     assert tasks.parse_model.__code__ is code
     assert tasks.check_yaml is check_yaml
-    patches = {"model YAML names", "model parser", "pretrained weights", "fusing", "safe loading", "training log"}
-    assert status() == (dict.fromkeys(patches, True), None)
+    patches = ["model YAML names", "model parser", "pretrained weights", "fusing", "safe loading"]
+    parts = ["training log", "mask prototypes", "distillation"]
+    assert status() == (dict.fromkeys([*patches, *parts], True), None)
     uninstall()
     uninstall()
     assert not any(status()[0].values())

@@ -28,8 +28,13 @@ def test_mode(mode: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_distillation(data: Path, tmp_path: Path) -> None:
-    """With our blocks in teacher and student a distillation trains, is interrupted, resumes, and leaves the student."""
-    words = [check_modes.__file__, "one", "distill_ours", MODELS["ours"], str(data)]
+@pytest.mark.parametrize(
+    ("mode", "student"), [("distill_ours", "yolo11n-coordatt-bifpn-p2.yaml"), ("distill_levels", MODELS["ours"])]
+)
+def test_distillation(mode: str, student: str, data: Path, tmp_path: Path) -> None:
+    """From a teacher with fewer or more levels a model trains, is interrupted, resumes, and leaves the student."""
+    words = [check_modes.__file__, "one", mode, student, str(data)]
     outcome, _ = ask(words, tmp_path, 200, {})
-    assert outcome == "works", (tmp_path / "log.txt").read_text(encoding="utf-8")
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert outcome == "works", log
+    assert log.count("distillation at P3, P4, P5, the levels that teacher and student have in common") == 2

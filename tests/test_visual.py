@@ -552,10 +552,11 @@ def test_maps_of_one_place_have_one_scale() -> None:
         for high in (0.4, 0.9)
     ]
     rows = [row for g in gates for row in gate_plot._rows(g, gates[1].strongest)]
-    assert rows[0].text == rows[2].text == "mean of 8 channels"
-    assert rows[1].text == rows[3].text == f"channel {gates[1].strongest}"
-    (low, high) = gate_plot._scales(rows)["P5, layer 9", rows[1].text, "product"]
-    values = np.concatenate([row.maps["product"].ravel() for row in (rows[1], rows[3])])
+    assert list(rows[0].maps) == list(rows[2].maps)
+    assert "P5, layer 9\nproduct, mean of 8 channels" in rows[0].maps
+    title = f"P5, layer 9\nproduct, channel {gates[1].strongest}"
+    (low, high) = gate_plot._scales(rows)[title]
+    values = np.concatenate([row.maps[title].ravel() for row in (rows[1], rows[3])])
     assert (low, high) == pytest.approx((values.min(), values.max()))
 
 

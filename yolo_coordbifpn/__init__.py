@@ -7,7 +7,7 @@ from .patches import hook as _hook
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt
+    from .blocks import BiFPN_Add, BiFPN_Concat, CoordAtt, SpatialGate
     from .blocks.declaration import block
     from .errors import GraftError, HostError, InspectError, RowError, WeightsError
     from .grafting.graft import graft
@@ -24,6 +24,7 @@ __all__ = [
     "HostError",
     "InspectError",
     "RowError",
+    "SpatialGate",
     "WeightsError",
     "block",
     "fusion_weights",
@@ -43,6 +44,7 @@ _HOME = {  # module of each public name
     "HostError": ".errors",
     "InspectError": ".errors",
     "RowError": ".errors",
+    "SpatialGate": ".blocks",
     "WeightsError": ".errors",
     "block": ".blocks.declaration",
     "fusion_weights": ".inspection.inspect",

@@ -1,7 +1,7 @@
 """The blocks: plain PyTorch modules that import only torch. Every class with `@block()` in this folder is registered.
 
 declaration.py      the decorator
-coordatt.py, bifpn.py, separable.py, se.py, cbam.py   the blocks
+coordatt.py, bifpn.py, spatial_gate.py, separable.py, se.py, cbam.py   the blocks
 timm_attention.py   the attention modules of timm as blocks
 rezero.py, gain.py  two ways to start as the identity beside pretrained weights
 strips.py           the two passes of Coordinate Attention over its features
@@ -12,5 +12,6 @@ checks.py           checks of arguments and features
 from .bifpn import BiFPN_Add, BiFPN_Concat
 from .coordatt import CoordAtt
 from .separable import SeparableConv
+from .spatial_gate import SpatialGate
 
-__all__ = ["BiFPN_Add", "BiFPN_Concat", "CoordAtt", "SeparableConv"]
+__all__ = ["BiFPN_Add", "BiFPN_Concat", "CoordAtt", "SeparableConv", "SpatialGate"]

@@ -9,7 +9,9 @@ coordatt=   P2...P5: the end of that stage of the backbone (P5: before SPPF); de
             commas between; none; default deepest
 bifpn=      concat: weight every concatenation of the neck; add: the neck of the BiFPN paper, weighted sums at one width
             with a separable convolution after each; none; default concat
-neck=       pan: keep all paths of the neck; fpn: keep its top-down path alone; default pan
+neck=       pan: keep all paths of the neck; fpn: keep its top-down path alone; dualpath: spatial attention where the
+            two paths meet, and a detail path that starts at P2; default pan
+levels=     P2: detect at this level too; a range such as P2-P4: detect at these; default the levels of the model
 attention=  CoordAtt, CBAM, SE, an attention of timm such as timm_eca, or your own block; default CoordAtt
 edge=       True or False: give the middle levels the same-level edge of BiFPN; default True
 repeats=    how many times the layer of bifpn=add is repeated; default 3
@@ -37,6 +39,7 @@ OPTIONS = {
     "edge": "",
     "repeats": "",
     "width": "",
+    "levels": "",
     "save": "",
 }
 
@@ -64,6 +67,7 @@ def run(options: dict[str, str]) -> int:
             edge,
             repeats,
             width,
+            options["levels"] or None,
         )
         install()
         source = find(options["model"])

@@ -60,10 +60,10 @@ def run(options: dict[str, str]) -> int:
         install()
         found = inspect(options["model"], sources or None, options["against"] or None, **_predict_arguments(given))
         both = [x for x in (found, found.against) if x]
-        if not any(x.fusions or x.attention for x in both):
+        if not any(x.fusions or x.attention or x.spatial_gates for x in both):
             print(f"{' and '.join(x.name for x in both)}: no CoordAtt and no BiFPN block, so there is nothing to show.")
             return 0
-        if not sources and any(x.attention for x in both):
+        if not sources and any(x.attention or x.spatial_gates for x in both):
             raise UsageError("source= must be an image or a folder of images: the gates depend on the image.")
         folder = write_inspection(found, Path(options["project"] or "runs/inspect") / (options["name"] or "inspect"))
     except (HostError, InspectError) as error:

@@ -6,6 +6,8 @@
 model=      a checkpoint
 coordatt=   where to put the attention, see `yolo-coordbifpn graft --help`; default deepest
 bifpn=      concat: weight every concatenation of the neck, and add the same-level edge; none; default concat
+neck=       pan: keep the neck's paths; dualpath: add spatial attention and a detail path, see graft; default pan
+levels=     P2: detect at this level too, with newly initialised layers; default the levels of the model
 attention=  CoordAtt, CBAM, SE, an attention of timm such as timm_eca, or your own block; default CoordAtt
 save=       file to write; default the checkpoint's name followed by the variant's, in its folder
 
@@ -19,7 +21,15 @@ from pathlib import Path
 
 from . import UsageError
 
-OPTIONS = {"model": "", "coordatt": "deepest", "bifpn": "concat", "attention": "CoordAtt", "save": ""}
+OPTIONS = {
+    "model": "",
+    "coordatt": "deepest",
+    "bifpn": "concat",
+    "neck": "pan",
+    "levels": "",
+    "attention": "CoordAtt",
+    "save": "",
+}
 
 
 def run(options: dict[str, str]) -> int:
@@ -33,10 +43,18 @@ def run(options: dict[str, str]) -> int:
         )
     if options["bifpn"] == "add":
         raise UsageError("bifpn=add is another neck with newly initialised weights; bifpn=concat keeps the output.")
+    if options["neck"] == "fpn":
+        raise UsageError("neck=fpn removes trained layers, which changes the output; neck=pan keeps it.")
     try:
         from ..grafting.variant import Variant
 
-        variant = Variant(options["coordatt"], options["bifpn"], attention=options["attention"])
+        variant = Variant(
+            options["coordatt"],
+            options["bifpn"],
+            options["neck"],
+            options["attention"],
+            levels=options["levels"] or None,
+        )
     except GraftError as error:
         raise UsageError(f"{error}.") from error
     save = Path(options["save"] or model.with_name(f"{model.stem}-{variant.name}.pt")).expanduser()

@@ -16,6 +16,8 @@ from ..host.models import build, host_errors, load
 from ..registry import TABLE
 from ..registry.probe import origin
 from .attention import attend
+from .dual_path import add_detail, add_gates
+from .levels import set_levels
 from .necks import keep_top_down, sum_neck, weigh
 from .row_graph import Rows
 from .variant import Variant
@@ -39,10 +41,16 @@ def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) ->
     rows = Rows(cfg, facts)
     if variant.neck == "fpn":
         keep_top_down(rows)
+    elif variant.neck == "dualpath":
+        add_detail(rows)
+    if variant.levels:
+        set_levels(rows, variant.levels)
     if variant.bifpn == "concat":
         weigh(rows, variant.edge is not False)
     elif variant.bifpn == "add":
         sum_neck(rows, variant.width or 256, variant.repeats or 3, variant.edge is not False)
+    if variant.neck == "dualpath":
+        add_gates(rows)
     if variant.coordatt != "none":
         attend(rows, variant.coordatt, _attention(variant.attention))
     return rows
@@ -58,6 +66,7 @@ def graft(
     edge: bool | None = None,
     repeats: int | None = None,
     width: int | None = None,
+    levels: str | None = None,
 ) -> dict[str, Any]:
     """Put blocks into any model YAML, at places found from the model itself.
 
@@ -67,12 +76,14 @@ def graft(
             the deepest stage before its pooling), `deepest`, `N3`...`N5` for the neck output of that level,
             `bottleneck` for the inside of the backbone's bottlenecks; or `none`.
         bifpn: `concat` to weight every concatenation of the neck, `add` for the neck of the BiFPN paper, or `none`.
-        neck: `pan` to keep the neck's paths, `fpn` to keep only its top-down path.
+        neck: `pan` to keep the neck's paths, `fpn` to keep only its top-down path, `dualpath` for spatial attention
+            where the two paths meet and a detail path that starts at P2.
         attention: The attention block, by class name or word: `CoordAtt`, `CBAM`, `SE`, `timm_eca`, or a block of your
             own that keeps the channels.
         edge: With bifpn, whether the middle levels get the same-level edge from the backbone; True if None.
         repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
         width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256.
+        levels: Levels of the head: `P2` to add it, or a range such as `P2-P4`; those of the model if None.
 
     Returns:
         A new YAML dict, from which a model has been built; `cfg` is not changed. If `cfg` is a name with a scale, such
@@ -86,14 +97,14 @@ def graft(
     """
     with host_needed():
         import ultralytics.nn.tasks  # noqa: F401 - patched as soon as it is imported
-    variant = Variant(coordatt, bifpn, neck, attention, edge, repeats, width)
+    variant = Variant(coordatt, bifpn, neck, attention, edge, repeats, width, levels)
     given = cfg if isinstance(cfg, dict) else load(cfg)
     check_rows(given)
     before = build(given)
     with host_errors("run"):
         found = facts(before)
     rows = graft_rows(given, found, variant)
-    verify(before, rows.cfg())
+    verify(before, rows.cfg(), variant)
     return _scale_first(rows.cfg())
 
 
@@ -171,7 +182,7 @@ def graft_file(file: Path, variant: Variant) -> tuple[str, Rows, dict[str, tuple
     sizes = {}
     for scale in before.get("scales") or [""]:
         old = build({**before, "scale": scale})
-        new = verify(old, {**after, "scale": scale})
+        new = verify(old, {**after, "scale": scale}, variant)
         with host_errors("run"):
             sizes[scale] = (count(old), count(new))
     return annotate(text, {scale: size for scale, (_, size) in sizes.items()}), rows, sizes
@@ -186,17 +197,18 @@ def summarize(name: str) -> Summary:
     return count(build(load(name)))
 
 
-def verify(old: Any, cfg: dict[str, Any]) -> Any:
+def verify(old: Any, cfg: dict[str, Any], variant: Variant) -> Any:
     """Build the model with blocks, compare its strides with those of the model without, and return it.
 
     Args:
         old: The built model without blocks.
         cfg: The model YAML with blocks, as a dict.
+        variant: What was put in.
 
     Raises:
-        GraftError: If it cannot be built, or its head reads other strides than before.
+        GraftError: If it cannot be built, or its head reads other strides than before, unless the variant says so.
     """
     new = build(cfg)
-    if old.stride.tolist() != new.stride.tolist():
+    if variant.levels is None and old.stride.tolist() != new.stride.tolist():
         raise GraftError(f"the head would read strides {new.stride.tolist()} in place of {old.stride.tolist()}")
     return new

@@ -21,7 +21,13 @@ from .variant import Variant
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SCALE = re.compile(r"^(yolo(?:e-)?v?\d+)([nslmx])(?=[-.]|$)")
-_NECKS = {"bifpn": ("concat", "pan"), "bifpn_add": ("add", "pan"), "fpn": ("none", "fpn")}
+_NECKS = {
+    "bifpn": ("concat", "pan"),
+    "bifpn_add": ("add", "pan"),
+    "fpn": ("none", "fpn"),
+    "dualpath": ("concat", "dualpath"),
+}
+_LEVELS = ("p2-p3", "p2-p4", "p2-p5", "p3-p4", "p2")  # levels of a head as words of a name, the longer first
 
 
 def folder() -> Path:
@@ -54,13 +60,16 @@ def split(name: str) -> tuple[str, Variant] | None:
             before the task, as in `yolo12x-bifpn-coordatt-pose.yaml`.
 
     Returns:
-        The stock model's file name and what to put into it, None if the name has no variant.
+        The stock model's file name and what to put into it, None if the name has no variant. The levels of a stock
+        model's own name, such as `yolov8-p2.yaml`, are no variant.
     """
     first, *words = name.removesuffix(".yaml").replace("-bifpn-add", "-bifpn_add").split("-")
     _discover(words)
     attention = [x for x in words if x in TABLE.variants and x not in _stock_words()]
     neck = [x for x in words if x in _NECKS]
-    if not name.endswith(".yaml") or not len(attention) + len(neck) > 0 or max(len(attention), len(neck)) > 1:
+    stock, levels = _without_levels("-".join([first, *(x for x in words if x not in attention + neck)]))
+    added = len(attention) + len(neck) + bool(levels)
+    if not name.endswith(".yaml") or not added or max(len(attention), len(neck)) > 1:
         return None
     bifpn, paths = _NECKS[neck[0]] if neck else ("none", "pan")
     variant = Variant(
@@ -68,9 +77,21 @@ def split(name: str) -> tuple[str, Variant] | None:
         bifpn=bifpn,
         neck=paths,
         attention=TABLE.variants[attention[0]].__name__ if attention else "CoordAtt",
+        levels=levels,
     )
-    stock = "-".join([first, *(x for x in words if x not in attention + neck)])
     return f"{stock}.yaml", variant
+
+
+def _without_levels(stem: str) -> tuple[str, str | None]:
+    """Take the levels from a name without its other variants, unless the host has a model of that name."""
+    for words in _LEVELS:
+        rest = f"{stem}-".replace(f"-{words}-", "-", 1).removesuffix("-")
+        if rest != stem:
+            for place in (stem, f"{rest}-{words}"):
+                if unscaled(f"{place}.yaml") in _stock_names():
+                    return place, None
+            return rest, words.upper()
+    return stem, None
 
 
 def missed_blocks(name: str) -> list[str]:
@@ -86,7 +107,8 @@ def _discover(words: Collection[str]) -> list[str]:
     """
 
     def unknown() -> list[str]:
-        return [x for x in words if x not in TABLE.variants and x not in _NECKS and x not in _stock_words()]
+        known = {*TABLE.variants, *_NECKS, *_stock_words(), *"-".join(_LEVELS).split("-")}
+        return [x for x in words if x not in known]
 
     if not unknown():
         return []
@@ -99,24 +121,28 @@ def _discover(words: Collection[str]) -> list[str]:
 
 
 @functools.cache
-def _stock_words() -> set[str]:
-    """Return the words in the names of the installed host's own models, such as `seg` and `p6`."""
+def _stock_names() -> set[str]:
+    """Return the file names of the installed host's own models."""
     with contextlib.suppress(ModuleNotFoundError):
         spec = importlib.util.find_spec("ultralytics")
         folders = [Path(x) / "cfg" / "models" for x in (spec and spec.submodule_search_locations) or ()]
-        return {word for x in folders for file in x.rglob("*.yaml") for word in file.stem.split("-")}
+        return {file.name for x in folders for file in x.rglob("*.yaml")}
     return set()
 
 
+@functools.cache
+def _stock_words() -> set[str]:
+    """Return the words in the names of the installed host's own models, such as `seg` and `p6`."""
+    return {word for name in _stock_names() for word in name.removesuffix(".yaml").split("-")}
+
+
 def variants() -> list[str]:
-    """Return the variants that a name may have: the attention blocks that are known so far, the necks, and both."""
+    """Return the usual variants: attention blocks that are known so far, necks, both, and some of these with P2."""
     words = [x for x in TABLE.variants if not x.startswith(PREFIX)]
-    return [
-        "-".join(x for x in (attention, neck) if x)
-        for attention in ("", *words)
-        for neck in ("", "bifpn", "bifpn-add", "fpn")
-        if attention or neck
-    ]
+    necks = ("", "bifpn", "bifpn-add", "fpn", "dualpath")
+    found = [[attention, neck, ""] for attention in ("", *words) for neck in necks]
+    found += [[attention, neck, "p2"] for attention in ("", *words[:1]) for neck in ("", "bifpn", "dualpath")]
+    return ["-".join(filter(None, x)) for x in found if any(x)]
 
 
 def canonical(name: str) -> str:

@@ -28,7 +28,8 @@ def weigh(rows: Rows, edge: bool) -> None:
     joins = [node for node in rows.neck if node.module == "Concat"]
     if not joins:
         raise GraftError("there is no neck to weigh: no Concat in the head; bifpn=none leaves it as it is")
-    middle = sorted({x.stride for x in rows.last.inputs if x is not None and x.stride})[1:-1]
+    strides = {node.stride for node in joins if node.stride} | {node.stride for node in rows.backbone[-1:]}
+    middle = sorted(x for x in strides if x)[1:-1]
     laterals: dict[float, Node] = {}  # stride -> what the first join of that level reads from the backbone
     for node in joins:
         node.module = "BiFPN_Concat"
@@ -88,7 +89,7 @@ def sum_neck(rows: Rows, width: int, repeats: int, edge: bool) -> None:
     levels = [min(strides)]
     while levels[-1] < float(top.stride or 0):
         levels.append(2 * levels[-1])
-    features = {s: top if s == levels[-1] else _backbone_feature(rows, s) for s in levels}
+    features = {s: top if s == levels[-1] else backbone_feature(rows, s) for s in levels}
 
     reduce = [width, 1, 1, "None", 1, 1, False]
     maps = {s: rows.append("Conv", reduce, features[s], stride=s) for s in levels}
@@ -161,7 +162,7 @@ def _is_lateral(node: Node) -> bool:
     return True
 
 
-def _backbone_feature(rows: Rows, stride: float) -> Node:
+def backbone_feature(rows: Rows, stride: float) -> Node:
     """Return the backbone's feature map at a stride: the one that the neck reads, else the last."""
     maps = [node for node in rows.backbone if node.stride == stride]
     read = [node for node in maps if any(node is x for reader in rows.neck for x in reader.inputs)]

@@ -34,7 +34,8 @@ class Node:
     def read(self, place: int, node: Node) -> None:
         """Read another row at a place of `from`, to be written as an absolute index."""
         self.inputs[place] = node
-        self.written[place] = 0
+        if place < len(self.written):
+            self.written[place] = 0
 
 
 class Rows:
@@ -98,8 +99,14 @@ class Rows:
 
     def append(self, module: str, args: Sequence[Any], *inputs: Node, stride: float | None = None) -> Node:
         """Insert a row before the last one."""
+        return self.insert_before(self.last, module, args, *inputs, stride=stride)
+
+    def insert_before(
+        self, node: Node, module: str, args: Sequence[Any], *inputs: Node, stride: float | None = None
+    ) -> Node:
+        """Insert a row before another, which does not read it yet."""
         new = Node(module, [*args], [*inputs], listed=len(inputs) > 1, facts=Facts(stride))
-        self.nodes.insert(-1, new)
+        self.nodes.insert(self.nodes.index(node), new)
         return new
 
     def prune(self) -> list[Node]:

@@ -53,12 +53,14 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     transfer = transplant(old, new, TABLE.is_block)
     # the old layers, not new ones with their weights: this version of the host may build them differently
     for j in range(len(new.model)):
+        if transfer.pairs.is_new(j):
+            continue
         layer = copy.deepcopy(transfer.donor.model[j])  # type: ignore[index]
         for name in ("i", "f", "type", "np"):
             setattr(layer, name, getattr(new.model[j], name))
         new.model[j] = layer
     adopt_starts(transfer.donor, new)
-    new.names, new.args, new.task, new.stride = old.names, old.args, yolo.task, old.stride
+    new.names, new.args, new.task = old.names, old.args, yolo.task
     state = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"ema", "optimizer", "updates", "scaler"}}
     stream = io.BytesIO()
     torch.save({**state, "epoch": -1, "model": new.eval(), "ema": None, "optimizer": None, "updates": None}, stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ..errors import GraftError
@@ -17,13 +18,15 @@ class Variant:
             the deepest stage before its pooling), `deepest`, `N3`...`N5` for the neck output of that level,
             `bottleneck` for the inside of the backbone's bottlenecks; or `none`.
         bifpn: `concat` to weight every concatenation of the neck, `add` for the neck of the BiFPN paper, or `none`.
-        neck: `pan` to keep the neck's paths, `fpn` to keep only its top-down path.
+        neck: `pan` to keep the neck's paths, `fpn` to keep only its top-down path, `dualpath` for spatial attention
+            where the two paths meet and a detail path that starts at P2.
         attention: The attention block, by class name or word: `CoordAtt`, `CBAM`, `SE`, `timm_eca`, or a block of your
             own that keeps the channels.
         edge: With bifpn, whether the middle levels get the same-level edge from the backbone; True if None.
         repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
         width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256, which gives
             the 64 channels of EfficientDet-D0 at scale n.
+        levels: Levels of the head: `P2` to add it, or a range such as `P2-P4`; those of the model if None.
     """
 
     coordatt: str = "deepest"
@@ -33,6 +36,7 @@ class Variant:
     edge: bool | None = None
     repeats: int | None = None
     width: int | None = None
+    levels: str | None = None
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -40,7 +44,7 @@ class Variant:
         Raises:
             GraftError: If the value of an option is not allowed, or the options contradict each other.
         """
-        for name, choices in (("bifpn", ("concat", "add", "none")), ("neck", ("pan", "fpn"))):
+        for name, choices in (("bifpn", ("concat", "add", "none")), ("neck", ("pan", "fpn", "dualpath"))):
             if getattr(self, name) not in choices:
                 raise GraftError(
                     f"{name}= must be {', '.join(choices[:-1])} or {choices[-1]}, got {getattr(self, name)!r}"
@@ -65,21 +69,32 @@ class Variant:
             raise GraftError(
                 f"attention={self.attention} has no effect with coordatt=none; give its places, as coordatt="
             )
-        if self.neck == "fpn" and self.bifpn == "add":
-            raise GraftError("neck=fpn and bifpn=add are two necks; choose one of them")
-        if (self.coordatt, self.bifpn, self.neck) == ("none", "none", "pan"):
-            raise GraftError("coordatt=none, bifpn=none and neck=pan together leave nothing to do")
+        if self.neck != "pan" and self.bifpn == "add":
+            raise GraftError(f"neck={self.neck} and bifpn=add are two necks; choose one of them")
+        if self.neck == "dualpath" and self.bifpn == "none":
+            raise GraftError("neck=dualpath is made around the weighted fusions; it needs bifpn=concat")
+        if self.levels is not None and not _is_levels(self.levels):
+            raise GraftError(f"levels= must be P2, or a range such as P2-P4, got {self.levels!r}")
+        if (self.coordatt, self.bifpn, self.neck, self.levels) == ("none", "none", "pan", None):
+            raise GraftError("coordatt=none, bifpn=none and neck=pan without levels= leave nothing to do")
 
     @property
     def name(self) -> str:
         """Return the variant's name in file names, such as `coordatt-bifpn`; what is not the default is part of it."""
-        parts = []
+        parts, dual = [], self.neck == "dualpath"
         if self.coordatt != "none":
             places = [x.strip() for x in self.coordatt.split(",")]
             parts += [TABLE.word(self.attention), *(places if places != ["deepest"] else [])]
-        parts += ["fpn"] if self.neck == "fpn" else []
-        parts += {"concat": ["bifpn"], "add": ["bifpn-add"], "none": []}[self.bifpn]
+        parts += [self.neck] if self.neck != "pan" else []
+        parts += [{"concat": "bifpn", "add": "bifpn-add"}[self.bifpn]] if self.bifpn != "none" and not dual else []
         parts += ["noedge"] if self.edge is False else []
         parts += [f"r{self.repeats}"] if self.repeats not in (None, 3) else []
         parts += [f"w{self.width}"] if self.width not in (None, 256) else []
+        parts += [self.levels.lower()] if self.levels else []
         return "-".join(parts)
+
+
+def _is_levels(levels: object) -> bool:
+    """Return whether an option is a level or a range of levels, from fine to coarse."""
+    match = re.fullmatch(r"P([2-7])(?:-P([2-7]))?", levels) if isinstance(levels, str) else None
+    return match is not None and (match[2] is None or match[1] < match[2])

@@ -126,7 +126,8 @@ def _line(node: Node, index: int, row: str, written: Sequence[_Written]) -> str:
     if node.module.startswith("BiFPN_"):
         comment = re.sub(r"^cat\b", "fuse", comment)
     if node.note:
-        comment = f"{comment}, {node.note}" if comment else node.note
+        between = " " if node.note.startswith("(") else ", "
+        comment = f"{comment}{between}{node.note}" if comment else node.note
     return f"{old.lead if old else ''}  - {row}{f' # {comment}' if comment else ''}\n"
 
 

@@ -139,15 +139,16 @@ class Walk:
         return self._kept(visit, partner, extra)
 
     def _added(self, visit: _Visit) -> tuple[Channels | None, int | None]:
-        """Describe a layer without a partner: a block that starts as the identity outputs what it reads."""
-        if self._pairs.is_block(visit.layer) and len(visit.inputs) == 1:
-            same = is_identity(visit.layer, visit.inputs[0])
+        """Describe a layer without a partner: a block that starts as the identity outputs what it reads first."""
+        if self._pairs.is_block(visit.layer) and all(isinstance(x, Tensor) for x in visit.inputs):
+            same = is_identity(visit.layer, *visit.inputs)
             keeps_shape = isinstance(visit.output, Tensor) and visit.output.shape == visit.inputs[0].shape
-            if not same and keeps_shape and visit.stands_for[0] is not None and not _has_neutral(visit.layer):
+            alone = len(visit.inputs) == 1
+            if not same and keeps_shape and alone and visit.stands_for[0] is not None and not _has_neutral(visit.layer):
                 self.layers[visit.index], same = with_rezero(visit.layer), True
             if same:
                 return visit.channels[0], visit.stands_for[0]
-            if visit.stands_for[0] is not None:
+            if alone and visit.stands_for[0] is not None:
                 self.problems.append(f"{visit.name} does not start as the identity")
         return None, None
 

@@ -56,16 +56,16 @@ class Pairs:
     @property
     def unmatched(self) -> list[str]:
         """Name the stock layers of the new model without a partner."""
-        return [
-            f"{j} {class_name(m)}"
-            for j, m in enumerate(self.new)
-            if self.partners[j] is None and j not in self.blocks
-        ]  # fmt: skip
+        return [f"{j} {class_name(m)}" for j, m in enumerate(self.new) if self.is_new(j)]
 
     @property
     def unused(self) -> list[str]:
         """Name the layers of the pretrained model without a partner."""
         return [f"{i} {class_name(m)}" for i, m in enumerate(self.old) if i not in self.partners]
+
+    def is_new(self, j: int) -> bool:
+        """Return whether a layer of the new model is a stock layer without a partner."""
+        return self.partners[j] is None and j not in self.blocks
 
     def _is_trained(self, j: int) -> bool:
         """Return whether the pretrained model has weights for a block."""

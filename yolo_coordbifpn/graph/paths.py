@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ..blocks import BiFPN_Add, BiFPN_Concat
+from ..blocks import BiFPN_Add, BiFPN_Concat, SpatialGate
 from .layers import facts, reads
 from .rows import level
 
@@ -92,6 +92,8 @@ class Paths:
         strides = _strides(layers, [fact.stride for fact in facts(model)])
         inputs = [tuple(reads(layer)) for layer in layers]
         start = _neck_start(model, inputs, strides)
+        # a gate passes its first input on; the other does not make it a node of the neck
+        self._along = [x[:1] if isinstance(layer, SpatialGate) else x for layer, x in zip(layers, inputs)]
         last = len(layers) - 1
         self.places = [
             Place(i, inputs[i], strides[i], "head" if i == last else "neck" if i >= start else "backbone")
@@ -102,7 +104,7 @@ class Paths:
         """Return the path of a layer: backbone, top-down, bottom-up, or neck if it is on neither path of the neck."""
         if self._part(index) == "backbone":
             return "backbone"
-        arrivals = [self._arrival(index, source) for source in self.places[index].inputs]
+        arrivals = [self._arrival(index, source) for source in self._along[index]]
         resampled = [path for _, path, changed in arrivals if changed]
         others = [path for _, path, changed in arrivals if not changed and path != "backbone"]
         if "top-down" in resampled:
@@ -129,9 +131,9 @@ class Paths:
                 return level(self._stride(here)), "top-down" if change > 0 else "bottom-up", True
             if self._part(here) == "backbone":
                 return level(self._stride(here)), "backbone", False
-            if len(self.places[here].inputs) != 1:
+            if len(self._along[here]) != 1:
                 return level(self._stride(here)), self.path(here), False
-            reader, here = here, self.places[here].inputs[0]
+            reader, here = here, self._along[here][0]
 
     def _stride(self, index: int) -> float:
         return self.places[index].stride if index >= 0 else 1.0

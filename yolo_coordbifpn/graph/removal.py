@@ -16,6 +16,7 @@ from torch import nn
 from .channels import Reader
 from .donor import donor_model, initial_layers
 from .fold import fold
+from .head_levels import arrange
 from .layers import class_name, shapes
 from .pairs import Pairs
 from .transfer import listed
@@ -61,6 +62,7 @@ def remove_blocks(
     layers = [
         pairs.new[pairs.partners.index(i)] if i in pairs.partners else nn.Identity() for i in range(len(pairs.old))
     ]
+    layers[-1] = arrange(layers[-1], pairs.old[-1])
     kept = sum(len(shapes(a).items() & shapes(b).items()) for a, b in zip(layers, pairs.old))
     total = sum(len(shapes(m)) for m in pairs.old)
     if kept < 0.5 * total:

@@ -17,14 +17,18 @@ from .rows import KEY
 _OF_A_LAYER = ("i", "f", "type", "np")  # what the host's parser sets
 
 
-def is_identity(block: nn.Module, like: Tensor) -> bool:
+def is_identity(block: nn.Module, *like: Tensor) -> bool:
     """Return whether a block outputs random values unchanged, in features of the shape of others, in eval mode.
 
-    Such a block must not be put inside a `ReZero`: with a = 0 neither would ever get a gradient.
+    Such a block must not be put inside a `ReZero`: with a = 0 neither would ever get a gradient. A block that reads
+    several features is the identity if it outputs the first.
     """
-    probe = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
-    out = quietly(block, lambda: block(probe))
-    return isinstance(out, Tensor) and out.shape == probe.shape and torch.allclose(out, probe, rtol=1e-5, atol=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    probes = [torch.randn(x.shape, generator=generator).to(x) for x in like]
+    out = quietly(block, lambda: block(probes if len(probes) > 1 else probes[0]))
+    return (
+        isinstance(out, Tensor) and out.shape == like[0].shape and torch.allclose(out, probes[0], rtol=1e-5, atol=1e-6)
+    )
 
 
 def with_rezero(block: nn.Module) -> ReZero:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from .head_levels import new_branches
 from .layers import image_channels, outputs, pixels, quietly, shapes
 from .pairs import Pairs
 
@@ -23,7 +24,8 @@ class Transfer:
         widened: Number of convolutions that read more channels than before.
         problems: Why the output may differ from the pretrained model's.
         heads_read: The layers that the heads read, of the pretrained and of the new model; empty if the new head reads
-            one that the pretrained head does not.
+            one at a level of the pretrained head that has no counterpart.
+        new_levels: The levels that the new head has and the pretrained one does not, such as P2.
         extras: What each layer takes in addition to features, of the pretrained and of the new model.
     """
 
@@ -32,6 +34,7 @@ class Transfer:
     widened: int
     problems: list[str]
     heads_read: list[tuple[int, int]]
+    new_levels: list[str]
     extras: tuple[list[Any], list[Any]]
 
     def report(self, target: nn.Module, change: float | None) -> str:
@@ -50,6 +53,7 @@ class Transfer:
             f"{pairs.weighted} fusions weighted",
             f"{self.widened} convolutions widened",
             f"{total - kept} items left",
+            *([f"the head's level {' and '.join(self.new_levels)} is new"] if self.new_levels else []),
         ]
         end = "" if change is None else f"; what the head reads differs by {change:.0e} from the pretrained model"
         return ", ".join(words) + end
@@ -85,9 +89,10 @@ class Transfer:
         new, donated = list(target.model), list(self.donor.model)  # type: ignore[arg-type]
         kept = 0
         for j in self.pairs.inherited:
-            blocks = tuple(f"{name}." for name in self.pairs.inside.get(j, ()))
+            fresh = [f"{name}." for name in self.pairs.inside.get(j, ())]
+            fresh += new_branches(self.pairs.old[-1], new[-1]) if j == len(new) - 1 else ()
             common = shapes(donated[j]).items() & shapes(new[j]).items()
-            kept += sum(not name.startswith(blocks) for name, _ in common) if blocks else len(common)
+            kept += sum(not name.startswith(tuple(fresh)) for name, _ in common)
         return kept
 
 

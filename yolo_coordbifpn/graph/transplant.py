@@ -16,8 +16,10 @@ from ..errors import WeightsError
 from .bottleneck import attended_channels
 from .channels import Walk
 from .donor import donor_layers, donor_model, initial_layers, widen
+from .head_levels import arrange, level_pairs, new_strides
 from .layers import CannotRun, class_name, extras, pixels, quietly, reads, running, shapes
 from .pairs import Pairs
+from .rows import level
 from .transfer import Transfer
 
 
@@ -54,6 +56,7 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
     initial = initial_layers(pairs)
     walk, given = follow(target, pairs, initial)
     donated = donor_layers(pairs, walk.layers)
+    donated[-1] = arrange(donated[-1], pairs.new[-1])
     widened, in_groups = widen(donated, walk.readers)
     return Transfer(
         donor_model(source, donated),
@@ -61,6 +64,7 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
         widened,
         problems=list(dict.fromkeys([*walk.problems, *_not_neutral(pairs), *in_groups])),
         heads_read=_heads_read(pairs, walk),
+        new_levels=[level(x) for x in new_strides(pairs.old[-1], pairs.new[-1])],
         extras=([given[pairs.partners.index(i)] if i in pairs.partners else () for i in range(len(pairs.old))], given),
     )
 
@@ -91,10 +95,15 @@ def _not_neutral(pairs: Pairs) -> list[str]:
 
 
 def _heads_read(pairs: Pairs, walk: Walk) -> list[tuple[int, int]]:
-    """Pair the layers that the heads read, pretrained and new; return none if one of the new has no counterpart."""
-    before = reads(pairs.old[-1])
+    """Pair the layers that the heads read, pretrained and new, at the levels that both heads have.
+
+    Returns:
+        The pairs, none if a layer of the new model has no counterpart although the pretrained head reads its level.
+    """
+    before, after = reads(pairs.old[-1]), reads(pairs.new[-1])
+    places = level_pairs(pairs.old[-1], pairs.new[-1]) or [0] * len(after)
     found = []
-    for k in reads(pairs.new[-1]):
+    for k in [k for k, place in zip(after, places) if place is not None]:
         stand = walk.stands_for[k] if k < len(walk.stands_for) else None
         if stand is None or stand not in before:
             return []

@@ -1,4 +1,4 @@
-"""The gates of CoordAtt, captured during the host's own prediction on an image."""
+"""The gates of CoordAtt and the maps of SpatialGate, captured during the host's own prediction on an image."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from ..graph.paths import Paths
-from .gates import Gates, InspectedImage, attention
+from .gates import Gates, InspectedImage, SpatialMap, attention, spatial_gates
 
 
 def attention_names(model: Any) -> dict[str, str]:
-    """Return a readable name for each CoordAtt of a model, with its level and layer, by its name as a module."""
-    blocks = attention(model)
+    """Return a readable name for each block with gates or a map, with its level and layer, by its name as a module."""
+    blocks = [*attention(model), *spatial_gates(model)]
     if not blocks:
         return {}
     places = Paths(model).places
@@ -37,6 +37,7 @@ def capture(yolo: Any, file: Path, name: str, blocks: dict[str, str], arguments:
         arguments: Arguments of the host's `predict`.
     """
     captured: dict[str, tuple[Tensor, Tensor, float]] = {}
+    mapped: dict[str, tuple[Tensor, float]] = {}
     sizes: list[tuple[int, int]] = []  # of the network's input
     regions: list[tuple[float, float, float, float]] = []
     hooks: list[Any] = []
@@ -46,10 +47,15 @@ def capture(yolo: Any, file: Path, name: str, blocks: dict[str, str], arguments:
         hooks.append(network.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:]))))
         for key, block in attention(network).items():
             hooks.append(block.register_forward_pre_hook(lambda m, args, k=key: note(k, m, args[0])))
+        for key, gate in spatial_gates(network).items():
+            hooks.append(gate.register_forward_pre_hook(lambda m, args, k=key: note_map(k, m, args[0][1])))
 
     def note(key: str, block: Any, x: Tensor) -> None:
         height, width = block.gates(x)
         captured[key] = (height[0, :, :, 0].float().cpu(), width[0, :, 0].float().cpu(), float(block.gain))
+
+    def note_map(key: str, block: Any, u: Tensor) -> None:
+        mapped[key] = (block.attention(u)[0, 0].float().cpu(), float(block.weight.detach()))
 
     def note_region(predictor: Any) -> None:
         regions.append(_region(predictor, predictor.results[0].orig_shape, sizes[-1]))
@@ -64,8 +70,9 @@ def capture(yolo: Any, file: Path, name: str, blocks: dict[str, str], arguments:
         Gates(blocks[key], height.numpy(), width.numpy(), gain, regions[0])
         for key, (height, width, gain) in captured.items()
     )
+    maps = tuple(SpatialMap(blocks[key], x.numpy(), gamma, regions[0]) for key, (x, gamma) in mapped.items())
     pixels, annotated = (x[..., ::-1].copy() for x in (result.orig_img, result.plot()))
-    return InspectedImage(name, pixels, annotated, gates)
+    return InspectedImage(name, pixels, annotated, gates, maps)
 
 
 @contextlib.contextmanager

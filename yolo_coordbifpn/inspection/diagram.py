@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from ..blocks import BiFPN_Add, BiFPN_Concat
+from ..blocks import BiFPN_Add, BiFPN_Concat, SpatialGate
 from ..graph.layers import parts, reads
 from ..graph.paths import Paths, Place
 from ..registry import TABLE
@@ -109,7 +109,7 @@ def diagram(model: Any, title: str, weights: bool = False) -> Diagram:
     arrows = []
     for layer, place in zip(layers, paths.places):
         before = cell_of.get(place.index - 1)
-        if before is None or not _continues(before, place):
+        if before is None or not _continues(before, place, isinstance(layer, SpatialGate)):
             before = Cell(place.part, place.level)
             cells.append(before)
         cell_of[place.index] = before
@@ -132,10 +132,10 @@ def neck(diagram: Diagram) -> Diagram:
     return Diagram(diagram.title, kept, [a for a in diagram.arrows if {a.source, a.target} <= indices])
 
 
-def _continues(cell: Cell, place: Place) -> bool:
-    """Return whether a layer continues a cell: it has the same part and level, and it reads the cell's last layer."""
+def _continues(cell: Cell, place: Place, gate: bool) -> bool:
+    """Return whether a layer continues a cell: same part and level, and it reads the cell's last layer, a gate any."""
     same = cell.part == place.part and cell.level == place.level
-    return same and cell.lines[-1].index in place.inputs
+    return same and any(x.index in place.inputs for x in (cell.lines if gate else cell.lines[-1:]))
 
 
 def _direction(place: Place, paths: Paths, before: int) -> int:
@@ -156,11 +156,13 @@ def _direction(place: Place, paths: Paths, before: int) -> int:
 
 def _share(layers: list[Any], cell: Cell, source: int, target: int) -> float | None:
     """Return the share of an arrow in the fusion that it leads to, directly or through its cell; None without one."""
-    last = cell.lines[-1].index
     while not isinstance(layers[target], (BiFPN_Concat, BiFPN_Add)):
-        if target == last or len(reads(layers[target])) != 1:
+        sources = reads(layers[target])
+        readers = [x.index for x in cell.lines if target in reads(layers[x.index])]
+        if not readers or sources[0] != source or not (len(sources) == 1 or isinstance(layers[target], SpatialGate)):
             return None
-        source, target = target, target + 1
+        fusions = (k for k in readers if isinstance(layers[k], (BiFPN_Concat, BiFPN_Add)))
+        source, target = target, next(fusions, readers[0])
     return float(layers[target].normalized_weights().detach()[reads(layers[target]).index(source)])
 
 
@@ -203,7 +205,7 @@ def _mark(layer: nn.Module) -> str:
 def _kind(module: nn.Module) -> str:
     if isinstance(module, (BiFPN_Concat, BiFPN_Add)):
         return "fusion"
-    if type(module) in TABLE.variants.values():
+    if isinstance(module, SpatialGate) or type(module) in TABLE.variants.values():
         return "attention"
     return "block" if type(module) in TABLE else ""
 

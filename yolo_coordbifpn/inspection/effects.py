@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..blocks import CoordAtt
+from ..blocks import CoordAtt, SpatialGate
 from ..blocks.rezero import ReZero
 from ..graph.layers import parts, quietly
 from ..registry import TABLE
@@ -25,7 +25,7 @@ class Effect:
         low: For CoordAtt, the 5 % quantile over the channels of their factor, the mean over the map of gain * h * w
             (1 + a * (gain * h * w - 1) in a `ReZero`).
         high: The 95 % quantile of the same.
-        within: For CoordAtt, the standard deviation of the factor over the map, mean over the channels.
+        within: For CoordAtt and SpatialGate, the standard deviation of the factor over the map, mean over the channels.
     """
 
     layer: int
@@ -47,7 +47,7 @@ class Effect:
 
 def attention_blocks(model: Any) -> dict[str, nn.Module]:
     """Return the attention blocks of a model by their names in `model.model`, with the `ReZero` around them if any."""
-    kinds = {*TABLE.variants.values()}
+    kinds = {*TABLE.variants.values(), SpatialGate}
     found: dict[str, nn.Module] = {}
     for name, m in model.model.named_modules():
         is_one = type(m) in kinds or (isinstance(m, ReZero) and type(parts(m)[0]) in kinds)
@@ -77,11 +77,12 @@ def _noting(name: str, seen: dict[str, Effect]) -> Any:
     """Make a hook that notes the effect of one block."""
     layer, _, inside = name.partition(".")
 
-    def note(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        x, block = args[0].float(), parts(module)[0]
+    def note(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        block = parts(module)[0]
+        x = (args[0][0] if isinstance(block, SpatialGate) else args[0]).float()
         title = f"{inside} {type(block).__name__}".strip()
         change = float((out.float() - x).norm() / x.norm().clamp_min(1e-12))
-        spread: tuple[float, ...] = ()
+        spread: tuple[float | None, ...] = ()
         if isinstance(block, CoordAtt):
             h, w = block.gates(args[0])
             factor = (block.gain * h * w).float()
@@ -89,6 +90,9 @@ def _noting(name: str, seen: dict[str, Effect]) -> Any:
                 factor = 1 + module.weight * (factor - 1)
             low, high = factor.mean((0, 2, 3)).quantile(factor.new_tensor([0.05, 0.95])).tolist()
             spread = low, high, float(factor.std((2, 3)).mean()) if factor[0, 0].numel() > 1 else 0.0
+        elif isinstance(block, SpatialGate):
+            within = float((block.weight * block.attention(args[0][1])).float().std((2, 3)).mean())
+            spread = (None, None, within if x[0, 0].numel() > 1 else 0.0)
         seen[name] = Effect(int(layer), title, change, *spread)
 
     return note

@@ -79,7 +79,7 @@ def notes(found: Inspection) -> list[str]:
     for label, x in named.items():
         where = f"{label}: " if len(named) > 1 else ""
         counts = f"CoordAtt: {len(x.attention)}, weighted fusions: {len(x.fusions)}, images: {len(x.images)}."
-        sentences += [where + y for y in (counts, *_missing(x), *_gate_notes(x), *_fusion_notes(x))]
+        sentences += [where + y for y in (counts, *_missing(x), *_gate_notes(x), *_map_notes(x), *_fusion_notes(x))]
     if found.skipped:
         sentences.append(f"Skipped, because the file cannot be read as an image: {', '.join(map(str, found.skipped))}.")
     return sentences
@@ -96,7 +96,7 @@ def flat_blocks(found: Inspection) -> dict[str, list[Gates]]:
 
 def _missing(found: Inspection) -> list[str]:
     sentences = []
-    if not found.attention:
+    if not found.attention and not found.spatial_gates:
         sentences.append("The model has no CoordAtt, so there are no gates to show.")
     if not found.fusions:
         sentences.append("The model has no BiFPN_Concat and no BiFPN_Add, so there are no fusion weights to show.")
@@ -121,6 +121,20 @@ def _gate_notes(found: Inspection) -> list[str]:
         sentences.append(
             f"CoordAtt at {_listed(names)} {'have' if len(names) > 1 else 'has'} stayed at {its} start: {it} every "
             f"channel by {factor} at every place. {its.capitalize()} maps are not drawn."
+        )
+    return sentences
+
+
+def _map_notes(found: Inspection) -> list[str]:
+    """Say the gamma of each spatial gate, and which have no maps."""
+    if not found.spatial_gates:
+        return []
+    gammas = ", ".join(f"layer {name} {gamma:+.3f}" for name, gamma in found.spatial_gates.items())
+    sentences = [f"Gamma of SpatialGate, 0 at the start: {gammas}."]
+    flat = list(dict.fromkeys(m.name for x in found.images for m in x.maps if m.flat))
+    if flat:
+        sentences.append(
+            f"SpatialGate at {_listed(flat)}: the factor differs by at most {TOLERANCE} over an image; not drawn."
         )
     return sentences
 

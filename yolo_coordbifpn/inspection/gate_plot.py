@@ -1,4 +1,4 @@
-"""The gates of CoordAtt drawn over an image, for one model or for two below each other."""
+"""The gates of CoordAtt and the maps of SpatialGate drawn over an image, for one model or for two below each other."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .gates import Gates, InspectedImage
+from .gates import Gates, InspectedImage, SpatialMap
 
+_COLUMNS = 3  # of maps, beside the detections
 LEAST_SPAN = 0.02  # of the colour scale of a map: small differences must look small
 
 
 @dataclass(frozen=True)
 class _Row:
-    """Maps of one block: the means over all channels, or one channel."""
+    """Maps beside each other: of one CoordAtt, the means over all channels or one channel, or of some SpatialGate."""
 
-    gates: Gates
-    text: str
-    maps: dict[str, NDArray[np.float32]]  # by name, each of shape (H, W)
+    region: tuple[float, float, float, float]
+    maps: dict[str, NDArray[np.float32]]  # by title, each of shape (H, W)
 
 
 def draw(images: Mapping[str, InspectedImage]) -> bytes:
-    """Draw the height gate, the width gate and their product over an image, next to its detections.
+    """Draw the gates of CoordAtt, with their product, and the factors of SpatialGate over an image with its detections.
 
     Args:
         images: The same image as inspected with each model, by the name of the model. The names are shown for several
@@ -34,15 +34,19 @@ def draw(images: Mapping[str, InspectedImage]) -> bytes:
     Returns:
         A PNG file. For each CoordAtt it has a row with the means over the channels, where channels that differ may
         cancel, and a row with the channel whose gates differ most, the same for a block of the same place in all
-        models. A colour scale is below each map; maps of the same place have the same scale.
+        models. For each SpatialGate it has the factor 1 + gamma * A(U), three of them in a row. A colour scale is below
+        each map; maps of the same place have the same scale.
     """
     from matplotlib.figure import Figure
 
     channels = {g.name: g.strongest for image in images.values() for g in image.gates}  # the last model decides
-    rows = {label: [row for g in image.gates for row in _rows(g, channels[g.name])] for label, image in images.items()}
+    rows = {
+        label: [*(row for g in image.gates for row in _rows(g, channels[g.name])), *_map_rows(image.maps)]
+        for label, image in images.items()
+    }
     scales = _scales(row for some in rows.values() for row in some)
     beside = not scales
-    lines, columns = (1, len(images)) if beside else (sum(max(1, len(x)) for x in rows.values()), 4)
+    lines, columns = (1, len(images)) if beside else (sum(max(1, len(x)) for x in rows.values()), 1 + _COLUMNS)
     height, width = next(iter(images.values())).pixels.shape[:2]
     side = 2.5
     tall = float(np.clip(height / width, 0.4, 1.8)) * side
@@ -56,9 +60,9 @@ def draw(images: Mapping[str, InspectedImage]) -> bytes:
         axes.imshow(image.annotated)
         axes.set_title("\n".join(_end(x) for x in ([label] if len(images) > 1 else []) + [image.name]), fontsize=8.5)
         for row, cells in zip(rows[label], grid[line:, 1:]):
-            for axes, (name, values) in zip(cells, row.maps.items()):
-                _overlay(figure, axes, image.pixels, values, row.gates.region, scales[row.gates.name, row.text, name])
-                axes.set_title(f"{row.gates.name}\n{name}, {row.text}", fontsize=8)
+            for axes, (title, values) in zip(cells, row.maps.items()):
+                _overlay(figure, axes, image.pixels, values, row.region, scales[title])
+                axes.set_title(title, fontsize=8)
         line += max(1, len(rows[label]))
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, format="png", facecolor="white")
@@ -73,9 +77,21 @@ def _end(text: str) -> str:
 def _rows(gates: Gates, channel: int) -> list[_Row]:
     count = len(gates.height)
     one = gates.strongest if channel >= count else channel  # another model may have fewer channels there
+    texts = {f"mean of {count} channels": slice(None), f"channel {one}": slice(one, one + 1)}
     return [
-        _Row(gates, f"mean of {count} channels", _maps(gates.height, gates.width)),
-        _Row(gates, f"channel {one}", _maps(gates.height[[one]], gates.width[[one]])),
+        _Row(
+            gates.region,
+            {f"{gates.name}\n{k}, {text}": v for k, v in _maps(gates.height[part], gates.width[part]).items()},
+        )
+        for text, part in texts.items()
+    ]
+
+
+def _map_rows(maps: Sequence[SpatialMap]) -> list[_Row]:
+    """Put the factors of spatial gates beside each other, three in a row."""
+    return [
+        _Row(maps[k].region, {f"{x.name}\nfactor of the detailed feature": x.factor for x in maps[k : k + _COLUMNS]})
+        for k in range(0, len(maps), _COLUMNS)
     ]
 
 
@@ -86,12 +102,12 @@ def _maps(height: NDArray[np.float32], width: NDArray[np.float32]) -> dict[str, 
     return {"height gate": (h * whole).mean(0), "width gate": (w * whole).mean(0), "product": (h * w).mean(0)}
 
 
-def _scales(rows: Iterable[_Row]) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Return the ends of the colour scale of each map, by block, channels and name of the map."""
-    values: dict[tuple[str, str, str], list[float]] = {}
+def _scales(rows: Iterable[_Row]) -> dict[str, tuple[float, float]]:
+    """Return the ends of the colour scale of each map, by its title."""
+    values: dict[str, list[float]] = {}
     for row in rows:
-        for name, x in row.maps.items():
-            values.setdefault((row.gates.name, row.text, name), []).extend((float(x.min()), float(x.max())))
+        for title, x in row.maps.items():
+            values.setdefault(title, []).extend((float(x.min()), float(x.max())))
     scales = {}
     for key, found in values.items():
         middle, half = (min(found) + max(found)) / 2, max(max(found) - min(found), LEAST_SPAN) / 2

@@ -1,6 +1,6 @@
-"""The gates of CoordAtt for one image, as arrays.
+"""The gates of CoordAtt and the maps of SpatialGate for one image, as arrays.
 
-Source: Hou, Zhou, Feng, CVPR 2021, arXiv 2103.02907, equations 6 to 9.
+Source: Hou, Zhou, Feng, CVPR 2021, arXiv 2103.02907, equations 6 to 9; for SpatialGate see the block.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks import CoordAtt
+from ..blocks import CoordAtt, SpatialGate
 
 TOLERANCE = 0.01  # gates and shares that differ by no more count as equal
 
@@ -72,6 +72,36 @@ class Gates:
 
 
 @dataclass(frozen=True, repr=False)
+class SpatialMap:
+    """The map of one SpatialGate for one image.
+
+    Attributes:
+        name: Level and layer of the block, such as `P4, layer 18`.
+        map: A(U), shape (H, W), 0...1: where the semantic feature attends.
+        gamma: The block's gamma, by which the map amplifies the detailed feature.
+        region: As in `Gates`.
+    """
+
+    name: str
+    map: NDArray[np.float32]
+    gamma: float
+    region: tuple[float, float, float, float]
+
+    @property
+    def factor(self) -> NDArray[np.float32]:
+        """Return the factor of the detailed feature at each place, 1 + gamma * A(U), shape (H, W)."""
+        return 1 + self.gamma * self.map
+
+    @property
+    def flat(self) -> bool:
+        """Return whether the factor differs by no more than 0.01 over the image."""
+        return float(np.ptp(self.factor)) <= TOLERANCE
+
+    def __repr__(self) -> str:
+        return f"SpatialMap({self.name}, gamma {self.gamma:.3f}, {self.map.shape[0]} x {self.map.shape[1]})"
+
+
+@dataclass(frozen=True, repr=False)
 class InspectedImage:
     """One image, with the results of the prediction and the gates of the blocks.
 
@@ -80,18 +110,26 @@ class InspectedImage:
         pixels: The image, shape (height, width, 3), RGB, 0...255.
         annotated: The same with the host's drawing of the results: boxes, masks, key points or classes.
         gates: The gates of each CoordAtt, in the order of the layers.
+        maps: The map of each SpatialGate, in the order of the layers.
     """
 
     name: str
     pixels: NDArray[np.uint8]
     annotated: NDArray[np.uint8]
     gates: tuple[Gates, ...]
+    maps: tuple[SpatialMap, ...] = ()
 
     def __repr__(self) -> str:
         height, width = self.pixels.shape[:2]
-        return f"InspectedImage({self.name}, {width} x {height} pixels, {len(self.gates)} CoordAtt)"
+        counts = f"{len(self.gates)} CoordAtt" + (f", {len(self.maps)} SpatialGate" if self.maps else "")
+        return f"InspectedImage({self.name}, {width} x {height} pixels, {counts})"
 
 
 def attention(model: Any) -> dict[str, CoordAtt]:
     """Return the CoordAtt blocks of a model, as layers or inside them, by their names in `model.model`."""
     return {name: m for name, m in model.model.named_modules() if isinstance(m, CoordAtt)}
+
+
+def spatial_gates(model: Any) -> dict[str, SpatialGate]:
+    """Return the SpatialGate blocks of a model, as layers or inside them, by their names in `model.model`."""
+    return {name: m for name, m in model.model.named_modules() if isinstance(m, SpatialGate)}

@@ -1,4 +1,4 @@
-"""Inspection of a trained model: the weights of its fusions, and its CoordAtt gates for given images."""
+"""Inspection of a trained model: the weights of its fusions, and its gates for given images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ..errors import InspectError
 from ..graph.paths import Fusion, fusions
 from .capture import attention_names, capture
-from .gates import InspectedImage, attention
+from .gates import InspectedImage, attention, spatial_gates
 from .sources import distinct_names, image_files, is_readable, opened, torch_model
 
 _FEW = 3  # images that need no progress bar
@@ -46,6 +46,11 @@ class Inspection:
     def attention(self) -> list[str]:
         """Return the names of its CoordAtt blocks."""
         return list(attention(self.model))
+
+    @property
+    def spatial_gates(self) -> dict[str, float]:
+        """Return the gamma of its SpatialGate blocks, by name."""
+        return {name: float(m.weight.detach()) for name, m in spatial_gates(self.model).items()}
 
     def __repr__(self) -> str:
         counts = f"{len(self.attention)} CoordAtt, {len(self.fusions)} fusions, {len(self.images)} images"
@@ -92,7 +97,8 @@ def inspect(
 
     Returns:
         The fusions with their weights, shape (inputs,); for each image its pixels, shape (height, width, 3), and for
-        each CoordAtt the height gate, shape (C, H), the width gate, shape (C, W), and their product, shape (H, W).
+        each CoordAtt the height gate, shape (C, H), the width gate, shape (C, W), and their product, shape (H, W), and
+        for each SpatialGate its map, shape (H, W), and its gamma.
 
     Raises:
         InspectError: If the model or an image does not exist, or if the model or all images cannot be opened.

@@ -110,7 +110,11 @@ def _gate_figures(found: Inspection) -> list[Figure]:
     drawn = []
     for k, image in enumerate(progress(found.images, "Drawing")):
         views = {
-            label: replace(x.images[k], gates=tuple(g for g in x.images[k].gates if g.name not in flat[label]))
+            label: replace(
+                x.images[k],
+                gates=tuple(g for g in x.images[k].gates if g.name not in flat[label]),
+                maps=tuple(m for m in x.images[k].maps if not m.flat),
+            )
             for label, x in named.items()
         }
         spreads = {

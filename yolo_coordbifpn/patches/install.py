@@ -16,16 +16,24 @@ from ..errors import HostError, host_needed
 from ..grafting.graft import graft_text
 from ..registry import GIVE_WAY, TABLE, ChannelRule, entry_points, environment, shipped
 from . import hook
+from .distillation import distillation_holds, patch_distillation
 from .failure import raise_when_built
 from .fusing import fuse_holds, patch_fuse
 from .names import names_hold, patch_names, report_file
 from .parser import check_names, expose, parser_holds, patch_parser
+from .prototypes import patch_prototypes, prototypes_hold
 from .replacement import Undo
 from .safe_load import allow, patch_safe_load, safe_load_holds
 from .training_log import patch_training_log, training_log_holds
 from .weights import engine_load_holds, patch_engine_load, patch_weights, weights_hold
 
-_CALLBACKS = "ultralytics.utils.callbacks"
+# what not every host has, by module: without it the rest works; whether the patch holds, and the patch
+_OPTIONAL: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Undo]]] = {
+    "ultralytics.utils.callbacks": ("training log", training_log_holds, patch_training_log),
+    "ultralytics.nn.modules.block": ("mask prototypes", prototypes_hold, patch_prototypes),
+    "ultralytics.nn.distill_model": ("distillation", distillation_holds, patch_distillation),
+}
+_parts: set[str] = set()  # the modules of these that were patched
 _undo: dict[str, list[Undo]] = {}  # patches that were made, by the module of the parser
 _failures: dict[str, HostError] = {}  # why a parser could not be patched, by its module
 
@@ -78,11 +86,14 @@ def install_quietly() -> None:
         ),
         " Update both (pip install -U ultralytics yolo_coordbifpn); `yolo-coordbifpn check` shows the details.",
     )
-    if hook.HOST not in _failures:
-        with contextlib.suppress(HostError, ModuleNotFoundError):  # a convenience: the rest works without it
-            callbacks = importlib.import_module(_CALLBACKS)
-            if not training_log_holds(callbacks):
-                _undo[hook.HOST].append(patch_training_log(callbacks))
+    if hook.HOST in _failures:
+        return
+    for module, (_, holds, patch) in _OPTIONAL.items():
+        with contextlib.suppress(HostError, ModuleNotFoundError):
+            part = importlib.import_module(module)
+            if not holds(part):
+                _undo[hook.HOST].append(patch(part))
+                _parts.add(module)
 
 
 def install_parser_quietly(name: str) -> None:
@@ -209,7 +220,7 @@ TABLE.discovery.add_source(functools.partial(entry_points.seek, register=registe
 
 def status() -> tuple[dict[str, bool], HostError | None]:
     """Return which patches of the loaded host hold, and why it could not be patched, if so."""
-    host, callbacks = importlib.import_module(hook.HOST), sys.modules.get(_CALLBACKS)
+    host = importlib.import_module(hook.HOST)
     holds = {
         "model YAML names": names_hold(host),
         "model parser": parser_holds(host),
@@ -218,8 +229,9 @@ def status() -> tuple[dict[str, bool], HostError | None]:
         "safe loading": safe_load_holds(host, TABLE),
         **{f"parser {name}": parser_holds(sys.modules.get(name)) for name in _undo if name != hook.HOST},
     }
-    if hasattr(callbacks, "add_integration_callbacks"):
-        holds["training log"] = training_log_holds(callbacks)
+    for module, (name, part_holds, _) in _OPTIONAL.items():
+        if module in _parts:
+            holds[name] = part_holds(sys.modules[module])
     return holds, _failures.get(hook.HOST)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import WeightsError
+from ..graph.head_levels import level_pairs, moves
 from ..graph.removal import Removal, remove_blocks
 from ..graph.rows import KEY
 from ..graph.starts import adopt_starts, wrap_as
@@ -48,7 +49,8 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
             removal = _without_blocks(weights, self, table, host.Concat)
             if verbose and removal is not None:
                 _log_removal(host.LOGGER, removal)
-            return original(self, weights if removal is None else removal.donor, verbose)
+            if removal is not None or not _has_other_levels(weights, self):
+                return original(self, weights if removal is None else removal.donor, verbose)
         source = _model(weights)
         wrap_as(source, self)
         if same_architecture(getattr(source, "model", ()), self.model):
@@ -57,13 +59,19 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
             return result
         if any(p.dtype != torch.float32 for p in source.parameters()):
             source = copy.deepcopy(source).float()  # the given model keeps its precision
-        transfer = transplant(source, self, table.is_block)
+        try:
+            transfer = transplant(source, self, table.is_block)
+        except WeightsError:
+            if _has_other_layers(self, table):
+                raise
+            return original(self, weights, verbose)  # of another family, of which a stock model takes what fits
         wrap_as(transfer.donor, self)
         result = original(self, transfer.donor, verbose)
         adopt_starts(transfer.donor, self)
         if verbose:
             change = transfer.change(source, self)
-            _log(host.LOGGER, transfer, transfer.report(self, change), change)
+            stock = not _has_other_layers(self, table)
+            _log(host.LOGGER, transfer, transfer.report(self, change), change, stock)
         return result
 
     return replace(base, "load", load)
@@ -109,6 +117,15 @@ def _has_other_layers(model: Any, table: BlockTable) -> bool:
     return table.in_model(model) or KEY in _yaml(model)
 
 
+def _has_other_levels(weights: Any, model: Any) -> bool:
+    """Return whether the heads of weights and of a stock model have other levels, or the same in another order."""
+    source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
+    layers = getattr(source, "model", None)
+    if not isinstance(layers, nn.Sequential) or not isinstance(model.model, nn.Sequential):
+        return False
+    return moves(level_pairs(layers[-1], model.model[-1]), layers[-1])
+
+
 def _yaml(model: Any) -> dict[str, Any]:
     """Return the YAML that a model was built from, an empty one if it has none."""
     return getattr(model, "yaml", None) or {}
@@ -152,12 +169,13 @@ def _log_removal(logger: Any, removal: Removal) -> None:
     )
 
 
-def _log(logger: Any, transfer: Transfer, report: str, change: float | None) -> None:
-    """Log what became of the weights, with a warning if the output is not the pretrained model's."""
+def _log(logger: Any, transfer: Transfer, report: str, change: float | None, stock: bool) -> None:
+    """Log what became of the weights in a stock or other model; warn if the output is not the pretrained model's."""
     logger.info(f"yolo_coordbifpn: {report}")
     pairs = transfer.pairs
     if pairs.unmatched or pairs.unused:
-        logger.warning(
+        exact = change is not None and change <= 1e-5
+        (logger.info if exact else logger.warning)(
             "yolo_coordbifpn: newly initialised, with no counterpart in the pretrained model: "
             f"{listed(pairs.unmatched)}; not used, with no counterpart in the new model: {listed(pairs.unused)}"
         )
@@ -169,6 +187,11 @@ def _log(logger: Any, transfer: Transfer, report: str, change: float | None) -> 
         logger.warning(
             f"yolo_coordbifpn: the initial output differs from the pretrained model's: {'; '.join(transfer.problems)}"
         )
+        if stock and transfer.new_levels:
+            logger.warning(
+                "yolo_coordbifpn: this model of Ultralytics has rows of its new level between pretrained ones. A model "
+                "that starts exactly: yolo-coordbifpn graft model=<the model without the level> levels=P2"
+            )
     elif change is not None and change > 1e-3:
         logger.warning(
             "yolo_coordbifpn: the initial output differs from the pretrained model's, although every layer has its "

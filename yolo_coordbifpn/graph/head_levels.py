@@ -1,0 +1,182 @@
+"""The levels of a detection head, paired by stride, for weights of a head with other levels or another order of them.
+
+A head has a branch for each level, in lists of modules. The host pairs branches by their position in these lists, so
+that one level more at the front moves the weights of all branches to the wrong level. Here the branches of a pretrained
+head are put in the order of the new head. A new level gets the branch that the new head was built with, at the inner
+widths of the other branches. Source of the widening: Net2Net, arXiv 1511.05641.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .layers import shapes
+
+
+def level_pairs(old: Any, new: Any) -> list[int | None]:
+    """Pair the levels of two heads by stride.
+
+    Args:
+        old: The pretrained head.
+        new: The new head.
+
+    Returns:
+        For each level of the new head its place among those of the pretrained one, None for a new level; an empty list
+        if a head does not say the strides of its levels.
+    """
+    before, after = _strides(old), _strides(new)
+    if not before or not after:
+        return []
+    return [before.index(x) if x in before else None for x in after]
+
+
+def moves(places: Sequence[int | None], old: Any) -> bool:
+    """Return whether levels, paired by `level_pairs`, are not those of the pretrained head in the same order."""
+    return bool(places) and list(places) != list(range(len(_strides(old))))
+
+
+def new_strides(old: Any, new: Any) -> list[float]:
+    """Return the strides of the levels that a new head has and the pretrained one does not."""
+    return [stride for stride, place in zip(_strides(new), level_pairs(old, new)) if place is None]
+
+
+def new_branches(old: Any, new: nn.Module) -> tuple[str, ...]:
+    """Return the beginnings of the names of a new head's tensors that belong to levels new to it, such as `cv2.3.`."""
+    places = level_pairs(old, new)
+    lists = [name for name, m in new.named_modules() if isinstance(m, nn.ModuleList) and len(m) == len(places)]
+    return tuple(f"{name}.{k}." for name in lists for k, place in enumerate(places) if place is None)
+
+
+def arrange(old: nn.Module, new: Any) -> nn.Module:
+    """Return a pretrained head whose branches are in the order of a new head's levels.
+
+    Args:
+        old: The pretrained head; it is not changed.
+        new: The new head; it is not changed.
+
+    Returns:
+        The pretrained head itself if the levels of both are the same and in the same order, or not known, else a copy.
+    """
+    places = level_pairs(old, new)
+    if not moves(places, old):
+        return old
+    head: Any = copy.deepcopy(old)
+    there: dict[str, Any] = dict(old.named_modules())
+    for name, branches in new.named_modules():
+        before = there.get(name)
+        if not isinstance(branches, nn.ModuleList) or not isinstance(before, nn.ModuleList):
+            continue
+        if (len(before), len(branches)) == (len(_strides(old)), len(places)):
+            _put(head, name, _per_level(before, branches, places))
+    head.stride, head.nl, head.shape = new.stride.clone(), len(places), None  # of the input that its anchors are for
+    return head
+
+
+def select_levels(head: Any, places: Sequence[int]) -> None:
+    """Make a head read some of its levels only, in place.
+
+    Args:
+        head: The head; its `f`, the layers that it reads, is changed too.
+        places: Places of the levels to keep, in their new order.
+    """
+    for name, branches in list(head.named_modules()):
+        if isinstance(branches, nn.ModuleList) and len(branches) == head.nl:
+            _put(head, name, nn.ModuleList(branches[k] for k in places))
+        elif isinstance(branches, nn.ModuleList) and len(branches) == head.nl - 1:  # adds all levels to the first
+            _put(head, name, nn.ModuleList(branches[k - 1] for k in places if k))
+    head.f, head.stride, head.nl = [head.f[k] for k in places], head.stride[list(places)], len(places)
+    head.shape = None  # of the input that its anchors are for
+
+
+def _strides(head: Any) -> list[float]:
+    """Return the strides of the levels that a head reads, an empty list if it does not say them."""
+    stride = getattr(head, "stride", None)
+    strides = [float(x) for x in stride] if isinstance(stride, Tensor) else []
+    return strides if len(set(strides)) == getattr(head, "nl", None) else []
+
+
+def _per_level(old: nn.ModuleList, new: nn.ModuleList, places: Sequence[int | None]) -> nn.ModuleList:
+    """Put the branches of one list in the order of the new levels."""
+    modules: list[nn.Module | None] = [
+        None if place is None else _widened(old[place], branch) for branch, place in zip(new, places)
+    ]
+    like = next((k for k, module in enumerate(modules) if module is not None), None)
+    return nn.ModuleList(
+        module or (copy.deepcopy(new[k]) if like is None else _resized(new[k], new[like], modules[like]))
+        for k, module in enumerate(modules)
+    )
+
+
+def _widened(old: nn.Module, new: nn.Module) -> nn.Module:
+    """Return a pretrained branch at the inner widths of a new one, with the same output; itself if one is smaller."""
+    before, after = shapes(old), shapes(new)
+    if before.keys() != after.keys():
+        return old
+    ends = {name for name, m in new.named_modules() if isinstance(m, nn.Conv2d) and m.bias is not None}
+    wanted = {  # what a branch outputs stays, such as the classes of the pretrained model
+        name: before[name][:1] + after[name][1:] if name.rpartition(".")[0] in ends else after[name] for name in after
+    }
+    if wanted == before or any(x < y for name in before for x, y in zip(wanted[name], before[name])):
+        return old
+    wide = _rebuilt(new, wanted)
+    there = dict(old.state_dict())
+    with torch.no_grad():
+        for name, tensor in wide.state_dict().items():
+            kept = tuple(slice(0, n) for n in there[name].shape)
+            if tensor.ndim == 4:
+                tensor[: kept[0].stop, kept[1].stop :] = 0
+            tensor[kept] = there[name]
+    return wide
+
+
+def _resized(new: nn.Module, new_like: nn.Module, old_like: nn.Module | None) -> nn.Module:
+    """Return a new level's branch at the inner widths of a pretrained branch.
+
+    Args:
+        new: The new level's branch.
+        new_like: The new head's branch of another level.
+        old_like: The branch with the pretrained weights of that other level.
+    """
+    here, other = shapes(new), shapes(new_like)
+    there = shapes(old_like) if old_like is not None else other
+    if there == other or not here.keys() == other.keys() == there.keys():
+        return copy.deepcopy(new)
+    wanted = {
+        name: tuple(t if a == b else a for a, b, t in zip(shape, other[name], there[name]))
+        for name, shape in here.items()
+    }
+    return _rebuilt(new, wanted)
+
+
+def _rebuilt(module: nn.Module, wanted: dict[str, tuple[int, ...]]) -> nn.Module:
+    """Copy a module with convolutions and batch norms of other shapes, newly initialised where the shape is another.
+
+    A bias keeps its mean, by which heads are initialised.
+    """
+    module = copy.deepcopy(module)
+    parts: dict[str, Any] = dict(module.named_modules())
+    for name, m in parts.items():
+        size = wanted.get(f"{name}.weight".removeprefix("."), ())
+        is_norm = isinstance(m, nn.BatchNorm2d)
+        if not (is_norm or isinstance(m, nn.Conv2d)) or tuple(m.weight.shape) == size:
+            continue
+        if is_norm:
+            part: Any = nn.BatchNorm2d(size[0], m.eps, m.momentum)
+        else:
+            groups = size[0] if m.groups > 1 else 1  # of heads, only depthwise convolutions have groups
+            with_bias = m.bias is not None
+            part = type(m)(size[1] * groups, size[0], m.kernel_size, m.stride, m.padding, m.dilation, groups, with_bias)
+            if with_bias:
+                nn.init.constant_(part.bias, float(m.bias.detach().mean()))
+        _put(module, name, part.to(m.weight).train(m.training))
+    return module
+
+
+def _put(module: nn.Module, name: str, part: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, part)
