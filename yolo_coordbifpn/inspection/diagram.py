@@ -120,7 +120,7 @@ def diagram(model: Any, title: str, weights: bool = False) -> Diagram:
                 arrows.append(Arrow(source, place.index))
     _set_columns(cells, arrows, cell_of)
     if weights:
-        arrows = [replace(x, weight=_share(layers, cell_of[x.target], x.source, x.target)) for x in arrows]
+        arrows = [replace(x, weight=_share(layers, cell_of, x.source, x.target)) for x in arrows]
     return Diagram(title, cells, arrows)
 
 
@@ -154,8 +154,15 @@ def _direction(place: Place, paths: Paths, before: int) -> int:
     return before or (min(strides) < place.stride) - (max(strides) > place.stride)
 
 
-def _share(layers: list[Any], cell: Cell, source: int, target: int) -> float | None:
-    """Return the share of an arrow in the fusion that it leads to, directly or through its cell; None without one."""
+def _share(layers: list[Any], cell_of: dict[int, Cell], source: int, target: int) -> float | None:
+    """Return the share of an arrow in the fusion that it leads to, directly or through its cell.
+
+    Returns:
+        The share, None if it leads to no fusion, or only passes on, inside a cell, what another arrow brings there.
+    """
+    cell = cell_of[target]
+    if cell_of.get(source) is cell:
+        return None
     while not isinstance(layers[target], (BiFPN_Concat, BiFPN_Add)):
         sources = reads(layers[target])
         readers = [x.index for x in cell.lines if target in reads(layers[x.index])]
