@@ -40,8 +40,8 @@ FORMATS = {  # packages, and the largest relative difference from PyTorch's outp
 
 
 def folded() -> dict[str, Any]:
-    """Graft blocks that `fuse()` folds away."""
-    return graft("yolo11n.yaml")
+    """Graft blocks that `fuse()` folds away, gates beside them, and a level at P2."""
+    return graft("yolo11n.yaml", neck="dualpath", levels="P2")
 
 
 def kept() -> dict[str, Any]:

@@ -17,12 +17,12 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
-from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt, register
+from yolo_coordbifpn import BiFPN_Add, BiFPN_Concat, CoordAtt, SpatialGate, register
 from yolo_coordbifpn.graph.layers import outputs, reads
 from yolo_coordbifpn.host import models
 from yolo_coordbifpn.patches.install import status
 
-NAMES = sorted(x.stem for x in (ROOT / "model_yamls").glob("*.yaml") if "bifpn" in x.stem)
+NAMES = sorted(x.stem for x in (ROOT / "model_yamls").glob("*.yaml") if "bifpn" in x.stem or "dualpath" in x.stem)
 
 
 def trained(model: Any, dead: bool = False) -> Any:
@@ -34,6 +34,8 @@ def trained(model: Any, dead: bool = False) -> Any:
             m.weight.data = torch.rand(m.weight.shape, generator=generator) + 0.1
             m.weight.data[0] *= -1 if dead else 1
             m.gain = 2.5
+        elif isinstance(m, SpatialGate):
+            nn.init.constant_(m.weight, 0.7)
         elif isinstance(m, CoordAtt):
             m.gain = 4.0
     return model.eval()
