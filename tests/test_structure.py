@@ -15,6 +15,7 @@ PACKAGE = Path(yolo_coordbifpn.__file__).parent
 ROOMS = [  # data flows down this list: a room imports from those above it alone
     ("errors", "files"),
     ("blocks",),
+    ("suppression",),
     ("graph",),
     ("registry",),
     ("host",),

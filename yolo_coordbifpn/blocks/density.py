@@ -1,0 +1,137 @@
+"""The density head of adaptive NMS: how crowded each object is, predicted beside its box and score.
+
+Source: Liu, Huang, Wang, "Adaptive NMS: Refining Pedestrian Detection in a Crowd", CVPR 2019, arXiv 1904.03629. The
+density of an object is its largest IoU with another object (equation 3), and NMS around a box M suppresses with the
+threshold max(N_t, d_M) (equation 4). The sub-network is that of section 3.3: a 1 x 1 convolution, and a convolution
+with a large kernel that sees the neighbours. Other than there, it has no input from the branches of the head, and the
+large kernel is depthwise. NMS goes by class, so a density counts the neighbours of the same class alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .checks import check_features, positive, positive_whole
+from .declaration import Channels, block
+from .dispatch import exported, symbolic
+from .overlap import overlap
+
+_START = 0.1  # density of everything before training, below every usual threshold
+
+
+def _one_map(c1: Channels, args: list[Any]) -> tuple[int, list[Any]]:
+    """Output one channel, whatever is read."""
+    return 1, [c1, *args]
+
+
+@block(_one_map, variant="", paper="1904.03629")
+class DensityHead(nn.Module):
+    """A density for each anchor point of the head, for adaptive NMS.
+
+    Row of a model YAML, before the last one, with the layers that the head reads: `[[16, 19, 22], 1, DensityHead, []]`
+    or `[hidden, gain]`. At first all densities are 0.1, so NMS is that of the stock model.
+
+    Attributes:
+        stems: For each level a 1 x 1 convolution to the hidden channels.
+        spatial: Depthwise 5 x 5 convolution, shared by the levels.
+        out: 1 x 1 convolution to one channel, shared by the levels.
+        gain: Factor of the loss.
+        densities: The densities of the last forward pass, for the loss and for NMS; not part of a checkpoint.
+    """
+
+    def __init__(self, channels: int | list[int], hidden: int = 32, gain: float = 1.0) -> None:
+        """Build the head.
+
+        Args:
+            channels: C of each level, a list.
+            hidden: Channels of the sub-network.
+            gain: Factor of the loss.
+
+        Raises:
+            ValueError: If `channels` is not a list, or `hidden` or `gain` is not a positive number.
+        """
+        super().__init__()
+        if not isinstance(channels, (list, tuple)):
+            raise ValueError(
+                f"DensityHead reads the layers that the head reads, as a list, [[16, 19, 22], 1, DensityHead, []]; "
+                f"got one layer with {channels} channels."
+            )
+        positive_whole("DensityHead", "hidden", hidden, "32")
+        self.gain = positive("DensityHead", "gain", gain, "1.0")
+        self.stems = nn.ModuleList(nn.Conv2d(c, hidden, 1) for c in channels)
+        self.spatial = nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden)
+        self.out = nn.Conv2d(hidden, 1, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.constant_(self.out.bias, math.log(_START / (1 - _START)))  # type: ignore[arg-type]
+        self.densities: Tensor | None = None
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        """Predict the densities.
+
+        Args:
+            xs: Features of each level, shapes (N, C, H, W).
+
+        Returns:
+            Densities, shape (N, A), 0...1; the anchor points of the levels one after the other, as in the head.
+
+        Raises:
+            ValueError: If the features do not have these shapes.
+        """
+        maps = []
+        for x, stem in zip(xs, self.stems):
+            check_features(self, [x], channels=getattr(stem, "in_channels", None))
+            y = F.silu(self.spatial(F.silu(stem(x))))
+            maps.append(self.out(y).flatten(1))
+        densities = torch.cat(maps, 1).sigmoid()
+        if not (exported() or symbolic(densities)):
+            self.densities = densities
+        return densities
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Compare the densities of the last forward pass with those of the objects.
+
+        Args:
+            batch: The host's batch with its `assigned` objects, see `yolo_coordbifpn.block`.
+
+        Returns:
+            `density_loss`: the smooth-L1 loss over the positive anchor points, mean, times `gain`.
+
+        Raises:
+            ValueError: If there was no forward pass before, or the host's loss assigns no objects.
+        """
+        densities, self.densities, assigned = self.densities, None, batch.get("assigned")
+        if densities is None or assigned is None:
+            lacks = "a forward pass before" if densities is None else "a loss that assigns objects to anchor points"
+            raise ValueError(f"DensityHead.loss() needs {lacks}.")
+        image, anchor = assigned["positive"].nonzero(as_tuple=True)
+        targets = crowding(assigned["boxes"].float(), assigned["labels"], assigned["valid"])
+        targets = targets[image, assigned["index"][image, anchor]]
+        loss = F.smooth_l1_loss(densities[image, anchor].float(), targets, reduction="sum", beta=0.1)
+        return {"density_loss": loss / max(len(image), 1) * self.gain}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the last densities out of copies and checkpoints."""
+        return {**self.__dict__, "densities": None}
+
+
+def crowding(boxes: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Return the density of each object: its largest IoU with another object of its image and class.
+
+    Args:
+        boxes: Objects of each image, shape (N, M, 4) as x1, y1, x2, y2, or (N, M, 5) as x, y, width, height, angle.
+        labels: Their classes, shape (N, M).
+        valid: Which of them are objects, not padding, shape (N, M), boolean.
+
+    Returns:
+        Densities, shape (N, M), 0...1; 0 for an object without neighbours.
+    """
+    if not boxes.shape[1]:
+        return boxes.new_zeros(boxes.shape[:2])
+    pair = valid[:, :, None] & valid[:, None] & (labels[:, :, None] == labels[:, None])
+    pair &= ~torch.eye(boxes.shape[1], dtype=torch.bool, device=boxes.device)
+    return torch.where(pair, overlap(boxes, boxes), 0).amax(2)
