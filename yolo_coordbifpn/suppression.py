@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .blocks.overlap import overlap
 
-_ROWS, _COLUMNS = 128, 4096  # pairs whose overlap is computed at once; they stay in the processor's cache
+_ROWS, _COLUMNS = 128, 1024  # pairs whose overlap is computed at once; they stay in the processor's cache
 
 
 def hard_nms(boxes: Tensor, scores: Tensor, thresholds: Tensor, most: int | None = None) -> Tensor:
@@ -27,15 +27,18 @@ def hard_nms(boxes: Tensor, scores: Tensor, thresholds: Tensor, most: int | None
         Indices of the kept boxes, by falling score.
     """
     order = scores.argsort(descending=True, stable=True)
-    boxes, thresholds = boxes[order], thresholds[order, None]
-    left = torch.arange(len(order), device=order.device)
+    boxes, thresholds, left = boxes[order], thresholds[order, None], torch.arange(len(order), device=order.device)
     kept: list[Tensor] = []
-    while len(left) and (most is None or sum(map(len, kept)) < most):
+    found = 0
+    while len(left) and (most is None or found < most):
         rows, left = left[:_ROWS], left[_ROWS:]
-        rows = rows[_greedy((overlap(boxes[rows], boxes[rows]) > thresholds[rows]).triu(1))]
+        over, least = boxes[rows], thresholds[rows]
+        keeps = _greedy((overlap(over, over) - least).triu_(1) > 0)
+        rows, over, least = rows[keeps], over[keeps], least[keeps]
         kept.append(rows)
-        parts = [x[~(overlap(boxes[rows], boxes[x]) > thresholds[rows]).any(0)] for x in left.split(_COLUMNS)]
-        left = torch.cat(parts) if parts else left
+        found += len(rows)
+        if len(left):
+            left = torch.cat([x[(overlap(over, boxes[x]) - least).amax(0) <= 0] for x in left.split(_COLUMNS)])
     return order[torch.cat(kept)[:most]] if kept else order
 
 
@@ -45,9 +48,10 @@ def _greedy(removes: Tensor) -> Tensor:
     Args:
         removes: Whether the box of the row would remove that of the column, shape (N, N), an upper triangle.
     """
-    kept = torch.ones(len(removes), dtype=torch.bool, device=removes.device)
+    weights = removes.float()
+    kept = torch.ones_like(weights[0], dtype=torch.bool)
     while True:  # after k rounds the first k boxes are right, and mostly all
-        now = ~(removes & kept[:, None]).any(0)
+        now = (kept.float() @ weights) == 0
         if torch.equal(now, kept):
             return kept
         kept = now

@@ -16,7 +16,9 @@ Class = TypeVar("Class", bound=type[nn.Module])
 
 _ATTRIBUTE = "_yolo_coordbifpn"  # of a declared class
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
-_TAKEN = re.compile(r"(seg|pose|obb|cls|sem|world\w*|p\d+|r\d+|w\d+|[pn]\d|bifpn|bifpn_add|add|fpn|pan|noedge|[nslmx])")
+_TAKEN = re.compile(
+    r"(seg|pose|obb|cls|sem|world\w*|p\d+|r\d+|w\d+|[pn]\d|bifpn|bifpn_add|add|anms|fpn|pan|noedge|[nslmx])"
+)
 
 
 @dataclass(frozen=True)

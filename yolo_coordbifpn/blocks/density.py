@@ -34,26 +34,26 @@ class DensityHead(nn.Module):
     """A density for each anchor point of the head, for adaptive NMS.
 
     Row of a model YAML, before the last one, with the layers that the head reads: `[[16, 19, 22], 1, DensityHead, []]`
-    or `[hidden, gain]`. At first all densities are 0.1, so NMS is that of the stock model.
+    or `[hidden, loss_gain]`. At first all densities are 0.1, so NMS is that of the stock model.
 
     Attributes:
         stems: For each level a 1 x 1 convolution to the hidden channels.
         spatial: Depthwise 5 x 5 convolution, shared by the levels.
         out: 1 x 1 convolution to one channel, shared by the levels.
-        gain: Factor of the loss.
+        loss_gain: Factor of the loss.
         densities: The densities of the last forward pass, for the loss and for NMS; not part of a checkpoint.
     """
 
-    def __init__(self, channels: int | list[int], hidden: int = 32, gain: float = 1.0) -> None:
+    def __init__(self, channels: int | list[int], hidden: int = 32, loss_gain: float = 1.0) -> None:
         """Build the head.
 
         Args:
             channels: C of each level, a list.
             hidden: Channels of the sub-network.
-            gain: Factor of the loss.
+            loss_gain: Factor of the loss.
 
         Raises:
-            ValueError: If `channels` is not a list, or `hidden` or `gain` is not a positive number.
+            ValueError: If `channels` is not a list, or `hidden` or `loss_gain` is not a positive number.
         """
         super().__init__()
         if not isinstance(channels, (list, tuple)):
@@ -62,7 +62,7 @@ class DensityHead(nn.Module):
                 f"got one layer with {channels} channels."
             )
         positive_whole("DensityHead", "hidden", hidden, "32")
-        self.gain = positive("DensityHead", "gain", gain, "1.0")
+        self.loss_gain = positive("DensityHead", "loss_gain", loss_gain, "1.0")
         self.stems = nn.ModuleList(nn.Conv2d(c, hidden, 1) for c in channels)
         self.spatial = nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden)
         self.out = nn.Conv2d(hidden, 1, 1)
@@ -83,9 +83,9 @@ class DensityHead(nn.Module):
             ValueError: If the features do not have these shapes.
         """
         maps = []
-        for x, stem in zip(xs, self.stems):
-            check_features(self, [x], channels=getattr(stem, "in_channels", None))
-            y = F.silu(self.spatial(F.silu(stem(x))))
+        for k, stem in enumerate(self.stems):
+            check_features(self, [xs[k]], channels=getattr(stem, "in_channels", None))
+            y = F.silu(self.spatial(F.silu(stem(xs[k]))))
             maps.append(self.out(y).flatten(1))
         densities = torch.cat(maps, 1).sigmoid()
         if not (exported() or symbolic(densities)):
@@ -99,7 +99,7 @@ class DensityHead(nn.Module):
             batch: The host's batch with its `assigned` objects, see `yolo_coordbifpn.block`.
 
         Returns:
-            `density_loss`: the smooth-L1 loss over the positive anchor points, mean, times `gain`.
+            `density_loss`: the smooth-L1 loss over the positive anchor points, mean, times `loss_gain`.
 
         Raises:
             ValueError: If there was no forward pass before, or the host's loss assigns no objects.
@@ -112,7 +112,7 @@ class DensityHead(nn.Module):
         targets = crowding(assigned["boxes"].float(), assigned["labels"], assigned["valid"])
         targets = targets[image, assigned["index"][image, anchor]]
         loss = F.smooth_l1_loss(densities[image, anchor].float(), targets, reduction="sum", beta=0.1)
-        return {"density_loss": loss / max(len(image), 1) * self.gain}
+        return {"density_loss": loss / max(len(image), 1) * self.loss_gain}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the last densities out of copies and checkpoints."""

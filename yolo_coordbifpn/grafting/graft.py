@@ -16,6 +16,7 @@ from ..host.models import build, host_errors, load
 from ..registry import TABLE
 from ..registry.probe import origin
 from .attention import attend
+from .density import add_densities
 from .necks import keep_top_down, sum_neck, weigh
 from .row_graph import Rows
 from .variant import Variant
@@ -45,6 +46,8 @@ def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) ->
         sum_neck(rows, variant.width or 256, variant.repeats or 3, variant.edge is not False)
     if variant.coordatt != "none":
         attend(rows, variant.coordatt, _attention(variant.attention))
+    if variant.nms == "adaptive":
+        add_densities(rows)
     return rows
 
 
@@ -58,6 +61,7 @@ def graft(
     edge: bool | None = None,
     repeats: int | None = None,
     width: int | None = None,
+    nms: str = "plain",
 ) -> dict[str, Any]:
     """Put blocks into any model YAML, at places found from the model itself.
 
@@ -73,6 +77,7 @@ def graft(
         edge: With bifpn, whether the middle levels get the same-level edge from the backbone; True if None.
         repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
         width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256.
+        nms: `adaptive` for a density head, with which NMS is adaptive, or `plain`.
 
     Returns:
         A new YAML dict, from which a model has been built; `cfg` is not changed. If `cfg` is a name with a scale, such
@@ -86,7 +91,7 @@ def graft(
     """
     with host_needed():
         import ultralytics.nn.tasks  # noqa: F401 - patched as soon as it is imported
-    variant = Variant(coordatt, bifpn, neck, attention, edge, repeats, width)
+    variant = Variant(coordatt, bifpn, neck, attention, edge, repeats, width, nms)
     given = cfg if isinstance(cfg, dict) else load(cfg)
     check_rows(given)
     before = build(given)

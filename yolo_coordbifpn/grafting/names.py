@@ -21,6 +21,7 @@ from .variant import Variant
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SCALE = re.compile(r"^(yolo(?:e-)?v?\d+)([nslmx])(?=[-.]|$)")
+_ADAPTIVE = "anms"
 _NECKS = {"bifpn": ("concat", "pan"), "bifpn_add": ("add", "pan"), "fpn": ("none", "fpn")}
 
 
@@ -60,7 +61,9 @@ def split(name: str) -> tuple[str, Variant] | None:
     _discover(words)
     attention = [x for x in words if x in TABLE.variants and x not in _stock_words()]
     neck = [x for x in words if x in _NECKS]
-    if not name.endswith(".yaml") or not len(attention) + len(neck) > 0 or max(len(attention), len(neck)) > 1:
+    nms = [x for x in words if x == _ADAPTIVE]
+    groups = (attention, neck, nms)
+    if not name.endswith(".yaml") or max(map(len, groups)) != 1:
         return None
     bifpn, paths = _NECKS[neck[0]] if neck else ("none", "pan")
     variant = Variant(
@@ -68,8 +71,9 @@ def split(name: str) -> tuple[str, Variant] | None:
         bifpn=bifpn,
         neck=paths,
         attention=TABLE.variants[attention[0]].__name__ if attention else "CoordAtt",
+        nms="adaptive" if nms else "plain",
     )
-    stock = "-".join([first, *(x for x in words if x not in attention + neck)])
+    stock = "-".join([first, *(x for x in words if x not in attention + neck + nms)])
     return f"{stock}.yaml", variant
 
 
@@ -86,7 +90,8 @@ def _discover(words: Collection[str]) -> list[str]:
     """
 
     def unknown() -> list[str]:
-        return [x for x in words if x not in TABLE.variants and x not in _NECKS and x not in _stock_words()]
+        known = {*TABLE.variants, *_NECKS, _ADAPTIVE, *_stock_words()}
+        return [x for x in words if x not in known]
 
     if not unknown():
         return []
@@ -109,14 +114,15 @@ def _stock_words() -> set[str]:
 
 
 def variants() -> list[str]:
-    """Return the variants that a name may have: the attention blocks that are known so far, the necks, and both."""
+    """Return the variants that a name may have: the attention blocks known so far, the necks, both, and A-NMS alone."""
     words = [x for x in TABLE.variants if not x.startswith(PREFIX)]
-    return [
+    both = [
         "-".join(x for x in (attention, neck) if x)
         for attention in ("", *words)
         for neck in ("", "bifpn", "bifpn-add", "fpn")
         if attention or neck
     ]
+    return [*both, _ADAPTIVE]
 
 
 def canonical(name: str) -> str:

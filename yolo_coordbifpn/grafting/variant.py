@@ -24,6 +24,7 @@ class Variant:
         repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
         width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256, which gives
             the 64 channels of EfficientDet-D0 at scale n.
+        nms: `adaptive` for a density head, with which NMS is adaptive, or `plain`.
     """
 
     coordatt: str = "deepest"
@@ -33,6 +34,7 @@ class Variant:
     edge: bool | None = None
     repeats: int | None = None
     width: int | None = None
+    nms: str = "plain"
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -40,7 +42,8 @@ class Variant:
         Raises:
             GraftError: If the value of an option is not allowed, or the options contradict each other.
         """
-        for name, choices in (("bifpn", ("concat", "add", "none")), ("neck", ("pan", "fpn"))):
+        choices_of = (("bifpn", ("concat", "add", "none")), ("neck", ("pan", "fpn")), ("nms", ("plain", "adaptive")))
+        for name, choices in choices_of:
             if getattr(self, name) not in choices:
                 raise GraftError(
                     f"{name}= must be {', '.join(choices[:-1])} or {choices[-1]}, got {getattr(self, name)!r}"
@@ -67,8 +70,8 @@ class Variant:
             )
         if self.neck == "fpn" and self.bifpn == "add":
             raise GraftError("neck=fpn and bifpn=add are two necks; choose one of them")
-        if (self.coordatt, self.bifpn, self.neck) == ("none", "none", "pan"):
-            raise GraftError("coordatt=none, bifpn=none and neck=pan together leave nothing to do")
+        if (self.coordatt, self.bifpn, self.neck, self.nms) == ("none", "none", "pan", "plain"):
+            raise GraftError("coordatt=none, bifpn=none, neck=pan and nms=plain together leave nothing to do")
 
     @property
     def name(self) -> str:
@@ -82,4 +85,5 @@ class Variant:
         parts += ["noedge"] if self.edge is False else []
         parts += [f"r{self.repeats}"] if self.repeats not in (None, 3) else []
         parts += [f"w{self.width}"] if self.width not in (None, 256) else []
+        parts += ["anms"] if self.nms == "adaptive" else []
         return "-".join(parts)

@@ -5,8 +5,9 @@ attribute: its shape stays the one that every reader of it knows, the host's own
 `non_max_suppression` finds them there. A second version of the function is compiled from its source, in which the calls
 that suppress (`i = torchvision.ops.nms(boxes, scores, iou_thres)`) go to `_suppress`; in it the densities are one more
 channel behind the scores, so that they take part in all selections before. So confidence, classes, multiple labels,
-the most detections, masks, keypoints and angles are what they are in the host. Without densities above the threshold,
-the host's own function runs.
+the most detections, masks, keypoints and angles are what they are in the host. If no candidate has a density above the
+threshold, the host's own function runs. Either gets the candidates alone, which takes no longer than to find them
+there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import inspect
 import os
 import textwrap
 from collections.abc import Callable
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakSet
 
@@ -68,24 +69,30 @@ def patch_nms() -> Undo:
     """
     home = nms_home()
     original = home.non_max_suppression
-    adaptive, signature = _adaptive(original), inspect.signature(original)
+    adaptive = _adaptive(original)
+    defaults = {name: x.default for name, x in inspect.signature(original).parameters.items()}
 
     @functools.wraps(original)
     def non_max_suppression(prediction: Any, *args: Any, **kwargs: Any) -> Any:
-        densities = getattr(_first(prediction), DENSITIES, None)
-        if densities is None or _kind() == "plain":
+        x = _first(prediction)
+        densities = getattr(x, DENSITIES, None)
+        kind = "plain" if densities is None else _kind()
+        given = {**defaults, **dict(zip(defaults, (prediction, *args))), **kwargs}
+        if densities is None or kind == "plain" or not _exceeds(densities, given["iou_thres"], kind):
             return original(prediction, *args, **kwargs)
-        call = signature.bind(prediction, *args, **kwargs)
-        call.apply_defaults()
-        if _kind() == "adaptive" and not bool((densities > call.arguments["iou_thres"]).any()):
-            return original(prediction, *args, **kwargs)
-        x, end = _first(prediction), 4 + (call.arguments["nc"] or _first(prediction).shape[1] - 4)
-        call.arguments["nc"] = end - 4
-        call.arguments["prediction"] = torch.cat((x[:, :end], densities[:, None].to(x), x[:, end:]), 1)
-        result = adaptive(*call.args, **call.kwargs)
-        output = result[0] if isinstance(result, tuple) else result
-        output = [torch.cat((rows[:, :6], rows[:, 7:]), 1) for rows in output]
-        return (output, *result[1:]) if isinstance(result, tuple) else output
+        end = 4 + (given["nc"] or x.shape[1] - 4)
+        places = (x[:, 4:end].amax(1) > given["conf_thres"]).any(0).nonzero()[:, 0]
+        if len(places) == 6:  # so many columns are an end-to-end output to the host
+            places = torch.arange(x.shape[2], device=x.device)
+        x, densities = x.index_select(2, places), densities.index_select(1, places)
+        crowded = _exceeds(densities, given["iou_thres"], kind)
+        given["nc"] = end - 4
+        given["prediction"] = torch.cat((x[:, :end], densities[:, None].to(x), x[:, end:]), 1) if crowded else x
+        result = (adaptive if crowded else original)(**given)
+        output, *kept = result if isinstance(result, tuple) else (result,)
+        if crowded:
+            output = [torch.cat((rows[:, :6], rows[:, 7:]), 1) for rows in output]
+        return (output, [places[k.long()] for k in kept[0]]) if kept else output
 
     return replace(home, "non_max_suppression", non_max_suppression)
 
@@ -147,15 +154,11 @@ def _attach(model: Any, head: DensityHead, out: Any) -> str:
     """Attach the densities to the predictions, or return why this is not possible; an empty string if all is said."""
     x, densities = _first(out), head.densities
     if getattr(model.model[-1], "export", False):
-        return "the exported model has no densities: its NMS, built in with nms=True or done by Ultralytics, is the plain one"
+        return "the exported model has no densities: its NMS, the host's or built in with nms=True, is the plain one"
     if getattr(model, "end2end", False):
         return "this head needs no NMS (end2end), so the densities adapt nothing; they do with NMS switched on"
     if not isinstance(x, Tensor) or densities is None or x.ndim != 3 or x.shape[::2] != densities.shape:
-        return (
-            ""
-            if x is None
-            else "the predictions are not those of one pass (augment=True or embed), so NMS is the plain one"
-        )
+        return "these predictions have no densities (augment=True, embed), so NMS is the plain one"
     if not nms_holds():
         return "the NMS of this Ultralytics could not be made adaptive, so it is the plain one"
     setattr(x, DENSITIES, densities.detach())
@@ -170,6 +173,11 @@ def _first(prediction: Any) -> Any:
 
 
 # Suppression ----------------------------------------------------------------------------------------------------------
+
+
+def _exceeds(densities: Tensor, threshold: float, kind: str) -> bool:
+    """Return whether NMS differs from the host's: a density is above the threshold, or scores are lowered."""
+    return kind == "soft" or bool((densities > threshold).any())
 
 
 def _kind() -> str:
@@ -199,13 +207,14 @@ def _adaptive(function: Any) -> Callable[..., Any]:
     if not calls:
         raise HostError("non_max_suppression does not suppress by `i = ...(boxes, scores, iou_thres)`")
     for call in calls:
-        names = ("x", "conf_thres", "max_det")
-        call.args[:0] = [call.func, *(ast.Name(name, ast.Load()) for name in names)]
+        assert isinstance(call, ast.Call)
+        call.args[:0] = [call.func, *(ast.Name(name, ast.Load()) for name in ("x", "conf_thres", "max_det"))]
         call.func = ast.Name(_NAME, ast.Load())
     ast.increment_lineno(ast.fix_missing_locations(tree), first - 1)
+    module = compile(tree, function.__code__.co_filename, "exec", dont_inherit=True)
+    code = next(x for x in module.co_consts if isinstance(x, CodeType) and x.co_name == function.__name__)
     scope = {**function.__globals__, _NAME: _suppress}
-    exec(compile(tree, inspect.getsourcefile(function) or "", "exec"), scope)
-    return scope[function.__name__]
+    return FunctionType(code, scope, function.__name__, function.__defaults__)
 
 
 def _suppresses(statement: ast.Assign) -> bool:

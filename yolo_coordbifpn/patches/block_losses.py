@@ -50,7 +50,12 @@ def replace_methods(host: ModuleType, base: type[Any], name: str, wrap: Callable
     """Replace a method of the host's models in each class of a module that defines it."""
     classes = [x for x in vars(host).values() if isinstance(x, type) and issubclass(x, base) and name in vars(x)]
     undos = [replace(x, name, wrap(vars(x)[name])) for x in dict.fromkeys(classes)]
-    return lambda: all([undo() for undo in undos])
+
+    def undo() -> bool:
+        undone = [x() for x in undos]
+        return all(undone)
+
+    return undo
 
 
 def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., Any]) -> Callable[..., Any]:
