@@ -6,23 +6,32 @@ import copy
 import csv
 import inspect
 import io
+import math
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
+import onnxruntime
 import pytest
 import torch
-from conftest import SHARED, gap
+from conftest import gap, inserted, yolo
 from torch import Tensor, nn
 from ultralytics import YOLO
+from ultralytics.nn import tasks
 from ultralytics.utils import DEFAULT_CFG
 from ultralytics.utils.metrics import batch_probiou, box_iou
 
-from yolo_coordbifpn import GraftError, graft, register, uninstall
+from yolo_coordbifpn import GraftError, graft, install, register, uninstall
 from yolo_coordbifpn.blocks.density import DensityHead, crowding
 from yolo_coordbifpn.blocks.overlap import overlap
-from yolo_coordbifpn.patches import adaptive_nms
-from yolo_coordbifpn.patches.install import install
+from yolo_coordbifpn.commands.scenes import write_scenes
+from yolo_coordbifpn.grafting.names import split
+from yolo_coordbifpn.grafting.variant import Variant
+from yolo_coordbifpn.patches import adaptive_nms, block_losses
+from yolo_coordbifpn.registry import TABLE
 from yolo_coordbifpn.suppression import fast_nms, hard_nms, soft_nms
 
 TASKS = {"detect": "", "segment": "-seg", "pose": "-pose", "obb": "-obb"}
@@ -294,24 +303,266 @@ def batch_of(task: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_loss_of_each_task(models: dict[str, YOLO], task: str) -> None:
-    """The loss has the density's as last item, scaled like the host's, and teaches the densities of the objects."""
-    torch.manual_seed(0)
-    model = copy.deepcopy(models[task].model).train()
+    """The loss is the last item, scaled like the host's, and smooth L1 between 0.1 and the overlap of the objects."""
+    model, batch = copy.deepcopy(models[task].model).train(), batch_of(task)
     model.args = SimpleNamespace(**vars(DEFAULT_CFG))
-    batch = batch_of(task)
     total, items = model.loss(batch)
+    boxes = batch["bboxes"] * torch.tensor([96.0, 96, 96, 96, 1][: batch["bboxes"].shape[1]])
+    iou = float(batch_probiou(boxes[:1], boxes[1:])) if task == "obb" else 0.6
     assert list(items)[-1] == "density_loss"
-    assert float(items["density_loss"]) > 0
+    assert float(items["density_loss"]) == pytest.approx(iou - 0.1 - 0.05, abs=1e-5)
     torch.testing.assert_close(total[-1].detach(), items["density_loss"] * 2)
-    optimizer = torch.optim.Adam(model.model[-2].parameters(), 0.03)
-    for _ in range(30):
-        optimizer.zero_grad()
-        total, items = model.loss(batch)
-        total[-1].backward()
-        optimizer.step()
-    assert float(items["density_loss"]) < 0.02
+    total[-1].backward()
+    assert float(model.model[-2].out.bias.grad) < 0  # the densities are to rise
     objects = ("cls", "bboxes", "batch_idx", "keypoints")
+    model.zero_grad()
     total, items = model.loss({**batch, **{name: batch[name][:0] for name in objects}})
     assert items["density_loss"] == 0
     total.sum().backward()
     assert all(p.grad is not None for p in model.model[-2].parameters())  # as DDP wants
+
+
+def test_density_head_learns() -> None:
+    """It tells objects from others by what is around them."""
+    torch.manual_seed(0)
+    head, positive = DensityHead([4]), torch.zeros(1, 64, dtype=torch.bool)
+    positive[0, [9, 54]] = True
+    boxes = torch.tensor([[[0.0, 0, 8, 8], [0, 2, 8, 10], [40, 40, 48, 48]]])
+    index = torch.zeros(1, 64, dtype=torch.long)
+    index[0, 54] = 2
+    labels, valid = torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    assigned = {"positive": positive, "index": index, "boxes": boxes, "labels": labels, "valid": valid}
+    features = torch.rand(1, 4, 8, 8)
+    features[..., 6, 6] = features[..., 1, 1]  # the same at both objects
+    optimizer = torch.optim.Adam(head.parameters(), 0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        head([features])
+        head.loss({"assigned": assigned})["density_loss"].backward()
+        optimizer.step()
+    found = head([features])[0, [9, 54]]
+    torch.testing.assert_close(found, torch.tensor([0.6, 0.0]), rtol=0, atol=0.05)
+
+
+# Losses of blocks
+
+
+class Pull(nn.Module):
+    """A user's block with a loss: it pulls the mean of its features to zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.answer: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = (x * self.scale).mean()
+        return x * self.scale
+
+    def loss(self, batch: dict[str, Any]) -> Any:
+        self.seen = batch
+        return {"pull_loss": self.mean**2} if self.answer is None else self.answer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("mean", "seen")}
+
+
+@pytest.fixture
+def puller(own_blocks: None) -> Any:
+    """Build a model with two of the user's blocks."""
+    register(Pull)
+    cfg = inserted(graft("yolo11n.yaml", coordatt="none", bifpn="none", nms="adaptive"), 2, 4, module="Pull")
+    model = tasks.DetectionModel(cfg, verbose=False).train()
+    model.args = SimpleNamespace(**vars(DEFAULT_CFG))
+    return model
+
+
+def test_a_users_loss(puller: Any) -> None:
+    """It is added to the host's, summed over the blocks, and gets what the host's assigner has found."""
+    batch = batch_of("detect")
+    total, items = puller.loss(batch)
+    assert list(items)[-2:] == ["pull_loss", "density_loss"]
+    pulls = [m for m in puller.modules() if type(m) is Pull]
+    torch.testing.assert_close(items["pull_loss"], sum(m.mean.detach() ** 2 for m in pulls))
+    total.sum().backward()
+    assert all(m.scale.grad is not None for m in pulls)
+    found = pulls[0].seen["assigned"]
+    assert "assigned" not in batch
+    torch.testing.assert_close(found["boxes"][1] / 96, torch.tensor([[0.2, 0.3, 0.6, 0.7], [0.3, 0.3, 0.7, 0.7]]))
+    assert found["valid"].tolist() == [[False, False], [True, True]]
+    assert found["labels"].shape == (2, 2)
+    assert found["positive"].shape == found["index"].shape == (2, 12 * 12 + 6 * 6 + 3 * 3)
+    assert not found["positive"][0].any()
+    assert found["positive"][1].any()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (torch.ones(()), r"Pull.loss\(\) must return a dict of scalar tensors"),
+        ({"pull_loss": torch.ones(2)}, "scalar tensors"),
+        ({}, "scalar tensors"),
+        ({"box_loss": torch.ones(())}, "the host has a loss box_loss itself; give another name"),
+    ],
+    ids=["tensor", "vector", "empty", "name"],
+)
+def test_a_users_wrong_loss(puller: Any, answer: Any, error: str) -> None:
+    """What is no loss is an error that names the block; the next call works again."""
+    pull = next(m for m in puller.modules() if type(m) is Pull)
+    pull.answer = answer
+    with pytest.raises((TypeError, ValueError), match=error):
+        puller.loss(batch_of("detect"))
+    pull.answer = None
+    assert "pull_loss" in puller.loss(batch_of("detect"))[1]
+
+
+def test_without_a_loss_nothing_is_done(models: dict[str, YOLO]) -> None:
+    """Models without such a block have the host's loss, and after uninstall() all have; the NMS is the host's again."""
+    batch = batch_of("detect")
+    stock, ours = YOLO("yolo11n.yaml").model, copy.deepcopy(models["detect"].model)
+    for model in (stock, ours):
+        model.args = SimpleNamespace(**vars(DEFAULT_CFG))
+    assert len(stock.train().loss(batch)[1]) == 3
+    x, densities = predictions("detect")
+    home = adaptive_nms.nms_home()
+    uninstall()
+    try:
+        assert home.non_max_suppression.__module__ == home.__name__
+        assert not hasattr(home.non_max_suppression, "__wrapped__")
+        assert len(ours.train().loss(batch)[1]) == 3
+        with torch.no_grad():
+            assert not hasattr(ours.eval()(batch["img"])[0], "densities")
+        plain = run_host(x, densities, iou_thres=0.5)
+    finally:
+        install()
+    assert len(ours.train().loss(batch)[1]) == 4
+    assert sum(map(len, run_host(x, densities, iou_thres=0.5))) > sum(map(len, plain))
+
+
+def test_older_hosts_have_no_columns(models: dict[str, YOLO], log: Any) -> None:
+    """Where the items are a tensor, the loss is in the total, a sum or a vector, and the log says so once."""
+    model = copy.deepcopy(models["detect"].model).train()
+    model.criterion, batch = SimpleNamespace(), batch_of("detect")
+    model(batch["img"])
+    model.model[-2].loss = lambda batch: {"density_loss": torch.tensor(0.5)}
+    totals = [torch.tensor(2.0), torch.ones(3)]
+    wrapped = block_losses._with_blocks(tasks, TABLE, lambda self, batch: (totals.pop(0), torch.zeros(3)))
+    for expected in (torch.tensor(3.0), torch.tensor([1.0, 1, 1, 1])):
+        torch.testing.assert_close(wrapped(model, batch)[0], expected)
+    assert log.text.count("density_loss: in the total loss; this Ultralytics has no columns") == 1
+
+
+# The stock command
+
+
+def crowded(model: Any, density: float = 0.9) -> Any:
+    """Give a model one density everywhere."""
+    model.model[-2].out.bias.data.fill_(math.log(density / (1 - density)))
+    model.model[-2].out.weight.data.zero_()
+    return model
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw a small data set."""
+    return write_scenes(tmp_path_factory.mktemp("scenes"), train=8, val=4, size=64, seed=0)
+
+
+@pytest.mark.slow
+def test_train_val_predict_resume(scenes: Path, tmp_path: Path) -> None:
+    """With the stock command alone: a column of the loss, also after a resume; val and predict work."""
+    options = [f"data={scenes}", "imgsz=64", "workers=0", "device=cpu", "plots=False", f"project={tmp_path}"]
+    code = f"""
+import os
+from ultralytics import YOLO
+model = YOLO("yolo11n-anms.yaml")
+model.add_callback("on_model_save", lambda trainer: os._exit(9))
+model.train(data={str(scenes)!r}, epochs=2, imgsz=64, batch=4, workers=0, plots=False, device="cpu",
+            project={str(tmp_path)!r}, name="run")
+"""
+    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert killed.returncode == 9, killed.stderr
+    yolo(tmp_path, "train", "resume", f"model={tmp_path / 'run' / 'weights' / 'last.pt'}")
+    with (tmp_path / "run" / "results.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    losses = [float(row[f"{part}/density_loss"]) for row in rows for part in ("train", "val")]
+    assert len(losses) == 4
+    assert all(x > 0 for x in losses)
+    best = tmp_path / "run" / "weights" / "best.pt"
+    assert "mAP50-95" in yolo(tmp_path, "val", f"model={best}", *options)
+    source = next((scenes.parent / "images" / "val").iterdir())
+    assert "1/1" in yolo(tmp_path, "predict", f"model={best}", f"source={source}", "imgsz=64", "conf=0.001")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predict_of_each_task(models: dict[str, YOLO], task: str, tmp_path: Path) -> None:
+    """Where all is crowded, predict keeps what the stock model suppresses; where nothing is, the same boxes."""
+    model = copy.deepcopy(models[task])
+    image = (torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
+    options = {"imgsz": 64, "conf": 0.0, "iou": 0.3, "verbose": False, "max_det": 1000, "project": str(tmp_path)}
+    counts = []
+    for density in (0.9, 0.1):
+        crowded(model.model, density)
+        model.predictor = None
+        found = model.predict(image, **options)[0]
+        counts.append(len(found.obb if task == "obb" else found.boxes))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(adaptive_nms.SETTING, "plain")
+        found = model.predict(image, **options)[0]
+    assert counts[0] > counts[1] == len(found.obb if task == "obb" else found.boxes)
+
+
+def test_end_to_end_has_nothing_to_adapt(log: Any) -> None:
+    """A head without NMS says so once; with NMS its predictions have densities."""
+    model = YOLO("yolo26n-anms.yaml").model.eval()
+    image = torch.rand(1, 3, 64, 64)
+    for end2end in (True, True, False):
+        model.end2end = end2end
+        with torch.no_grad():
+            out = adaptive_nms._first(model(image))
+        assert hasattr(out, "densities") is not end2end
+    assert log.text.count("this head needs no NMS (end2end), so the densities adapt nothing") == 1
+
+
+def test_embedding_is_the_stock_models(models: dict[str, YOLO], tmp_path: Path) -> None:
+    """The layer before the head, which the host embeds by default, stands for the one that it is in the stock model."""
+    stock, ours = YOLO("yolo11n.yaml"), copy.deepcopy(models["detect"])
+    ours.model.load(stock.model)
+    image = (torch.rand(64, 64, 3) * 255).byte().numpy()
+    a, b = (x.embed(image, imgsz=64, verbose=False, project=str(tmp_path))[0] for x in (stock, ours))
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nms", [False, True])
+def test_export_has_no_densities(models: dict[str, YOLO], nms: bool, tmp_path: Path, log: Any) -> None:
+    """The exported graph is the stock model's, and the log says that its NMS is the plain one."""
+    ours, stock = copy.deepcopy(models["detect"]), YOLO("yolo11n.yaml")
+    stock.model.load(ours.model)
+    files = []
+    for name, model in (("ours", ours), ("stock", stock)):
+        model.ckpt_path = model.model.pt_path = str(tmp_path / f"{name}.pt")
+        files.append(model.export(format="onnx", imgsz=64, nms=nms or None, conf=0.001 if nms else None))
+    assert log.text.count("the exported model has no densities: its NMS, the host's or built in") == 1
+    x = torch.rand(1, 3, 64, 64).numpy()
+    outs = [onnxruntime.InferenceSession(file).run(None, {"images": x}) for file in files]
+    assert [y.shape for y in outs[0]] == [y.shape for y in outs[1]]
+    assert not any("densit" in node.name.lower() for node in onnx.load(files[0]).graph.node)
+    assert len(onnx.load(files[0]).graph.node) == len(onnx.load(files[1]).graph.node)
+
+
+def test_names_and_places() -> None:
+    """The word of the variant combines with others; heads without NMS refuse it, and so does a second one."""
+    assert split("yolo11n-seg-anms.yaml") == ("yolo11n-seg.yaml", Variant("none", "none", nms="adaptive"))
+    both = split("yolov8s-coordatt-bifpn-anms.yaml")
+    assert both == ("yolov8s.yaml", Variant("deepest", "concat", nms="adaptive"))
+    assert both[1].name == "coordatt-bifpn-anms"
+    cfg = graft("yolov8n-p2.yaml", coordatt="none", bifpn="none", nms="adaptive")
+    assert cfg["head"][-2] == [cfg["head"][-1][0], 1, "DensityHead", []]
+    with pytest.raises(GraftError, match="there is a DensityHead already"):
+        graft(cfg, coordatt="none", bifpn="none", nms="adaptive")
+    for name in ("yolo11n-cls.yaml", "rtdetr-l.yaml"):
+        with pytest.raises(GraftError, match="do not go through NMS, so there is nothing to adapt"):
+            graft(name, coordatt="none", bifpn="none", nms="adaptive")
+    with pytest.raises(GraftError, match="nms= must be plain or adaptive, got 'soft'"):
+        graft("yolo11n.yaml", nms="soft")
