@@ -439,10 +439,11 @@ def test_without_a_loss_nothing_is_done(models: dict[str, YOLO]) -> None:
     assert sum(map(len, run_host(x, densities, iou_thres=0.5))) > sum(map(len, plain))
 
 
-def test_older_hosts_have_no_columns(models: dict[str, YOLO], log: Any) -> None:
+def test_older_hosts_have_no_columns(models: dict[str, YOLO], log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the items are a tensor, the loss is in the total, a sum or a vector, and the log says so once."""
     model = copy.deepcopy(models["detect"].model).train()
     model.criterion, batch = SimpleNamespace(), batch_of("detect")
+    monkeypatch.setattr(block_losses, "_told", set())
     model(batch["img"])
     model.model[-2].loss = lambda batch: {"density_loss": torch.tensor(0.5)}
     totals = [torch.tensor(2.0), torch.ones(3)]

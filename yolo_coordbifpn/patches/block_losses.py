@@ -1,8 +1,9 @@
 """Patch: the loss of a registered block that has one, `loss(batch) -> dict[str, Tensor]`, is added to the host's own.
 
 The host's `loss(batch)` returns the loss of its criterion, and its items for the log: by name, or in older hosts in an
-order that the trainer knows. The blocks are asked after it, with what the host's assigner has found. From 8.4 on their
-items are columns of the log and of `results.csv`; before, their losses are in the total alone.
+order that the trainer knows. The blocks are asked after it, with what the host's assigner has found. Where the items
+have names, so do those of the blocks, as columns of the log and of `results.csv`; elsewhere they are in the total
+alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import functools
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from ..registry import BlockTable
 from .replacement import Undo, is_replaced, model_method, replace
 
 _ACTIVE = "_yolo_coordbifpn_loss"  # attribute of a model while its loss is computed: one `loss` may call another
-_told: WeakSet[nn.Module] = WeakSet()  # models whose log says that there is no column
+_told: set[str] = set()  # losses of which the log says that they have no column
 
 
 def patch_block_losses(host: ModuleType, table: BlockTable) -> Undo:
@@ -77,8 +77,8 @@ def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., An
         losses = _losses(blocks, {**batch, **assigned}, items)
         if isinstance(items, dict):
             items = {**items, **{name: x.detach() for name, x in losses.items()}}
-        elif self not in _told:
-            _told.add(self)
+        elif not losses.keys() <= _told:
+            _told.update(losses)
             host.LOGGER.info(
                 f"yolo_coordbifpn: {', '.join(losses)}: in the total loss; this Ultralytics has no columns for them"
             )
