@@ -44,10 +44,10 @@ def main(words: list[str]) -> None:
     source, out = Path(options["data"]), Path(options["out"])
     config = yaml.safe_load(source.read_text(encoding="utf-8"))
     low, high = float(options["low"]), float(options["high"])
-    generator = random.Random(whole_number(options, "seed", 0))  # noqa: S311 - no secret
+    generator = random.Random(whole_number(options, "seed", 0))
     for part in ("train", "val"):
         images = sorted((source.parent / config[part]).glob("*.jpg"))
-        pictures = [(cv2.imread(str(x)), _labels(x)) for x in images]
+        pictures = [(_read(x), _labels(x)) for x in images]
         cells = [x for picture, labels in pictures for x in _cells(picture, labels)]
         for name in ("images", "labels"):
             (out / name / part).mkdir(parents=True, exist_ok=True)
@@ -124,9 +124,21 @@ def _cells(picture: Array, labels: list[tuple[int, Box]]) -> list[Array]:
     return found
 
 
+def _read(image: Path) -> Array:
+    """Read an image.
+
+    Raises:
+        UsageError: If that is not possible.
+    """
+    picture = cv2.imread(str(image))
+    if picture is None:
+        raise UsageError(f"data=: {image} cannot be read as an image.")
+    return picture
+
+
 def _labels(image: Path) -> list[tuple[int, Box]]:
-    """Read the labels of an image of BCCD, all 640 x 480 pixels."""
-    height, width = cv2.imread(str(image)).shape[:2]
+    """Read the labels of an image, boxes in pixels."""
+    height, width = _read(image).shape[:2]
     file = image.parents[2] / "labels" / image.parent.name / f"{image.stem}.txt"
     rows = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     found = []

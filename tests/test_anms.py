@@ -270,7 +270,7 @@ def test_start_is_the_stock_model(models: dict[str, YOLO], task: str) -> None:
     assert gap(ours, stock) < 1e-6
     x = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
-        out = adaptive_nms._first(ours.eval()(x))
+        out = adaptive_nms.predictions_of(ours.eval()(x))
     assert out.densities.shape == (2, out.shape[2])
     assert float((out.densities - 0.1).abs().max()) < 1e-6
 
@@ -520,7 +520,7 @@ def test_end_to_end_has_nothing_to_adapt(log: Any) -> None:
     for end2end in (True, True, False):
         model.end2end = end2end
         with torch.no_grad():
-            out = adaptive_nms._first(model(image))
+            out = adaptive_nms.predictions_of(model(image))
         assert hasattr(out, "densities") is not end2end
     assert log.text.count("this head needs no NMS (end2end), so the densities adapt nothing") == 1
 

@@ -13,12 +13,14 @@ there.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
 import inspect
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakSet
@@ -39,6 +41,7 @@ KINDS = ("adaptive", "soft", "plain")
 DENSITIES = "densities"  # attribute of a tensor of predictions
 _HOMES = ("ultralytics.utils.nms", "ultralytics.utils.ops")  # of non_max_suppression, newer and older
 _NAME = "_yolo_coordbifpn_suppress"
+_forced: ContextVar[str] = ContextVar("kind of NMS", default="")
 _told: WeakSet[nn.Module] = WeakSet()  # models whose log says why their NMS is the plain one
 
 
@@ -74,7 +77,7 @@ def patch_nms() -> Undo:
 
     @functools.wraps(original)
     def non_max_suppression(prediction: Any, *args: Any, **kwargs: Any) -> Any:
-        x = _first(prediction)
+        x = predictions_of(prediction)
         densities = getattr(x, DENSITIES, None)
         kind = "plain" if densities is None else _kind()
         given = {**defaults, **dict(zip(defaults, (prediction, *args))), **kwargs}
@@ -152,7 +155,7 @@ def _with_densities(host: ModuleType, original: Callable[..., Any]) -> Callable[
 
 def _attach(model: Any, head: DensityHead, out: Any) -> str:
     """Attach the densities to the predictions, or return why this is not possible; an empty string if all is said."""
-    x, densities = _first(out), head.densities
+    x, densities = predictions_of(out), head.densities
     if getattr(model.model[-1], "export", False):
         return "the exported model has no densities: its NMS, the host's or built in with nms=True, is the plain one"
     if getattr(model, "end2end", False):
@@ -165,11 +168,11 @@ def _attach(model: Any, head: DensityHead, out: Any) -> str:
     return ""
 
 
-def _first(prediction: Any) -> Any:
+def predictions_of(output: Any) -> Any:
     """Return the tensor of boxes and scores in the output of a model."""
-    while isinstance(prediction, (list, tuple)) and prediction:
-        prediction = prediction[0]
-    return prediction
+    while isinstance(output, (list, tuple)) and output:
+        output = output[0]
+    return output
 
 
 # Suppression ----------------------------------------------------------------------------------------------------------
@@ -180,13 +183,23 @@ def _exceeds(densities: Tensor, threshold: float, kind: str) -> bool:
     return kind == "soft" or bool((densities > threshold).any())
 
 
+@contextlib.contextmanager
+def using(kind: str) -> Iterator[None]:
+    """Use one of `KINDS` in this thread, whatever the environment says."""
+    before = _forced.set(kind)
+    try:
+        yield
+    finally:
+        _forced.reset(before)
+
+
 def _kind() -> str:
     """Return which NMS is to be used.
 
     Raises:
         ValueError: If the setting names no kind.
     """
-    kind = os.environ.get(SETTING) or KINDS[0]
+    kind = _forced.get() or os.environ.get(SETTING) or KINDS[0]
     if kind not in KINDS:
         raise ValueError(f"{SETTING} must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {kind!r}.")
     return kind
