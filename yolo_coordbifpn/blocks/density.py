@@ -15,13 +15,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checks import check_features, positive, positive_whole
 from .declaration import Channels, block
 from .dispatch import exported, symbolic
 from .overlap import overlap
 
-_START = 0.1  # density of everything before training, below every usual threshold
+_START = 0.2  # density of everything before training, below every usual threshold
 
 
 def _one_map(c1: Channels, args: list[Any]) -> tuple[int, list[Any]]:
@@ -29,17 +30,40 @@ def _one_map(c1: Channels, args: list[Any]) -> tuple[int, list[Any]]:
     return 1, [c1, *args]
 
 
+class _Level(nn.Module):
+    """The sub-network of one level: features (N, C, H, W) to logits (N, 1, H, W)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.bn1: nn.Module = nn.BatchNorm2d(hidden)
+        self.spatial = nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden, bias=False)
+        self.bn2: nn.Module = nn.BatchNorm2d(hidden)
+        self.out = nn.Conv2d(hidden, 1, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.constant_(self.out.bias, math.log(_START / (1 - _START)))  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.silu(self.bn1(self.reduce(x)))
+        return self.out(F.silu(self.bn2(self.spatial(y))))
+
+    def fuse(self) -> None:
+        for conv, bn in (("reduce", "bn1"), ("spatial", "bn2")):
+            if isinstance(getattr(self, bn), nn.BatchNorm2d) and type(getattr(self, conv)) is nn.Conv2d:
+                setattr(self, conv, fuse_conv_bn_eval(getattr(self, conv).eval(), getattr(self, bn).eval()))
+                setattr(self, bn, nn.Identity())
+
+
 @block(_one_map, variant="", paper="1904.03629")
 class DensityHead(nn.Module):
     """A density for each anchor point of the head, for adaptive NMS.
 
     Row of a model YAML, before the last one, with the layers that the head reads: `[[16, 19, 22], 1, DensityHead, []]`
-    or `[hidden, loss_gain]`. At first all densities are 0.1, so NMS is that of the stock model.
+    or `[hidden, loss_gain]`. At first all densities are 0.2, so NMS is that of the stock model.
 
     Attributes:
-        stems: For each level a 1 x 1 convolution to the hidden channels.
-        spatial: Depthwise 5 x 5 convolution, shared by the levels.
-        out: 1 x 1 convolution to one channel, shared by the levels.
+        levels: For each level a 1 x 1 convolution to the hidden channels, a depthwise 5 x 5 convolution, and a 1 x 1
+            convolution to one channel; batch normalisation and SiLU after the first two.
         loss_gain: Factor of the loss.
         densities: The densities of the last forward pass, for the loss and for NMS; not part of a checkpoint.
     """
@@ -63,11 +87,8 @@ class DensityHead(nn.Module):
             )
         positive_whole("DensityHead", "hidden", hidden, "32")
         self.loss_gain = positive("DensityHead", "loss_gain", loss_gain, "1.0")
-        self.stems = nn.ModuleList(nn.Conv2d(c, hidden, 1) for c in channels)
-        self.spatial = nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden)
-        self.out = nn.Conv2d(hidden, 1, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.constant_(self.out.bias, math.log(_START / (1 - _START)))  # type: ignore[arg-type]
+        self.channels = [*channels]
+        self.levels = nn.ModuleList(_Level(c, hidden) for c in channels)
         self.densities: Tensor | None = None
 
     def forward(self, xs: list[Tensor]) -> Tensor:
@@ -83,14 +104,18 @@ class DensityHead(nn.Module):
             ValueError: If the features do not have these shapes.
         """
         maps = []
-        for k, stem in enumerate(self.stems):
-            check_features(self, [xs[k]], channels=getattr(stem, "in_channels", None))
-            y = F.silu(self.spatial(F.silu(stem(xs[k]))))
-            maps.append(self.out(y).flatten(1))
+        for k, level in enumerate(self.levels):
+            check_features(self, [xs[k]], channels=self.channels[k])
+            maps.append(level(xs[k]).flatten(1))
         densities = torch.cat(maps, 1).sigmoid()
         if not (exported() or symbolic(densities)):
             self.densities = densities
         return densities
+
+    def fuse(self) -> None:
+        """Fold the batch normalisations into the convolutions before them, in place, for inference."""
+        for level in self.levels:
+            level.fuse()  # type: ignore[operator]
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Compare the densities of the last forward pass with those of the objects.
