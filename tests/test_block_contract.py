@@ -365,7 +365,8 @@ def test_hooks(case: Case, hook: str, everywhere: bool, train: bool) -> None:
         for handle in handles:
             handle.remove()
     torch.testing.assert_close(got, expected)
-    assert all(seen.count(m) == 1 for m in layers), [type(m).__name__ for m in layers if seen.count(m) != 1]
+    times = {1, case.inputs}  # a layer may be shared by the inputs
+    assert all(seen.count(m) in times for m in layers), [type(m).__name__ for m in layers if seen.count(m) not in times]
 
 
 @MODES

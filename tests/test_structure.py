@@ -15,17 +15,19 @@ PACKAGE = Path(yolo_coordbifpn.__file__).parent
 ROOMS = [  # data flows down this list: a room imports from those above it alone
     ("errors", "files"),
     ("blocks",),
+    ("suppression",),
     ("graph",),
     ("registry",),
     ("host",),
     ("grafting",),
     ("inspection",),
     ("patches",),
+    ("crowds",),
     ("compare",),
     ("commands",),
 ]
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
-ASK_THE_HOST = {"host", "grafting", "inspection", "patches", "compare", "commands"}
+ASK_THE_HOST = {"host", "grafting", "inspection", "patches", "crowds", "compare", "commands"}
 FILES = sorted(x for x in PACKAGE.rglob("*.py") if x.parent != PACKAGE and "startup" not in x.parts)
 
 

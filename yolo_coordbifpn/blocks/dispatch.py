@@ -13,12 +13,18 @@ from torch.nn.modules import module as torch_module
 _before: Callable[[], bool] = getattr(torch._utils, "is_compiling", lambda: False)  # torch 2.1 has only this one
 _compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", _before)
 _transforming: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+_exporting: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_exporting", _compiling)  # torch >= 2.7
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def recorded() -> bool:
     """Return whether a compiler or an exporter records the operations."""
     return _compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
+def exported() -> bool:
+    """Return whether an exporter or tracer records the operations, which may set no attribute of a module."""
+    return _exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def symbolic(xs: object) -> bool:

@@ -16,6 +16,7 @@ attention=  CoordAtt, CBAM, SE, an attention of timm such as timm_eca, or your o
 edge=       True or False: give the middle levels the same-level edge of BiFPN; default True
 repeats=    how many times the layer of bifpn=add is repeated; default 3
 width=      channels of all levels of bifpn=add, before the model's width multiple; default 256
+nms=        adaptive: a density head beside the head, for adaptive NMS in crowds; plain; default plain
 save=       file to write; default the model's name followed by the variant's and by what is not default, in this folder
 
 Each scale of the new model is built and counted before the file is written. An existing file is not overwritten. Stock
@@ -40,6 +41,7 @@ OPTIONS = {
     "repeats": "",
     "width": "",
     "levels": "",
+    "nms": "plain",
     "save": "",
 }
 
@@ -68,6 +70,7 @@ def run(options: dict[str, str]) -> int:
             repeats,
             width,
             options["levels"] or None,
+            options["nms"],
         )
         install()
         source = find(options["model"])

@@ -5,6 +5,7 @@ names.py       names of model YAMLs: shipped, the host's, and a stock name follo
 row_graph.py   the rows of a model YAML as a graph
 attention.py   places of attention
 necks.py       the weighted, the top-down and the summing neck
+density.py     the density head of adaptive NMS
 graft.py       a variant of a model YAML, built and checked
 yaml_text.py   the text of a model YAML with changed rows
 upgrade.py     a variant of a trained checkpoint

@@ -16,6 +16,7 @@ from ..host.models import build, host_errors, load
 from ..registry import TABLE
 from ..registry.probe import origin
 from .attention import attend
+from .density import add_densities
 from .dual_path import add_detail, add_gates
 from .levels import set_levels
 from .necks import keep_top_down, sum_neck, weigh
@@ -53,6 +54,8 @@ def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) ->
         add_gates(rows)
     if variant.coordatt != "none":
         attend(rows, variant.coordatt, _attention(variant.attention))
+    if variant.nms == "adaptive":
+        add_densities(rows)
     return rows
 
 
@@ -67,6 +70,7 @@ def graft(
     repeats: int | None = None,
     width: int | None = None,
     levels: str | None = None,
+    nms: str = "plain",
 ) -> dict[str, Any]:
     """Put blocks into any model YAML, at places found from the model itself.
 
@@ -84,6 +88,7 @@ def graft(
         repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
         width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256.
         levels: Levels of the head: `P2` to add it, or a range such as `P2-P4`; those of the model if None.
+        nms: `adaptive` for a density head, with which NMS is adaptive, or `plain`.
 
     Returns:
         A new YAML dict, from which a model has been built; `cfg` is not changed. If `cfg` is a name with a scale, such
@@ -97,7 +102,7 @@ def graft(
     """
     with host_needed():
         import ultralytics.nn.tasks  # noqa: F401 - patched as soon as it is imported
-    variant = Variant(coordatt, bifpn, neck, attention, edge, repeats, width, levels)
+    variant = Variant(coordatt, bifpn, neck, attention, edge, repeats, width, levels, nms)
     given = cfg if isinstance(cfg, dict) else load(cfg)
     check_rows(given)
     before = build(given)

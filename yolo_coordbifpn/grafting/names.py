@@ -21,6 +21,7 @@ from .variant import Variant
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SCALE = re.compile(r"^(yolo(?:e-)?v?\d+)([nslmx])(?=[-.]|$)")
+_ADAPTIVE = "anms"
 _NECKS = {
     "bifpn": ("concat", "pan"),
     "bifpn_add": ("add", "pan"),
@@ -67,9 +68,10 @@ def split(name: str) -> tuple[str, Variant] | None:
     _discover(words)
     attention = [x for x in words if x in TABLE.variants and x not in _stock_words()]
     neck = [x for x in words if x in _NECKS]
-    stock, levels = _without_levels("-".join([first, *(x for x in words if x not in attention + neck)]))
-    added = len(attention) + len(neck) + bool(levels)
-    if not name.endswith(".yaml") or not added or max(len(attention), len(neck)) > 1:
+    nms = [x for x in words if x == _ADAPTIVE]
+    groups = (attention, neck, nms)
+    stock, levels = _without_levels("-".join([first, *(x for x in words if x not in attention + neck + nms)]))
+    if not name.endswith(".yaml") or not (any(groups) or levels) or max(map(len, groups)) > 1:
         return None
     bifpn, paths = _NECKS[neck[0]] if neck else ("none", "pan")
     variant = Variant(
@@ -78,6 +80,7 @@ def split(name: str) -> tuple[str, Variant] | None:
         neck=paths,
         attention=TABLE.variants[attention[0]].__name__ if attention else "CoordAtt",
         levels=levels,
+        nms="adaptive" if nms else "plain",
     )
     return f"{stock}.yaml", variant
 
@@ -107,7 +110,7 @@ def _discover(words: Collection[str]) -> list[str]:
     """
 
     def unknown() -> list[str]:
-        known = {*TABLE.variants, *_NECKS, *_stock_words(), *"-".join(_LEVELS).split("-")}
+        known = {*TABLE.variants, *_NECKS, _ADAPTIVE, *_stock_words(), *"-".join(_LEVELS).split("-")}
         return [x for x in words if x not in known]
 
     if not unknown():
@@ -137,12 +140,12 @@ def _stock_words() -> set[str]:
 
 
 def variants() -> list[str]:
-    """Return the usual variants: attention blocks that are known so far, necks, both, and some of these with P2."""
+    """Return the usual variants: attention blocks that are known so far, necks, both, some with P2, and A-NMS alone."""
     words = [x for x in TABLE.variants if not x.startswith(PREFIX)]
     necks = ("", "bifpn", "bifpn-add", "fpn", "dualpath")
     found = [[attention, neck, ""] for attention in ("", *words) for neck in necks]
     found += [[attention, neck, "p2"] for attention in ("", *words[:1]) for neck in ("", "bifpn", "dualpath")]
-    return ["-".join(filter(None, x)) for x in found if any(x)]
+    return ["-".join(filter(None, x)) for x in [*found, [_ADAPTIVE]] if any(x)]
 
 
 def canonical(name: str) -> str:

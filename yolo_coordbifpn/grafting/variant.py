@@ -27,6 +27,7 @@ class Variant:
         width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256, which gives
             the 64 channels of EfficientDet-D0 at scale n.
         levels: Levels of the head: `P2` to add it, or a range such as `P2-P4`; those of the model if None.
+        nms: `adaptive` for a density head, with which NMS is adaptive, or `plain`.
     """
 
     coordatt: str = "deepest"
@@ -37,6 +38,7 @@ class Variant:
     repeats: int | None = None
     width: int | None = None
     levels: str | None = None
+    nms: str = "plain"
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -44,7 +46,12 @@ class Variant:
         Raises:
             GraftError: If the value of an option is not allowed, or the options contradict each other.
         """
-        for name, choices in (("bifpn", ("concat", "add", "none")), ("neck", ("pan", "fpn", "dualpath"))):
+        allowed = {
+            "bifpn": ("concat", "add", "none"),
+            "neck": ("pan", "fpn", "dualpath"),
+            "nms": ("plain", "adaptive"),
+        }
+        for name, choices in allowed.items():
             if getattr(self, name) not in choices:
                 raise GraftError(
                     f"{name}= must be {', '.join(choices[:-1])} or {choices[-1]}, got {getattr(self, name)!r}"
@@ -75,8 +82,10 @@ class Variant:
             raise GraftError("neck=dualpath is made around the weighted fusions; it needs bifpn=concat")
         if self.levels is not None and not _is_levels(self.levels):
             raise GraftError(f"levels= must be P2, or a range such as P2-P4, got {self.levels!r}")
-        if (self.coordatt, self.bifpn, self.neck, self.levels) == ("none", "none", "pan", None):
-            raise GraftError("coordatt=none, bifpn=none and neck=pan without levels= leave nothing to do")
+        if (self.coordatt, self.bifpn, self.neck, self.levels, self.nms) == ("none", "none", "pan", None, "plain"):
+            raise GraftError(
+                "coordatt=none, bifpn=none, neck=pan and nms=plain together, without levels=, leave nothing to do"
+            )
 
     @property
     def name(self) -> str:
@@ -91,6 +100,7 @@ class Variant:
         parts += [f"r{self.repeats}"] if self.repeats not in (None, 3) else []
         parts += [f"w{self.width}"] if self.width not in (None, 256) else []
         parts += [self.levels.lower()] if self.levels else []
+        parts += ["anms"] if self.nms == "adaptive" else []
         return "-".join(parts)
 
 

@@ -16,6 +16,8 @@ from ..errors import HostError, host_needed
 from ..grafting.graft import graft_text
 from ..registry import GIVE_WAY, TABLE, ChannelRule, entry_points, environment, shipped
 from . import hook
+from .adaptive_nms import densities_hold, nms_holds, patch_densities, patch_nms
+from .block_losses import block_losses_hold, patch_block_losses
 from .distillation import distillation_holds, patch_distillation
 from .failure import raise_when_built
 from .fusing import fuse_holds, patch_fuse
@@ -81,6 +83,8 @@ def install_quietly() -> None:
             (parser_holds(host), lambda: patch_parser(host, TABLE, functools.partial(report_file, host))),
             (weights_hold(host), lambda: patch_weights(host, TABLE)),
             (fuse_holds(host), lambda: patch_fuse(host, TABLE)),
+            (block_losses_hold(host), lambda: patch_block_losses(host, TABLE)),
+            (densities_hold(host), lambda: patch_densities(host)),
             (safe_load_holds(host, TABLE), lambda: patch_safe_load(host, TABLE)),
             (engine is None or engine_load_holds(engine), lambda: patch_engine_load(engine, TABLE)),
         ),
@@ -94,6 +98,9 @@ def install_quietly() -> None:
             if not holds(part):
                 _undo[hook.HOST].append(patch(part))
                 _parts.add(module)
+    with contextlib.suppress(HostError):  # models with a density head say so
+        if not nms_holds():
+            _undo[hook.HOST].append(patch_nms())
 
 
 def install_parser_quietly(name: str) -> None:
@@ -226,6 +233,9 @@ def status() -> tuple[dict[str, bool], HostError | None]:
         "model parser": parser_holds(host),
         "pretrained weights": weights_hold(host),
         "fusing": fuse_holds(host),
+        "losses of blocks": block_losses_hold(host),
+        "densities": densities_hold(host),
+        "adaptive NMS": nms_holds(),
         "safe loading": safe_load_holds(host, TABLE),
         **{f"parser {name}": parser_holds(sys.modules.get(name)) for name in _undo if name != hook.HOST},
     }

@@ -1,0 +1,57 @@
+"""Measure NMS in crowds: fixed thresholds, soft-NMS and, for a model with densities, adaptive NMS.
+
+    yolo-coordbifpn nms model=runs/detect/train/weights/best.pt data=my.yaml
+
+model=    a checkpoint
+data=     a data YAML
+conf=     score from which detections count for recall and false positives; default 0.25
+project=  folder, default runs/nms
+name=     folder in it, default nms
+
+All other arguments are those of the stock `yolo val`, such as imgsz= and split=. The predictions are made once. For
+each threshold the table has mAP50 and mAP50-95, the recall of all objects and of crowded ones (density d, the largest
+IoU with another object of the class, above 0.3 and 0.5), and the false positives per image. The fair rival of an
+adaptive threshold is the best fixed one, so fixed ones from 0.4 to 0.9 are measured. The files are nms.csv and nms.png.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import UsageError
+
+OPTIONS = {"model": "", "data": "", "conf": "0.25", "project": "", "name": "", "*": ""}
+OWN = {"iou", "plots", "nms", "end2end", "save_json", "save_txt", "augment", "mode", "task", "exist_ok"}
+
+
+def run(options: dict[str, str]) -> int:
+    """Print the table and write the files."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise UsageError(f"nms needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
+    del matplotlib
+    if not options["model"] or not options["data"]:
+        raise UsageError("model= must be a checkpoint such as best.pt, and data= a data YAML.")
+    from ..crowds.report import table, verdict, write_report
+    from ..crowds.sweep import sweep
+    from ..errors import InspectError
+    from ..host.arguments import read_arguments
+    from ..patches.install import install
+
+    given = {k: v for k, v in options.items() if k not in OPTIONS}
+    refused = sorted(OWN & given.keys())
+    if refused:
+        raise UsageError(f"{refused[0]}= is not for nms, which runs every NMS on one pass over the data.")
+    install()
+    try:
+        arguments = read_arguments({**given, "data": options["data"], "conf": options["conf"]})
+    except ValueError as error:
+        raise InspectError(f"the host's val does not accept these arguments: {error}") from error
+    data, confidence = arguments.pop("data"), float(arguments.pop("conf"))
+    folder = Path(options["project"] or "runs/nms") / (options["name"] or "nms")
+    scores = sweep(options["model"], data, confidence, project=str(folder), name="val", exist_ok=True, **arguments)
+    print(table(scores))
+    print(verdict(scores))
+    print(*write_report(scores, folder), sep="\n")
+    return 0

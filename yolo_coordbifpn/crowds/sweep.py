@@ -1,0 +1,106 @@
+"""One pass over a validation set, with each NMS on the predictions of every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..blocks.density import DensityHead, crowding
+from ..errors import InspectError
+from ..host.models import open_model
+from ..patches.adaptive_nms import DENSITIES, nms_home, predictions_of, using
+from .scores import Score, Tally
+
+FIXED = tuple(round(0.4 + 0.05 * k, 2) for k in range(11))  # 0.4...0.9
+ADAPTIVE = FIXED[:7]  # 0.4...0.7
+LEAST = 0.001  # score of a candidate, as in the host's validation
+_TASKS = ("detect", "segment", "pose", "obb")
+
+
+def sweep(model: str | Path, data: str, confidence: float = 0.25, **options: Any) -> list[Score]:
+    """Validate a model once, and measure each NMS on its predictions.
+
+    Args:
+        model: A checkpoint. The adaptive NMS is measured if the model has a `DensityHead`.
+        data: Data YAML.
+        confidence: Score from which detections count for recall and false positives.
+        **options: Arguments of the host's `val`, such as `imgsz` and `split`.
+
+    Returns:
+        The scores: fixed, soft, and adaptive if possible, each by rising threshold.
+
+    Raises:
+        InspectError: If the model has no boxes for NMS.
+    """
+    yolo = open_model(model, str(model))
+    if yolo.task not in _TASKS:
+        raise InspectError(f"{model} is a model of the task {yolo.task}; NMS is for {', '.join(_TASKS)}")
+    kinds = {"fixed": FIXED, "soft": ADAPTIVE}
+    if any(isinstance(m, DensityHead) for m in yolo.model.modules()):
+        kinds["adaptive"] = ADAPTIVE
+    tallies = [Tally(kind, x, confidence) for kind, thresholds in kinds.items() for x in thresholds]
+    yolo.val(validator=_measuring(yolo, tallies), data=data, plots=False, **options)
+    return [x.score() for x in tallies]
+
+
+def _measuring(yolo: Any, tallies: Sequence[Tally]) -> type[Any]:
+    """Return a validator of the host that measures each NMS beside its own."""
+    base = yolo._smart_load("validator")
+
+    class Measuring(base):  # type: ignore[misc,valid-type]
+        """The host's validator; the predictions of a batch are measured before its own NMS."""
+
+        def postprocess(self, preds: Any) -> Any:
+            x = predictions_of(preds)
+            if x.shape[1] < 4 + len(self.names) or getattr(self, "end2end", False):
+                raise InspectError("the head of this model needs no NMS (end2end), so there is nothing to measure")
+            self.candidates = x.clone()
+            setattr(self.candidates, DENSITIES, getattr(x, DENSITIES, torch.zeros_like(x[:, 0])))
+            return super().postprocess(preds)
+
+        def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
+            _measure(self, tallies, _objects(batch, self.candidates))
+            super().update_metrics(preds, batch)
+
+    return Measuring
+
+
+def _measure(validator: Any, tallies: Sequence[Tally], images: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Add the images of a batch to each tally."""
+    args = validator.args
+    options: dict[str, Any] = {
+        "conf_thres": LEAST,
+        "nc": len(validator.names),
+        "multi_label": True,
+        "agnostic": args.single_cls or args.agnostic_nms,
+        "max_det": args.max_det,
+        "max_time_img": 60.0,  # never stopped, on a slow machine neither
+    }
+    if args.task == "obb":
+        options["rotated"] = True
+    for tally in tallies:
+        with using("plain" if tally.kind == "fixed" else tally.kind):
+            found = nms_home().non_max_suppression(validator.candidates, iou_thres=tally.threshold, **options)
+        for rows, image in zip(found, images):
+            tally.add(rows, *image)
+
+
+def _objects(batch: dict[str, Any], like: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return boxes in pixels of the network's input, classes and densities of the objects of each image."""
+    height, width = batch["img"].shape[2:]
+    boxes = batch["bboxes"].to(like.device, torch.float32) * like.new_tensor(
+        [width, height, width, height, 1.0][: batch["bboxes"].shape[-1]], dtype=torch.float32
+    )
+    if boxes.shape[-1] == 4:
+        boxes = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
+    labels, places = batch["cls"].to(boxes).view(-1), batch["batch_idx"].to(boxes).view(-1)
+    found = []
+    for k in range(len(batch["img"])):
+        own, names = boxes[places == k], labels[places == k]
+        valid = torch.ones_like(names, dtype=torch.bool)
+        found.append((own, names, crowding(own[None], names[None], valid[None])[0]))
+    return found
