@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from ..errors import GraftError
 from ..graph.rows import level
-from .necks import backbone_feature
+from .necks import JOINS, backbone_feature
 from .row_graph import Node, Rows
 
 _FINEST = 4.0  # stride of the level from which details are taken; a neck that reaches it needs no edge
@@ -46,7 +46,7 @@ def add_detail(rows: Rows) -> None:
 
 
 def add_gates(rows: Rows) -> None:
-    """Put a spatial gate before each detailed input of the weighted concatenations of a neck.
+    """Put a spatial gate before each detailed input of the weighted fusions of a neck.
 
     Args:
         rows: Rows of the model, changed in place.
@@ -54,7 +54,7 @@ def add_gates(rows: Rows) -> None:
     Raises:
         GraftError: If no fusion of the neck has both a detailed and a semantic input.
     """
-    joins = [node for node in rows.neck if node.module == "BiFPN_Concat"]
+    joins = [node for node in rows.neck if node.module in JOINS]
     if not [gate for join in joins for gate in _gate(rows, join)]:
         raise GraftError("neck=dualpath: no fusion of the neck has a detailed and a semantic input; neck=pan keeps it")
 

@@ -1,15 +1,17 @@
 """Detection levels: a finer one, such as P2, added to the neck, and the coarsest ones removed from the head.
 
-The new level continues the top-down path as the host's own P2 models do: upsampling, concatenation with the backbone's
-feature of that level, and the block that makes the level before it, at half the width. The head lists it last. So the
-levels that were there keep their places and widths in the head, and with these their pretrained weights.
+The new level continues the top-down path: the weighted sum of the enlarged level before it and the backbone's feature
+of that level, brought to the same width. The head lists it last, so the levels that were there keep their places and
+widths in the head, and with these their pretrained weights. With pretrained weights the backbone's feature is added
+with weight 0 at first, and the level's branch in the head is that of the level before it, see `graph.head_levels`.
+
+The host's own P2 models concatenate, and make the new level with a block that is newly initialised. From pretrained
+weights that took several times as long to be of use (`scripts/README.md`).
 """
 
 from __future__ import annotations
 
-import copy
 import re
-from typing import Any
 
 from ..errors import GraftError
 from ..graph.rows import KEY, level
@@ -17,8 +19,7 @@ from .necks import backbone_feature
 from .row_graph import Node, Rows
 
 _HEADS = re.compile(r"(v10)?(Detect|Segment|Pose|OBB)(26)?")  # each level has branches of its own in them
-_AREA_ATTENTION = "A2C2f"  # of YOLO12; it needs a multiple of 32 channels inside
-_LEAST_WIDTH = 16  # smaller numbers in a row are no channels
+_SUM = (1e-4, 2.0001)  # arguments of the weighted sum: each weight is 1 at first
 
 
 def set_levels(rows: Rows, levels: str) -> None:
@@ -81,28 +82,22 @@ def _finer(rows: Rows, coarse: Node, levels: str) -> Node:
         lateral = backbone_feature(rows, stride)
     except GraftError as error:
         raise GraftError(f"levels={levels}: {error}") from error
-    like = coarse
-    while like.head and len(like.inputs) == 1 and like.inputs[0] is not None and not _joins(like.inputs[0]):
-        like = like.inputs[0]
-    if like.module == _AREA_ATTENTION:
-        like = lateral
-    if like.facts.guided or (not like.head and like is not lateral):
-        raise GraftError(
-            f"levels={levels}: {rows.where(coarse)} is made in a way that cannot be repeated at {level(stride)}"
-        )
     up = rows.append("nn.Upsample", ["None", 2, "nearest"], coarse, stride=stride)
-    join = rows.append("Concat", [1], up, lateral, stride=stride)
-    join.note = f"backbone {level(stride)}"
-    node = rows.append(like.module, _halved(like.args), join, stride=stride)
-    node.repeats, node.note = like.repeats, f"({level(stride)}/{stride:g})"
+    detail = rows.append("Conv", [_width(rows, coarse, levels), 1, 1], lateral, stride=stride)
+    detail.note = f"backbone {level(stride)}"
+    node = rows.append("BiFPN_Add", [*_SUM], up, detail, stride=stride)
+    node.note = f"({level(stride)}/{stride:g})"
     return node
 
 
-def _joins(node: Node) -> bool:
-    """Return whether a row joins several layers."""
-    return len(node.inputs) > 1
-
-
-def _halved(args: list[Any]) -> list[Any]:
-    """Halve the channels in the arguments of a row."""
-    return [x // 2 if type(x) is int and x >= _LEAST_WIDTH else copy.deepcopy(x) for x in args]
+def _width(rows: Rows, node: Node, levels: str) -> int:
+    """Return the channels that a row names, or the rows before it that have made its feature map."""
+    if node.module == "BiFPN_Add":  # of another new level
+        return _width(rows, node.inputs[1], levels)  # type: ignore[arg-type]
+    while node.head and (not node.args or type(node.args[0]) is not int):
+        if len(node.inputs) != 1 or node.inputs[0] is None or node.inputs[0].stride != node.stride:
+            break
+        node = node.inputs[0]
+    if not node.args or type(node.args[0]) is not int:
+        raise GraftError(f"levels={levels}: {rows.where(node)} does not name its channels, which the new level gets")
+    return int(node.args[0])

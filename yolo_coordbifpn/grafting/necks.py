@@ -128,7 +128,7 @@ def _fuse(rows: Rows, inputs: list[Node], path: str) -> Node:
 
 
 def _refuse_weighted(rows: Rows) -> None:
-    weighted = next((node for node in rows.nodes if node.module in JOINS), None)
+    weighted = next((node for node in rows.nodes if node.module in JOINS and node.origin is not None), None)
     if weighted is not None:
         raise GraftError(
             f"the neck is weighted already: {rows.where(weighted)}; take a YAML without BiFPN, or bifpn=none"

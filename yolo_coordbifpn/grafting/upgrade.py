@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import WeightsError
 from ..files import write
@@ -53,9 +54,9 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     transfer = transplant(old, new, TABLE.is_block)
     # the old layers, not new ones with their weights: this version of the host may build them differently
     for j in range(len(new.model)):
-        if transfer.pairs.is_new(j):
-            continue
         layer = copy.deepcopy(transfer.donor.model[j])  # type: ignore[index]
+        if transfer.pairs.is_new(j) and type(layer) is nn.Identity:
+            continue  # it has no pretrained weights
         for name in ("i", "f", "type", "np"):
             setattr(layer, name, getattr(new.model[j], name))
         new.model[j] = layer

@@ -2,8 +2,13 @@
 
 A head has a branch for each level, in lists of modules. The host pairs branches by their position in these lists, so
 that one level more at the front moves the weights of all branches to the wrong level. Here the branches of a pretrained
-head are put in the order of the new head. A new level gets the branch that the new head was built with, at the inner
-widths of the other branches. Source of the widening: Net2Net, arXiv 1511.05641.
+head are put in the order of the new head.
+
+A new level that reads an enlarged level of the same width, as those of `grafting.levels` do, gets a copy of that
+level's branch: at half the stride the distances to the sides of a box are twice as many cells, and the class scores are
+lowered until they are silent. So its boxes are right from the start, by which the assigner lets it learn. Any other new
+level gets the branch that the new head was built with, at the inner widths of the other branches. Source of the
+widening: Net2Net, arXiv 1511.05641.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from .layers import shapes
+
+_SILENCE = 14.0  # by which the logits of a copied class branch are lowered: a score of 0.9 becomes 7e-6
 
 
 def level_pairs(old: Any, new: Any) -> list[int | None]:
@@ -52,12 +59,13 @@ def new_branches(old: Any, new: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}.{k}." for name in lists for k, place in enumerate(places) if place is None)
 
 
-def arrange(old: nn.Module, new: Any) -> nn.Module:
+def arrange(old: nn.Module, new: Any, continued: Sequence[tuple[int, int]] = ()) -> nn.Module:
     """Return a pretrained head whose branches are in the order of a new head's levels.
 
     Args:
         old: The pretrained head; it is not changed.
         new: The new head; it is not changed.
+        continued: The places in the new head of new levels that read an enlarged level, and of these levels.
 
     Returns:
         The pretrained head itself if the levels of both are the same and in the same order, or not known, else a copy.
@@ -72,7 +80,10 @@ def arrange(old: nn.Module, new: Any) -> nn.Module:
         if not isinstance(branches, nn.ModuleList) or not isinstance(before, nn.ModuleList):
             continue
         if (len(before), len(branches)) == (len(_strides(old)), len(places)):
-            _put(head, name, _per_level(before, branches, places))
+            lists = _per_level(before, branches, places)
+            for k, coarse in continued:
+                lists[k] = _at_half_the_stride(lists[coarse], name)
+            _put(head, name, lists)
     head.stride, head.nl, head.shape = new.stride.clone(), len(places), None  # of the input that its anchors are for
     return head
 
@@ -110,6 +121,38 @@ def _per_level(old: nn.ModuleList, new: nn.ModuleList, places: Sequence[int | No
         module or (copy.deepcopy(new[k]) if like is None else _resized(new[k], new[like], modules[like]))
         for k, module in enumerate(modules)
     )
+
+
+def _at_half_the_stride(branch: nn.Module, name: str) -> nn.Module:
+    """Return a copy of a level's branch for a level of half the stride, with silent classes.
+
+    Args:
+        branch: The branch, whose last part is a convolution.
+        name: Name of its list in the head: with `cv2` at the end it predicts distances, with `cv3` classes.
+    """
+    branch = copy.deepcopy(branch)
+    last: Any = branch[-1] if isinstance(branch, nn.Sequential) else branch
+    if name.endswith("cv3"):
+        last.bias.data -= _SILENCE
+    elif name.endswith("cv2"):
+        last.weight.data, last.bias.data = _doubled(last.weight.data), _doubled(last.bias.data)
+    return branch
+
+
+def _doubled(values: Tensor) -> Tensor:
+    """Double the distances that a convolution predicts: for each side one number, or the logits of some bins.
+
+    Args:
+        values: Weight or bias of the convolution, (4 * bins, ...); with bins, that of k cells gets what that of k / 2
+            cells had, between two bins their mean.
+    """
+    bins = len(values) // 4
+    if bins == 1:
+        return 2 * values
+    sides = values.view(4, bins, -1)
+    lower = torch.arange(bins) // 2
+    upper = (torch.arange(bins) + 1) // 2
+    return ((sides[:, lower] + sides[:, upper]) / 2).view_as(values)
 
 
 def _widened(old: nn.Module, new: nn.Module) -> nn.Module:

@@ -7,11 +7,13 @@ convolution that reads more channels than before gets zero columns for the new o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
+from ..blocks import BiFPN_Add, SpatialGate
 from ..errors import WeightsError
 from .bottleneck import attended_channels
 from .channels import Walk
@@ -56,7 +58,10 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
     initial = initial_layers(pairs)
     walk, given = follow(target, pairs, initial)
     donated = donor_layers(pairs, walk.layers)
-    donated[-1] = arrange(donated[-1], pairs.new[-1])
+    continued = _continued(pairs, walk)
+    for details in continued.values():
+        donated[details] = _silent(pairs.new[details])
+    donated[-1] = arrange(donated[-1], pairs.new[-1], list(continued))
     widened, in_groups = widen(donated, walk.readers)
     return Transfer(
         donor_model(source, donated),
@@ -82,6 +87,40 @@ def follow(target: nn.Module, pairs: Pairs, layers: Sequence[nn.Module]) -> tupl
         walk = Walk(pairs, layers)
         walk.problems.append(f"the layers cannot be run one by one ({error})")
     return walk, given
+
+
+def _continued(pairs: Pairs, walk: Walk) -> dict[tuple[int, int], int]:
+    """Find the new levels that are the weighted sum of an enlarged level and of details from a new convolution.
+
+    Returns:
+        The convolution, by the places of the new and of the enlarged level in the new head; the coarsest level first.
+    """
+    old, new = reads(pairs.old[-1]), reads(pairs.new[-1])
+    places = level_pairs(pairs.old[-1], pairs.new[-1])
+    known = {k for k, place in zip(new, places) if place is not None and walk.stands_for[k] in old}
+    found: dict[tuple[int, int], int] = {}
+    for j in [k for k, place in zip(new, places) if place is None]:
+        layer: Any = pairs.new[j]
+        if not isinstance(layer, BiFPN_Add) or len(reads(layer)) != 2:
+            continue
+        up, details = reads(layer)
+        while isinstance(pairs.new[details], SpatialGate):
+            details = reads(pairs.new[details])[0]
+        coarse = reads(pairs.new[up])[0]
+        norms = [m for m in pairs.new[details].modules() if isinstance(m, nn.BatchNorm2d)]
+        if isinstance(pairs.new[up], nn.Upsample) and coarse in known and norms and pairs.is_new(details):
+            found[new.index(j), new.index(coarse)] = details
+            known.add(j)
+    return found
+
+
+def _silent(layer: nn.Module) -> nn.Module:
+    """Copy a convolution with its batch normalisation so that it outputs 0, and learns from the first step on."""
+    layer = copy.deepcopy(layer)
+    for norm in [m for m in layer.modules() if isinstance(m, nn.BatchNorm2d)][-1:]:
+        nn.init.zeros_(norm.weight)
+        nn.init.zeros_(norm.bias)
+    return layer
 
 
 def _not_neutral(pairs: Pairs) -> list[str]:
