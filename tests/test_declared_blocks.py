@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, gap, inserted, scrambled, yolo
+from new_process import run_python
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
@@ -99,9 +97,7 @@ def test_one_file_is_all_it_takes(tmp_path: Path, data: Path, monkeypatch: pytes
 
 def run(folder: Path, *words: str, **env: str) -> str:
     """Run Python in a folder and return its output."""
-    done = subprocess.run(
-        [sys.executable, *words], cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=300
-    )
+    done = run_python(*words, folder=folder, **env)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     return done.stdout
 

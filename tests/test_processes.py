@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from new_process import run_python
 from torch import nn
 
 from yolo_coordbifpn import register
@@ -76,14 +75,8 @@ def run(folder: Path, code: str, *words: str, **env: str) -> str:
     """Run a script in a new process with the user's module on Python's path; return its output, then its errors."""
     (folder / "script.py").write_text(code)
     search = os.pathsep.join(filter(None, (str(folder / "code"), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, *words, "script.py"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    env = {"PYTHONPATH": search, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env}
+    done = run_python(*words, "script.py", folder=folder, **env)
     return done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
 
