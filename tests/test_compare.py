@@ -23,7 +23,7 @@ import pytest
 from conftest import ROOT
 from filelock import FileLock
 from markdown_it import MarkdownIt
-from new_process import Program, run_python
+from new_process import Program, run_fresh, run_python
 from PIL import Image
 
 from yolo_coordbifpn.commands import main
@@ -334,7 +334,6 @@ def test_names_are_escaped(name: str) -> None:
 
 # The command ----------------------------------------------------------------------------------------------------------
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch")
 SMALL = ["epochs=3", "imgsz=64", "batch=4", "nbs=4", "workers=0", "devices=cpu,cpu"]
 
 
@@ -435,15 +434,11 @@ def test_data_of_another_task(model: str, message: str, data: Path, capsys: pyte
     assert message in capsys.readouterr().err
 
 
-def test_a_dry_run(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run(data: Path, tmp_path: Path) -> None:
     """It prints models, costs, pretrained items and time, and writes nothing, not even the label cache."""
-    monkeypatch.chdir(tmp_path)
     before = sorted([*tmp_path.rglob("*"), *data.parent.rglob("*")])
     words = ["models=yolo11n.yaml,yolo11n-bifpn.yaml", f"data={data}", *SMALL, "seeds=0-2,7", "labels=stock,ours"]
-    assert main(["compare", *words, "dry=True"]) == 0
-    out = capsys.readouterr().out
+    out = compared(tmp_path, *words, "dry=True")
     assert re.search(r"(?m)^stock +detect +2\.\d+ +6\.\d+ +none +\d\S*$", out), out
     assert re.search(r"8 runs to train \(2 models x 4 seeds\): about \d+ min on cpu,cpu", out)
     assert sorted([*tmp_path.rglob("*"), *data.parent.rglob("*")]) == before
@@ -497,11 +492,14 @@ def start(folder: Path, *words: str) -> Program:
     return Program("-c", IN_FORKS, *words, folder=folder)
 
 
-def finish_it(folder: Path, *words: str) -> str:
-    """Run the command to its end in a folder, as `start` does; return what it printed."""
-    done = start(folder, *words).ended()
+def compared(folder: Path, *words: str) -> str:
+    """Run the command to its end in a folder, on Linux as `start` does; return what it printed."""
+    if sys.platform == "linux":
+        done = start(folder, *words).ended()
+    else:
+        done = run_fresh("-m", "yolo_coordbifpn", "compare", *words, folder=folder)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout + done.stderr
+    return done.stdout
 
 
 def figures(folder: Path) -> list[dict[str, str]]:
@@ -541,12 +539,12 @@ def kill_after(changes: int, folder: Path, process: Program) -> bool:
     return True
 
 
-@linux
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="kills forks")
 def test_nothing_is_lost_when_it_is_killed(data: Path, tmp_path: Path) -> None:
     """Killed twenty times while it writes, it gives the same numbers as without; no process outlives the parent."""
     words = ["models=yolo11n", "variants=coordatt-bifpn", "seeds=0,1", f"data={data}", *SMALL]
-    finish_it(tmp_path, *words, "name=calm")
+    compared(tmp_path, *words, "name=calm")
     calm_folder, killed = tmp_path / "runs" / "compare" / "calm", tmp_path / "runs" / "compare" / "killed"
 
     moments, kills, ended = random.Random(0), 0, 0
@@ -556,7 +554,7 @@ def test_nothing_is_lost_when_it_is_killed(data: Path, tmp_path: Path) -> None:
             kills += 1
         else:
             ended += 1
-    finish_it(tmp_path, *words, "name=killed")
+    compared(tmp_path, *words, "name=killed")
     assert losses(killed) == losses(calm_folder)
     assert figures(killed) == figures(calm_folder)
     assert not list(killed.rglob("*.part"))
@@ -564,7 +562,7 @@ def test_nothing_is_lost_when_it_is_killed(data: Path, tmp_path: Path) -> None:
 
     # the same command again does nothing; a changed argument is refused
     before = (killed / "runs.csv").stat().st_mtime_ns, (killed / "plan.json").read_bytes()
-    finish_it(tmp_path, *words, "name=killed")
+    compared(tmp_path, *words, "name=killed")
     changed = start(tmp_path, *[x.replace("epochs=3", "epochs=4") for x in words], "name=killed").ended()
     assert "epochs= has changed" in changed.stderr
     assert (killed / "plan.json").read_bytes() == before[1]
@@ -596,7 +594,6 @@ def test_a_failing_run_is_reported(data: Path, tmp_path: Path) -> None:
     assert "INCOMPLETE: 1 of 2 runs" in (folder / "report.md").read_text(encoding="utf-8")
 
 
-@linux
 @pytest.mark.slow
 def test_a_comparison_grows(data: Path, tmp_path: Path) -> None:
     """Seeds and models that are added later give the same numbers as all of them at once."""
@@ -606,7 +603,7 @@ def test_a_comparison_grows(data: Path, tmp_path: Path) -> None:
         ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0-1", "name=grown"],
         ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0-1", "name=whole"],
     ):
-        finish_it(tmp_path, *words, *more)
+        compared(tmp_path, *words, *more)
     folder = tmp_path / "runs" / "compare"
     assert len(figures(folder / "whole")) == 4
     assert figures(folder / "grown") == figures(folder / "whole")

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import WeightsError
 from ..files import write
-from ..graph.layers import facts, image_channels
+from ..graph.layers import facts, image_channels, put
 from ..graph.starts import adopt_starts
 from ..graph.transplant import transplant
 from ..registry import TABLE
@@ -53,10 +53,7 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     transfer = transplant(old, new, TABLE.is_block)
     # the old layers, not new ones with their weights: this version of the host may build them differently
     for j in range(len(new.model)):
-        layer = copy.deepcopy(transfer.donor.model[j])  # type: ignore[index]
-        for name in ("i", "f", "type", "np"):
-            setattr(layer, name, getattr(new.model[j], name))
-        new.model[j] = layer
+        put(new.model, str(j), copy.deepcopy(transfer.donor.model[j]))  # type: ignore[index]
     adopt_starts(transfer.donor, new)
     new.names, new.args, new.task, new.stride = old.names, old.args, yolo.task, old.stride
     state = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"ema", "optimizer", "updates", "scaler"}}
