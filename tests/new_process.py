@@ -8,6 +8,7 @@ program. A fork has loaded neither Ultralytics nor this package; it gets its own
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -100,7 +101,8 @@ def _server() -> subprocess.Popen[bytes]:
 def serve() -> None:
     """Fork for each job that is read from the standard input; print the process, and its exit status when it ends."""
     for name in IMPORTED:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # other hosts need other packages
+            importlib.import_module(name)
     installed = sys.path[1:]
     gc.freeze()
     for line in sys.stdin:
