@@ -52,8 +52,9 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     new = type(old)(cfg, ch=image_channels(old), nc=old.yaml["nc"], verbose=False)
     transfer = transplant(old, new, TABLE.is_block)
     # the old layers, not new ones with their weights: this version of the host may build them differently
-    for j in range(len(new.model)):
-        put(new.model, str(j), copy.deepcopy(transfer.donor.model[j]))  # type: ignore[index]
+    donated: Any = transfer.donor.model
+    for j, layer in enumerate(donated):
+        put(new.model, str(j), copy.deepcopy(layer))
     adopt_starts(transfer.donor, new)
     new.names, new.args, new.task, new.stride = old.names, old.args, yolo.task, old.stride
     state = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"ema", "optimizer", "updates", "scaler"}}

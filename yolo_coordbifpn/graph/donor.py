@@ -94,7 +94,7 @@ def _neutral(layer: nn.Module, names: Sequence[str]) -> nn.Module:
         new: Any = layer.get_submodule(name)
         if has_neutral(new):
             for block in parts(new):
-                block.neutral_()
+                block.neutral_()  # type: ignore[operator]
         elif name and attended_channels(layer, name):
             features = next(layer.parameters()).new_zeros(1, attended_channels(layer, name), 5, 4)
             if not is_identity(new, features):
