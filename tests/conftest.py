@@ -7,8 +7,6 @@ import logging
 import os
 import re
 import shutil
-import subprocess
-import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from new_process import run_fresh, run_python
 from torch import Tensor, nn
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
@@ -108,9 +107,9 @@ def inserted(cfg: dict, *places: int, module: str = "CoordAtt", args: Sequence =
     return rows.cfg()
 
 
-def yolo(folder: Path, *words: str) -> str:
-    """Run the stock command in a folder and return its output."""
-    done = subprocess.run([YOLO_COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=400)
+def yolo(folder: Path, *words: str, fresh: bool = False) -> str:
+    """Run the stock command in a folder, in a fork unless it must be `fresh`, and return its output."""
+    done = (run_fresh if fresh else run_python)(YOLO_COMMAND, *words, folder=folder)
     text = done.stdout + done.stderr
     assert done.returncode == 0, text[-3000:]
     return text
@@ -183,17 +182,10 @@ def own_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., str]:
-    """Return a function that runs Python code in a new process, in an empty folder, and returns its output."""
+    """Return a function that runs Python code in an empty folder, in a fork unless it must be `fresh`."""
 
-    def run(code: str, check: bool = True, **env: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env={**os.environ, **env},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+    def run(code: str, check: bool = True, fresh: bool = False, **env: str) -> str:
+        done = (run_fresh if fresh else run_python)("-c", code, folder=tmp_path, **env)
         if check and done.returncode:
             raise AssertionError(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout if check else done.stdout + done.stderr

@@ -8,7 +8,6 @@ import os
 import random
 import re
 import runpy
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -17,25 +16,15 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from conftest import ROOT
+from new_process import run_fresh, run_python
 from PIL import Image
 
 from yolo_coordbifpn.commands import COMMANDS, check, main, scenes
 from yolo_coordbifpn.commands.scenes import NAMES, draw_scene, write_scenes
 from yolo_coordbifpn.patches import install
 
+OURS = ("-m", "yolo_coordbifpn")
 SCRIPTS = [x.stem for x in (ROOT / "scripts").glob("*.py") if "run_script(main)" in x.read_text(encoding="utf-8")]
-
-
-def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with `python -m` in a folder."""
-    return subprocess.run(
-        [sys.executable, "-m", "yolo_coordbifpn", *words],
-        cwd=cwd,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["help"], *([x, "--help"] for x in COMMANDS)])
@@ -150,7 +139,8 @@ def test_an_interrupt_while_it_imports(tmp_path: Path) -> None:
         "os.kill(os.getpid(), signal.SIGINT)"
     )
     (tmp_path / "torch.py").write_text(code)
-    done = run("graft", "model=yolo11n.yaml", cwd=tmp_path)  # which imports nothing that might swallow the interrupt
+    words = ("graft", "model=yolo11n.yaml")  # which imports nothing that might swallow the interrupt
+    done = run_fresh(*OURS, *words, folder=tmp_path)
     assert (done.returncode, done.stderr) == (130, "yolo-coordbifpn graft: interrupted\n")
 
 
@@ -169,7 +159,7 @@ def test_models(capsys: pytest.CaptureFixture[str], quick_builds: None) -> None:
 
 def test_check_without_faults(tmp_path: Path) -> None:
     """With the hook on, all patches hold and the exit status is 0."""
-    done = run("check", cwd=tmp_path)
+    done = run_fresh(*OURS, "check", folder=tmp_path)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count(" holds") == 6
     assert "active" in done.stdout
@@ -177,17 +167,14 @@ def test_check_without_faults(tmp_path: Path) -> None:
 
 def test_check_finds_faults(tmp_path: Path) -> None:
     """With the hook off, or a name taken by the host, the exit status is 1 and the list says why."""
-    done = run("check", cwd=tmp_path, YOLO_COORDBIFPN_AUTOLOAD="0")
+    done = run_python(*OURS, "check", folder=tmp_path, YOLO_COORDBIFPN_AUTOLOAD="0")
     assert done.returncode == 1
     assert "off by YOLO_COORDBIFPN_AUTOLOAD=0" in done.stdout
     code = (
         "from ultralytics.nn import tasks; tasks.BiFPN_Add = int;"
         "from yolo_coordbifpn.commands import main; raise SystemExit(main(['check']))"
     )
-    env = {**os.environ, "YOLO_COORDBIFPN_AUTOLOAD": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=99
-    )
+    done = run_python("-c", code, folder=tmp_path, YOLO_COORDBIFPN_AUTOLOAD="0")
     assert done.returncode == 1
     assert done.stdout.count("does NOT hold") == 5
     assert "already has a BiFPN_Add" in done.stdout
@@ -243,7 +230,7 @@ def test_scenes_have_all_classes_and_sizes() -> None:
 @pytest.mark.slow
 def test_demo_learns(tmp_path: Path) -> None:
     """The demo trains with the stock command and draws plots; a third of its default epochs reach an mAP50 of 0.5."""
-    done = run("demo", f"folder={tmp_path / 'my demo'}", "epochs=5", cwd=tmp_path)
+    done = run_fresh(*OURS, "demo", f"folder={tmp_path / 'my demo'}", "epochs=5", folder=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "yolo train model=yolo11n-coordatt-bifpn.yaml" in done.stdout
     last = done.stdout.splitlines()[-3:]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
+import os
 import random
 import re
 import runpy
+import signal
 import statistics
-import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import pytest
 from conftest import ROOT
 from filelock import FileLock
 from markdown_it import MarkdownIt
+from new_process import Program, run_fresh, run_python
 from PIL import Image
 
 from yolo_coordbifpn.commands import main
@@ -430,15 +434,11 @@ def test_data_of_another_task(model: str, message: str, data: Path, capsys: pyte
     assert message in capsys.readouterr().err
 
 
-def test_a_dry_run(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run(data: Path, tmp_path: Path) -> None:
     """It prints models, costs, pretrained items and time, and writes nothing, not even the label cache."""
-    monkeypatch.chdir(tmp_path)
     before = sorted([*tmp_path.rglob("*"), *data.parent.rglob("*")])
     words = ["models=yolo11n.yaml,yolo11n-bifpn.yaml", f"data={data}", *SMALL, "seeds=0-2,7", "labels=stock,ours"]
-    assert main(["compare", *words, "dry=True"]) == 0
-    out = capsys.readouterr().out
+    out = compared(tmp_path, *words, "dry=True")
     assert re.search(r"(?m)^stock +detect +2\.\d+ +6\.\d+ +none +\d\S*$", out), out
     assert re.search(r"8 runs to train \(2 models x 4 seeds\): about \d+ min on cpu,cpu", out)
     assert sorted([*tmp_path.rglob("*"), *data.parent.rglob("*")]) == before
@@ -475,15 +475,31 @@ def test_the_script_is_the_command(
     assert message in "".join(capsys.readouterr())
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Start the command in a folder."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "yolo_coordbifpn", "compare", *words],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+IN_FORKS = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from new_process import Fork
+from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.compare import executors, processes
+
+executors.start = processes.start = Fork
+sys.exit(main(["compare", *sys.argv[1:]]))
+"""
+
+
+def start(folder: Path, *words: str) -> Program:
+    """Start the command in a folder; the processes that it starts are forks, which need no time to import torch."""
+    return Program("-c", IN_FORKS, *words, folder=folder)
+
+
+def compared(folder: Path, *words: str) -> str:
+    """Run the command to its end in a folder, on Linux as `start` does; return what it printed."""
+    if sys.platform == "linux":
+        done = start(folder, *words).ended()
+    else:
+        done = run_fresh("-m", "yolo_coordbifpn", "compare", *words, folder=folder)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
 
 
 def figures(folder: Path) -> list[dict[str, str]]:
@@ -504,32 +520,41 @@ def losses(folder: Path) -> dict[str, list[dict[str, str]]]:
     return found
 
 
+def kill_after(changes: int, folder: Path, process: Program) -> bool:
+    """Kill a program when it has changed files in a folder some times; return whether it had not ended before."""
+    before = None
+    while changes:
+        if not process.runs():
+            process.ended()
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            now = {(x, x.stat().st_mtime_ns) for x in folder.rglob("*")}
+            changes -= now != before
+            before = now
+        time.sleep(0.02)
+    descendants = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.ended().returncode == -signal.SIGKILL
+    assert psutil.wait_procs(descendants, timeout=30)[1] == []
+    return True
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="kills forks")
 def test_nothing_is_lost_when_it_is_killed(data: Path, tmp_path: Path) -> None:
-    """Killed twenty times at random moments, it gives the same numbers as without; no process outlives the parent."""
+    """Killed twenty times while it writes, it gives the same numbers as without; no process outlives the parent."""
     words = ["models=yolo11n", "variants=coordatt-bifpn", "seeds=0,1", f"data={data}", *SMALL]
-    calm = start(tmp_path, *words, "name=calm")
-    text = calm.communicate(timeout=400)[0]
-    assert calm.returncode == 0, text[-3000:]
+    compared(tmp_path, *words, "name=calm")
+    calm_folder, killed = tmp_path / "runs" / "compare" / "calm", tmp_path / "runs" / "compare" / "killed"
 
     moments, kills, ended = random.Random(0), 0, 0
-    while kills < 20:
+    while kills < 20:  # once all runs are finished, it is killed while it reads the results and reports
         process = start(tmp_path, *words, "name=killed")
-        try:
-            process.communicate(timeout=moments.uniform(0.5, 3) if ended else moments.uniform(1, 12))
-            ended += 1  # it was too fast; from now on it is killed while it reads the results and reports
-            continue
-        except subprocess.TimeoutExpired:
-            pass
-        descendants = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.communicate()
-        assert psutil.wait_procs(descendants, timeout=30)[1] == []
-        kills += 1
-    last = start(tmp_path, *words, "name=killed")
-    text = last.communicate(timeout=400)[0]
-    assert last.returncode == 0, text[-3000:]
-    calm_folder, killed = tmp_path / "runs" / "compare" / "calm", tmp_path / "runs" / "compare" / "killed"
+        if kill_after(moments.randint(1, 6 if ended else 40), killed, process):
+            kills += 1
+        else:
+            ended += 1
+    compared(tmp_path, *words, "name=killed")
     assert losses(killed) == losses(calm_folder)
     assert figures(killed) == figures(calm_folder)
     assert not list(killed.rglob("*.part"))
@@ -537,11 +562,9 @@ def test_nothing_is_lost_when_it_is_killed(data: Path, tmp_path: Path) -> None:
 
     # the same command again does nothing; a changed argument is refused
     before = (killed / "runs.csv").stat().st_mtime_ns, (killed / "plan.json").read_bytes()
-    again = start(tmp_path, *words, "name=killed")
-    again.communicate(timeout=100)
-    assert again.returncode == 0
-    changed = start(tmp_path, *[x.replace("epochs=3", "epochs=4") for x in words], "name=killed")
-    assert "epochs= has changed" in changed.communicate(timeout=100)[0]
+    compared(tmp_path, *words, "name=killed")
+    changed = start(tmp_path, *[x.replace("epochs=3", "epochs=4") for x in words], "name=killed").ended()
+    assert "epochs= has changed" in changed.stderr
     assert (killed / "plan.json").read_bytes() == before[1]
 
 
@@ -550,9 +573,8 @@ def test_on_a_local_ray(data: Path, tmp_path: Path) -> None:
     """A Ray that is started on this machine carries out the runs."""
     pytest.importorskip("ray")
     words = ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0", f"data={data}", *SMALL, "engine=ray"]
-    process = start(tmp_path, *words)
-    text = process.communicate(timeout=400)[0]
-    assert process.returncode == 0, text[-3000:]
+    done = run_python("-m", "yolo_coordbifpn", "compare", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert len(figures(tmp_path / "runs" / "compare" / "compare")) == 2
 
 
@@ -564,10 +586,10 @@ def test_a_failing_run_is_reported(data: Path, tmp_path: Path) -> None:
     train, _ = train_arguments(dict(x.split("=") for x in words))
     models = ("yolo11n.yaml", "yolo11n-pose.yaml")
     Plan(folder, models, label_models(models, {}), (0,), train).start()
-    process = start(tmp_path, "models=yolo11n.yaml,yolo11n-pose.yaml", "seeds=0", *words, "devices=cpu,cpu")
-    text = process.communicate(timeout=300)[0]
-    assert process.returncode == 1
-    assert "yolo11n-pose seed 0 has no result:" in text
+    words += ["models=yolo11n.yaml,yolo11n-pose.yaml", "seeds=0", "devices=cpu,cpu"]
+    done = run_python("-m", "yolo_coordbifpn", "compare", *words, folder=tmp_path)
+    assert done.returncode == 1
+    assert "yolo11n-pose seed 0 has no result:" in done.stderr
     assert len(figures(folder)) == 1
     assert "INCOMPLETE: 1 of 2 runs" in (folder / "report.md").read_text(encoding="utf-8")
 
@@ -581,9 +603,7 @@ def test_a_comparison_grows(data: Path, tmp_path: Path) -> None:
         ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0-1", "name=grown"],
         ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0-1", "name=whole"],
     ):
-        process = start(tmp_path, *words, *more)
-        text = process.communicate(timeout=400)[0]
-        assert process.returncode == 0, text[-3000:]
+        compared(tmp_path, *words, *more)
     folder = tmp_path / "runs" / "compare"
     assert len(figures(folder / "whole")) == 4
     assert figures(folder / "grown") == figures(folder / "whole")

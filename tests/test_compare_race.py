@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from test_compare import finish, finished
+from test_compare import compared, finish, finished
 
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.commands.scenes import write_scenes
@@ -349,12 +349,10 @@ def test_bad_budgets(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"budget= must be a time such as 2h, 90m or 1h30m, got '{text}'" in capsys.readouterr().err
 
 
-def test_a_dry_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_race(tmp_path: Path) -> None:
     """It says how many runs there are at most, how long they take, and when the budget ends; ten seeds by default."""
-    monkeypatch.chdir(tmp_path)
     data = write_scenes(tmp_path / "scenes", train=12, val=6, size=64, seed=0)
     words = [f"data={data}", "epochs=3", "imgsz=64", "batch=4", "devices=cpu", "budget=1h30m", "dry=True"]
-    assert main(["compare", "models=yolo11n.yaml", *words]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = compared(tmp_path, "models=yolo11n.yaml", *words).splitlines()
     assert lines[-2].startswith("at most 10 runs to train (1 models x 10 seeds): about ")
     assert lines[-1] == "budget: no run is started after 90 min, earlier sessions included"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
+import functools
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, gap, inserted, scrambled, yolo
+from new_process import run_python
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
@@ -23,6 +22,9 @@ from yolo_coordbifpn.blocks import timm_attention
 from yolo_coordbifpn.blocks.rezero import ReZero
 from yolo_coordbifpn.blocks.timm_attention import kinds
 from yolo_coordbifpn.commands.scenes import write_scenes
+from yolo_coordbifpn.grafting.graft import graft_rows, verify
+from yolo_coordbifpn.grafting.variant import Variant
+from yolo_coordbifpn.graph.layers import Facts, facts
 from yolo_coordbifpn.graph.rows import KEY
 from yolo_coordbifpn.graph.starts import fold_rezeros, rezeros
 from yolo_coordbifpn.inspection.diagram import diagram
@@ -99,9 +101,7 @@ def test_one_file_is_all_it_takes(tmp_path: Path, data: Path, monkeypatch: pytes
 
 def run(folder: Path, *words: str, **env: str) -> str:
     """Run Python in a folder and return its output."""
-    done = subprocess.run(
-        [sys.executable, *words], cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=300
-    )
+    done = run_python(*words, folder=folder, **env)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     return done.stdout
 
@@ -429,16 +429,23 @@ def test_timm_is_missing(monkeypatch: pytest.MonkeyPatch, own_blocks: None) -> N
         kinds.cache_clear()
 
 
+@functools.cache
+def inspected(stock: str) -> tuple[Any, list[Facts]]:
+    """Build a stock model with weights as after a training, and inspect its layers."""
+    model = scrambled(tasks.DetectionModel(f"{stock}.yaml", verbose=False))
+    return model, facts(model)
+
+
 @pytest.mark.parametrize("stock", ["yolo11n", "yolov8n", "yolo26n"])
 @pytest.mark.parametrize("kind", kinds())
 @pytest.mark.slow
-def test_attention_of_timm(kind: str, stock: str, own_blocks: None, tmp_path: Path) -> None:
+def test_attention_of_timm(kind: str, stock: str, own_blocks: None, quick_builds: None, tmp_path: Path) -> None:
     """Every usable module of timm starts exactly, also inside bottlenecks, trains its a, and is saved and loaded."""
     install()
-    old = scrambled(tasks.DetectionModel(f"{stock}.yaml", verbose=False))
+    old, known = inspected(stock)
     for places in ("deepest", "bottleneck"):
-        cfg = graft(f"{stock}.yaml", coordatt=places, bifpn="none", attention=f"timm_{kind}")
-        new = tasks.DetectionModel(cfg, verbose=False)
+        variant = Variant(places, "none", attention=f"timm_{kind}")
+        new = verify(old, graft_rows(old.yaml, known, variant).cfg())
         new.load(old, verbose=False)
         assert gap(new, old) < 1e-5
     found = [new.model.get_submodule(x) for x in rezeros(new.model)]

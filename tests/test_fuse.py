@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import onnx
 import pytest
 import torch
 from conftest import ROOT, gap, scrambled
+from new_process import run_python
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
@@ -203,13 +202,13 @@ def test_the_exported_graph_has_no_weights_of_fusions(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     """`scripts/benchmark.py` writes its rows and prints the summary; an unknown part is an error."""
-    words = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), f"out={tmp_path / 'table'}", "seconds=0.01"]
-    done = subprocess.run([*words, "parts=fusion"], capture_output=True, text=True, timeout=300)
+    words = [str(ROOT / "scripts" / "benchmark.py"), f"out={tmp_path / 'table'}", "seconds=0.01"]
+    done = run_python(*words, "parts=fusion", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "| BiFPN_Concat, not fused, geometric mean / torch.cat |" in done.stdout
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["what"] == "ours"]
     assert len(rows) == 8
     assert all(float(row["low"]) <= float(row["ratio"]) <= float(row["high"]) for row in rows)
-    wrong = subprocess.run([*words, "parts=all"], capture_output=True, text=True, timeout=300)
+    wrong = run_python(*words, "parts=all", folder=tmp_path)
     assert "there are no parts all" in wrong.stderr

@@ -62,7 +62,7 @@ def test_stock_code_finds_the_blocks(python: Callable[..., str]) -> None:
     code = (
         "from ultralytics import YOLO; m = YOLO('yolo11n-coordatt-bifpn.yaml'); print(type(m.model.model[9]).__name__)"
     )
-    out = python(code)
+    out = python(code, fresh=True)
     assert out.splitlines()[-1] == "CoordAtt"
     assert "coordbifpn" not in out
 
@@ -70,13 +70,13 @@ def test_stock_code_finds_the_blocks(python: Callable[..., str]) -> None:
 def test_the_hook_loads_nothing(python: Callable[..., str]) -> None:
     """A Python that never imports Ultralytics loads one small module and no torch."""
     code = "import sys; print(*sorted(x for x in sys.modules if 'coordbifpn' in x or x in ('torch', 'yaml', 're')))"
-    assert python(code).split() == ["yolo_coordbifpn_startup"]
+    assert python(code, fresh=True).split() == ["yolo_coordbifpn_startup"]
 
 
 def test_the_hook_can_be_switched_off(python: Callable[..., str]) -> None:
     """With the variable at 0 nothing of ours is loaded; an explicit import still works."""
     off = {"YOLO_COORDBIFPN_AUTOLOAD": "0"}
-    assert python("import sys; print('yolo_coordbifpn' in sys.modules)", **off).strip() == "False"
+    assert python("import sys; print('yolo_coordbifpn' in sys.modules)", fresh=True, **off).strip() == "False"
     out = python("from ultralytics import YOLO; YOLO('yolo11n-coordatt.yaml')", check=False, **off)
     assert "FileNotFoundError" in out
     code = "from ultralytics import YOLO; import yolo_coordbifpn; YOLO('yolo11n-coordatt.yaml'); print('built')"

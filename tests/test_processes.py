@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from new_process import run_fresh, run_python
 from torch import nn
 
 from yolo_coordbifpn import register
@@ -76,15 +75,20 @@ def run(folder: Path, code: str, *words: str, **env: str) -> str:
     """Run a script in a new process with the user's module on Python's path; return its output, then its errors."""
     (folder / "script.py").write_text(code)
     search = os.pathsep.join(filter(None, (str(folder / "code"), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, *words, "script.py"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    env = {"PYTHONPATH": search, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env}
+    done = run_python(*words, "script.py", folder=folder, **env)
     return done.stdout if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_a_fork_is_like_a_new_process(tmp_path: Path) -> None:
+    """What these tests fork has loaded as little, and has the same path, arguments, folder and end, as a new Python."""
+    code = (
+        "import os, sys; print(sorted(x for x in sys.modules if 'ultralytics' in x or 'coordbifpn' in x));"
+        "print(sys.argv, sys.path, os.getcwd(), os.environ['WORD'], __name__); sys.exit('the end')"
+    )
+    forked, fresh = (f("-c", code, "word", folder=tmp_path, WORD="x") for f in (run_python, run_fresh))
+    assert forked.stdout.startswith("['yolo_coordbifpn_startup']")
+    assert (forked.returncode, forked.stdout, forked.stderr) == (fresh.returncode, fresh.stdout, fresh.stderr)
 
 
 WORKER = """

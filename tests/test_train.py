@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import SHARED, yolo
+from new_process import run_python
 from ultralytics import YOLO
 
 from yolo_coordbifpn import fusion_weights
@@ -55,7 +53,7 @@ def best(folder: Path, data: Path) -> Path:
     """Train one epoch with the stock command."""
     out = yolo(
         folder, "train", "model=yolo11n-coordatt-bifpn.yaml", f"data={data}", "epochs=1", f"imgsz={SIZE}", "batch=4",
-        "workers=0", "device=cpu", "plots=False", f"project={folder}", "name=run",
+        "workers=0", "device=cpu", "plots=False", f"project={folder}", "name=run", fresh=True,
     )  # fmt: skip
     assert "yolo_coordbifpn.blocks.coordatt.CoordAtt" in out
     return folder / "run" / "weights" / "best.pt"
@@ -100,7 +98,7 @@ def test_predict(folder: Path, data: Path, best: Path) -> None:
 def test_resume(folder: Path, data: Path) -> None:
     """A training killed after its first epoch resumes where it stopped."""
     code = INTERRUPTED.format(data=str(data), size=SIZE, project=str(folder))
-    killed = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    killed = run_python("-c", code, folder=folder)
     assert killed.returncode == 9, killed.stderr
     out = yolo(folder, "train", "resume", f"model={folder / 'interrupted' / 'weights' / 'last.pt'}")
     assert "Resuming training" in out
@@ -128,8 +126,7 @@ def test_export_to_onnx(folder: Path, best: Path, dynamic: bool) -> None:
 def test_safe_loading_of_a_checkpoint(folder: Path, best: Path) -> None:
     """ULTRALYTICS_SAFE_LOAD=1 reads the checkpoint."""
     code = f"from ultralytics import YOLO; print(type(YOLO({str(best)!r}).model.model[9]).__name__)"
-    env = {**os.environ, "ULTRALYTICS_SAFE_LOAD": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, timeout=99)
+    done = run_python("-c", code, folder=folder, ULTRALYTICS_SAFE_LOAD="1")
     assert done.stdout.splitlines()[-1:] == ["CoordAtt"], done.stderr
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SHARED, gap, inserted, scrambled
+from new_process import run_python
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
@@ -394,13 +393,7 @@ def test_every_stock_route(route: str, tmp_path: Path) -> None:
     YOLO("yolo11n.yaml").save(tmp_path / "stock.pt")
     options = {"data": str(data), "epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu"}
     code = f"{TRAIN}\no = { ({**options, 'project': str(tmp_path), 'name': 'run'})!r}\n{ROUTES[route]}"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "stock.pt")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_python("-c", code, str(tmp_path / "stock.pt"), folder=tmp_path)
     found = [x for x in done.stdout.splitlines() if x.startswith("gap ")]
     assert found, done.stderr[-3000:]
     assert float(found[0].split()[1]) < 1e-5

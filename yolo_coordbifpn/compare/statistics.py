@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 LEAST_SEEDS = 3  # for a verdict
 _ROUNDING = 1e-9  # of metrics; differences that vary less count as equal
 
@@ -31,16 +33,14 @@ class Interval:
 
 def interval(values: Sequence[float]) -> Interval:
     """Compute the mean of values and its 95 % confidence interval (Student's t)."""
-    from scipy import stats
+    from scipy.special import stdtrit
 
     mean = sum(values) / len(values) if values else math.nan
     if len(values) < 2:
         return Interval(mean, math.nan, math.nan, len(values))
-    error = stats.sem(values)
-    if error == 0:
-        return Interval(mean, mean, mean, len(values))
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
-    return Interval(mean, float(low), float(high), len(values))
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = error * float(stdtrit(len(values) - 1, 0.975))  # the 97.5 % quantile of Student's t
+    return Interval(mean, mean - half, mean + half, len(values))
 
 
 def difference(values: Mapping[int, float], base: Mapping[int, float]) -> Interval:

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import WeightsError
 from ..files import write
-from ..graph.layers import facts, image_channels
+from ..graph.layers import facts, image_channels, put
 from ..graph.starts import adopt_starts
 from ..graph.transplant import transplant
 from ..registry import TABLE
@@ -53,13 +53,10 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     new = type(old)(cfg, ch=image_channels(old), nc=old.yaml["nc"], verbose=False)
     transfer = transplant(old, new, TABLE.is_block)
     # the old layers, not new ones with their weights: this version of the host may build them differently
-    for j in range(len(new.model)):
-        layer = copy.deepcopy(transfer.donor.model[j])  # type: ignore[index]
-        if transfer.pairs.is_new(j) and type(layer) is nn.Identity:
-            continue  # it has no pretrained weights
-        for name in ("i", "f", "type", "np"):
-            setattr(layer, name, getattr(new.model[j], name))
-        new.model[j] = layer
+    donated: Any = transfer.donor.model
+    for j, layer in enumerate(donated):
+        if not (transfer.pairs.is_new(j) and type(layer) is nn.Identity):  # which has no pretrained weights
+            put(new.model, str(j), copy.deepcopy(layer))
     adopt_starts(transfer.donor, new)
     new.names, new.args, new.task = old.names, old.args, yolo.task
     state = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"ema", "optimizer", "updates", "scaler"}}

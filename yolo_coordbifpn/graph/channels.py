@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..blocks import BiFPN_Concat
 from .label_propagation import EACH_CHANNEL, Follower
-from .layers import call, class_name, inputs, kind, parts, reads, running, shapes
+from .layers import call, class_name, has_neutral, inputs, kind, reads, running, shapes
 from .pairs import Pairs
 from .starts import is_identity, with_rezero
 
@@ -144,7 +144,7 @@ class Walk:
             same = is_identity(visit.layer, *visit.inputs)
             keeps_shape = isinstance(visit.output, Tensor) and visit.output.shape == visit.inputs[0].shape
             alone = len(visit.inputs) == 1
-            if not same and keeps_shape and alone and visit.stands_for[0] is not None and not _has_neutral(visit.layer):
+            if not same and keeps_shape and alone and visit.stands_for[0] is not None and not has_neutral(visit.layer):
                 self.layers[visit.index], same = with_rezero(visit.layer), True
             if same:
                 return visit.channels[0], visit.stands_for[0]
@@ -199,11 +199,6 @@ class Walk:
 
 def _has_new(channels: Channels | None) -> bool:
     return channels is not None and channels.has_new
-
-
-def _has_neutral(layer: nn.Module) -> bool:
-    """Return whether all blocks of a layer have a state in which they are the identity."""
-    return all(callable(getattr(block, "neutral_", None)) for block in parts(layer))
 
 
 def _shifted(channels: Channels, offset: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 
 from .bottleneck import attended_channels
 from .channels import Channels, Reader
-from .layers import class_name, parts
+from .layers import class_name, has_neutral, parts
 from .pairs import Pairs
 from .starts import is_identity, wrap
 
@@ -91,14 +91,14 @@ def _neutral(layer: nn.Module, names: Sequence[str]) -> nn.Module:
     """
     layer = copy.deepcopy(layer)
     for name in names:
-        for block in parts(layer.get_submodule(name)):
-            start: Any = getattr(block, "neutral_", None)
-            if start is not None:
-                start()
-            elif name and attended_channels(layer, name):
-                features = next(layer.parameters()).new_zeros(1, attended_channels(layer, name), 5, 4)
-                if not is_identity(layer.get_submodule(name), features):
-                    wrap(layer, name)
+        new: Any = layer.get_submodule(name)
+        if has_neutral(new):
+            for block in parts(new):
+                block.neutral_()  # type: ignore[operator]
+        elif name and attended_channels(layer, name):
+            features = next(layer.parameters()).new_zeros(1, attended_channels(layer, name), 5, 4)
+            if not is_identity(new, features):
+                wrap(layer, name)
     return layer
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..blocks import BiFPN_Add, BiFPN_Concat
 from .label_propagation import Follower
-from .layers import CannotRun, pixels, quietly, running
+from .layers import CannotRun, pixels, put, quietly, running
 
 _CELLS = 5  # of the coarsest level; RT-DETR's head selects 300 cells, and fails in some hosts if there are fewer
 
@@ -100,8 +100,10 @@ def fold(model: Any, concat: Callable[[], nn.Module]) -> Folded:
             break
         kept |= {name: reason for name, reason in refused.items() if name in blocks}
         blocks = {name: block for name, block in blocks.items() if name not in refused}
-    for name, block in blocks.items():
-        _replace(model, name, block, concat())
+    for name in blocks:
+        plain: Any = concat()
+        put(model, name, plain)
+        plain.type = f"{type(plain).__module__}.{type(plain).__name__}"
     return Folded([*blocks], kept, sums)
 
 
@@ -165,13 +167,3 @@ def _multiply(model: nn.Module, readers: Sequence[tuple[str, _Scale]]) -> None:
         out, inputs, *size = conv.weight.shape
         grouped = conv.weight.data.view(conv.groups, out // conv.groups, inputs, *size)
         grouped *= label.factors.view(conv.groups, 1, inputs, *[1] * len(size))
-
-
-def _replace(model: nn.Module, name: str, block: nn.Module, plain: Any) -> None:
-    """Replace a fusion by a plain concatenation, with the attributes that the host's parser sets on a layer."""
-    for attribute in ("i", "f", "np"):
-        if hasattr(block, attribute):
-            setattr(plain, attribute, getattr(block, attribute))
-    plain.type = f"{type(plain).__module__}.{type(plain).__name__}"
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, plain.train(block.training))

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import shapes
+from .layers import put, shapes
 
 _SILENCE = 14.0  # by which the logits of a copied class branch are lowered: a score of 0.9 becomes 7e-6
 
@@ -83,7 +83,7 @@ def arrange(old: nn.Module, new: Any, continued: Sequence[tuple[int, int]] = ())
             lists = _per_level(before, branches, places)
             for k, coarse in continued:
                 lists[k] = _at_half_the_stride(lists[coarse], name)
-            _put(head, name, lists)
+            put(head, name, lists)
     head.stride, head.nl, head.shape = new.stride.clone(), len(places), None  # of the input that its anchors are for
     return head
 
@@ -97,9 +97,9 @@ def select_levels(head: Any, places: Sequence[int]) -> None:
     """
     for name, branches in list(head.named_modules()):
         if isinstance(branches, nn.ModuleList) and len(branches) == head.nl:
-            _put(head, name, nn.ModuleList(branches[k] for k in places))
+            put(head, name, nn.ModuleList(branches[k] for k in places))
         elif isinstance(branches, nn.ModuleList) and len(branches) == head.nl - 1:  # adds all levels to the first
-            _put(head, name, nn.ModuleList(branches[k - 1] for k in places if k))
+            put(head, name, nn.ModuleList(branches[k - 1] for k in places if k))
     head.f, head.stride, head.nl = [head.f[k] for k in places], head.stride[list(places)], len(places)
     head.shape = None  # of the input that its anchors are for
 
@@ -216,10 +216,5 @@ def _rebuilt(module: nn.Module, wanted: dict[str, tuple[int, ...]]) -> nn.Module
             part = type(m)(size[1] * groups, size[0], m.kernel_size, m.stride, m.padding, m.dilation, groups, with_bias)
             if with_bias:
                 nn.init.constant_(part.bias, float(m.bias.detach().mean()))
-        _put(module, name, part.to(m.weight).train(m.training))
+        put(module, name, part.to(m.weight).train(m.training))
     return module
-
-
-def _put(module: nn.Module, name: str, part: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(module.get_submodule(parent), last, part)

@@ -47,6 +47,33 @@ def parts(layer: nn.Module) -> list[nn.Module]:
     return list(layer.children()) if type(layer) is nn.Sequential else [layer]
 
 
+def has_neutral(layer: nn.Module) -> bool:
+    """Return whether all blocks of a layer have a method `neutral_()`, which sets a block to the identity in place."""
+    return all(callable(getattr(block, "neutral_", None)) for block in parts(layer))
+
+
+def as_layer(module: nn.Module, layer: nn.Module) -> None:
+    """Give a module the mode of a layer that it replaces, and what the host's parser has set on that layer."""
+    module.train(layer.training)
+    for name in (x for x in ("i", "f", "type") if hasattr(layer, x)):
+        setattr(module, name, getattr(layer, name))
+    if hasattr(layer, "np"):
+        module.np = sum(x.numel() for x in module.parameters())  # type: ignore[assignment]
+
+
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module in the place of a layer of a model, or of a block inside one.
+
+    Args:
+        model: A model, or its layers.
+        path: Name of what the module replaces, such as `9` or `4.m.0.cv2.act.1`.
+        module: The module, changed by `as_layer`.
+    """
+    parent, _, name = path.rpartition(".")
+    as_layer(module, model.get_submodule(path))
+    setattr(model.get_submodule(parent), name, module)
+
+
 def reads(layer: Any) -> list[int]:
     """Return the indices of the layers that a layer reads; -1 is the image."""
     sources = layer.f if isinstance(layer.f, list) else [layer.f]

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from ..blocks.gain import BlockWithGain
 from ..blocks.rezero import ReZero
 from .align import align
-from .layers import parts, quietly
+from .layers import as_layer, parts, put, quietly
 from .rows import KEY
-
-_OF_A_LAYER = ("i", "f", "type", "np")  # what the host's parser sets
 
 
 def is_identity(block: nn.Module, *like: Tensor) -> bool:
@@ -33,14 +31,11 @@ def is_identity(block: nn.Module, *like: Tensor) -> bool:
 
 def with_rezero(block: nn.Module) -> ReZero:
     """Put a block inside a `ReZero`, which gets what the host's parser has set on the block."""
-    wrapped = ReZero(block).train(block.training)
+    wrapped = ReZero(block)
     like = next(block.parameters(), None)
     if like is not None:
         wrapped.weight.data = wrapped.weight.data.to(like)
-    for name in (x for x in _OF_A_LAYER if hasattr(block, x)):
-        setattr(wrapped, name, getattr(block, name))
-    if hasattr(wrapped, "np"):
-        wrapped.np = sum(x.numel() for x in wrapped.parameters())  # type: ignore[assignment]
+    as_layer(wrapped, block)
     return wrapped
 
 
@@ -51,8 +46,7 @@ def wrap(layers: nn.Module, path: str) -> None:
         layers: The layers of a model.
         path: Name of the block in them, such as `9` or `4.m.0.cv2.act.1`.
     """
-    parent, _, name = path.rpartition(".")
-    setattr(layers.get_submodule(parent), name, with_rezero(layers.get_submodule(path)))
+    put(layers, path, with_rezero(layers.get_submodule(path)))
 
 
 def rezeros(layers: nn.Module) -> list[str]:
@@ -66,11 +60,7 @@ def fold_rezeros(model: Any) -> None:
         m: Any = model.model.get_submodule(path)
         a = float(m.weight.detach())
         if a in (0.0, 1.0):
-            kept: Any = m.block if a else nn.Identity()
-            for name in (x for x in _OF_A_LAYER if hasattr(m, x)):
-                setattr(kept, name, getattr(m, name))
-            parent, _, name = path.rpartition(".")
-            setattr(model.model.get_submodule(parent), name, kept)
+            put(model.model, path, m.block if a else nn.Identity())
 
 
 def wrap_as(source: Any, target: Any) -> None:

@@ -19,7 +19,7 @@ from .bottleneck import attended_channels
 from .channels import Walk
 from .donor import donor_layers, donor_model, initial_layers, widen
 from .head_levels import arrange, level_pairs, new_strides
-from .layers import CannotRun, class_name, extras, pixels, quietly, reads, running, shapes
+from .layers import CannotRun, class_name, extras, has_neutral, pixels, quietly, reads, running, shapes
 from .pairs import Pairs
 from .rows import level
 from .transfer import Transfer
@@ -129,7 +129,7 @@ def _not_neutral(pairs: Pairs) -> list[str]:
     return [
         f"{class_name(block)} inside layer {j} ({class_name(pairs.new[j])}) does not start as the identity"
         for j, name, block in blocks
-        if not hasattr(block, "neutral_") and not attended_channels(pairs.new[j], name)
+        if not has_neutral(block) and not attended_channels(pairs.new[j], name)
     ]
 
 
