@@ -70,12 +70,21 @@ TREATMENTS = {
     "N3-N5": Treatment({"coordatt": "N3,N4,N5", "bifpn": "none"}),
     "N3-N5-x16": Treatment({"coordatt": "N3,N4,N5", "bifpn": "none"}, 16),
     "bottleneck-x16": Treatment({"coordatt": "bottleneck", "bifpn": "none"}, 16),
+    "stock+96px": Treatment(larger=96),
+    "p2": Treatment({"coordatt": "none", "bifpn": "none", "levels": "P2"}),
+    "dualpath": Treatment({"coordatt": "none", "neck": "dualpath"}),
+    "dualpath-p2": Treatment({"coordatt": "none", "neck": "dualpath", "levels": "P2"}),
     "all-x16": Treatment({"coordatt": "P3,P4,P5,N3,N4,N5,bottleneck", "bifpn": "concat"}, 16),
 }
-_SCREENED = tuple(x for x in TREATMENTS if x not in ("stock-s", "bifpn-add"))
+_LEVELS = ("stock", "p2", "dualpath", "dualpath-p2", "coordatt-bifpn", "stock+96px")
+_SCREENED = tuple(
+    x for x in TREATMENTS if x not in ("stock-s", "bifpn-add", "stock+96px", "p2", "dualpath", "dualpath-p2")
+)
 _FROM_SCRATCH = ("stock", "coordatt", "bifpn", "coordatt-bifpn", "N3-N5", "bifpn-add", "stock-s")
 STAGES = {
     "screen-hituav": Stage("hituav", 12, 320, (0, 1), _SCREENED),
     "screen-bccd": Stage("bccd", 12, 256, (0, 1), _SCREENED),
+    "levels-hituav": Stage("hituav", 20, 320, (0, 1, 2), _LEVELS),
+    "levels-bccd": Stage("bccd", 20, 256, (0, 1, 2), _LEVELS),
     "scratch-bccd": Stage("bccd", 60, 256, (0, 1), _FROM_SCRATCH, pretrained=False),
 }

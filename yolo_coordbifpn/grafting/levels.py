@@ -5,8 +5,8 @@ of that level, brought to the same width. The head lists it last, so the levels 
 widths in the head, and with these their pretrained weights. With pretrained weights the backbone's feature is added
 with weight 0 at first, and the level's branch in the head is that of the level before it, see `graph.head_levels`.
 
-The host's own P2 models concatenate, and make the new level with a block that is newly initialised. From pretrained
-weights that took several times as long to be of use (`scripts/README.md`).
+The host's own P2 models concatenate, and make the new level with a block that has no pretrained weights: its boxes are
+random at first, and the assigner gives such a level next to nothing to learn from beside levels that are trained.
 """
 
 from __future__ import annotations
