@@ -19,8 +19,8 @@ from ultralytics.nn.modules import head as heads
 from yolo_coordbifpn import GraftError, SpatialGate, fusion_weights, graft, inspect, uninstall
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.grafting.names import canonical, split
-from yolo_coordbifpn.graph.head_levels import arrange, level_pairs, select_levels
-from yolo_coordbifpn.graph.layers import reads
+from yolo_coordbifpn.graph.head_levels import _doubled, arrange, level_pairs, select_levels
+from yolo_coordbifpn.graph.layers import outputs, reads
 from yolo_coordbifpn.inspection.effects import effects
 from yolo_coordbifpn.patches.install import install
 
@@ -86,7 +86,7 @@ def test_what_is_logged(log: pytest.LogCaptureFixture) -> None:
     grafted("yolo11n", levels="P2").load(stock("yolo11n"))
     assert "499 of 499 pretrained items kept" in log.text
     assert "0 items left, the head's level P2 is new; what the head reads differs by" in log.text
-    assert "newly initialised, with no counterpart in the pretrained model: 24 Upsample, 26 C3k2" in log.text
+    assert "newly initialised, with no counterpart in the pretrained model: 24 Upsample, 25 Conv" in log.text
     assert not [x for x in log.records if x.levelname == "WARNING" and "yolo_coordbifpn" in x.message]
 
 
@@ -103,6 +103,37 @@ def test_another_number_of_classes() -> None:
     assert raw(new)["scores"].shape[1] == 3
 
 
+@pytest.mark.parametrize("variant", ["p2", "dualpath-p2"])
+@pytest.mark.parametrize("family", ["yolo11n", "yolo26n"])
+def test_a_new_level_continues_the_one_before(family: str, variant: str) -> None:
+    """At first a new level is the enlarged one before, with its branch: distances are doubled, classes silent."""
+    old, new = stock(family), grafted(family, **GRAFTS[variant])
+    new.load(old, verbose=False)
+    with torch.no_grad():
+        maps = outputs(list(new.eval().model)[:-1], torch.rand(1, 3, 64, 64))
+    p3, p2 = (maps[reads(new.model[-1])[k]] for k in (0, 3))
+    torch.testing.assert_close(p2, nn.functional.interpolate(p3, scale_factor=2))
+    details = next(m for m in new.model if m.i == reads(new.model[-1])[3] - 1 - variant.startswith("dualpath"))
+    assert details.bn.weight.count_nonzero() == 0
+    boxes, classes = (getattr(new.model[-1], name) for name in ("cv2", "cv3"))
+    torch.testing.assert_close(classes[3][-1].bias, classes[0][-1].bias - 14)
+    torch.testing.assert_close(boxes[3][0].state_dict(), boxes[0][0].state_dict())
+    features = torch.randn(1, boxes[0][-1].in_channels, 4, 4)
+    with torch.no_grad():
+        near, far = (new.model[-1].dfl(boxes[k][-1](features).flatten(2)) for k in (0, 3))
+    if new.model[-1].reg_max == 1:
+        torch.testing.assert_close(far, 2 * near)
+
+
+@pytest.mark.parametrize("distance", [0, 1.5, 3, 7])
+def test_distances_are_doubled(distance: float) -> None:
+    """A distribution over bins around one distance becomes one around twice that distance."""
+    bins = torch.arange(16.0)
+    logits = (-8 * (bins - distance).abs()).repeat(4)
+    doubled = _doubled(logits).view(4, 16).softmax(1)
+    torch.testing.assert_close((doubled * bins).sum(1), torch.full((4,), 2.0 * distance), atol=0.2, rtol=0)
+
+
 def test_coarse_levels_can_be_left_out() -> None:
     """With levels=P2-P4 the levels that stay predict as before; the rows of P5 alone are gone."""
     old, new = stock("yolov8n"), grafted("yolov8n", coordatt="none", bifpn="none", levels="P2-P4")
@@ -111,7 +142,7 @@ def test_coarse_levels_can_be_left_out() -> None:
     before, after = raw(old)["boxes"], raw(new)["boxes"]
     kept = 12 * 8 + 6 * 4
     torch.testing.assert_close(after[..., :kept], before[..., :kept])
-    assert [type(m).__name__ for m in new.model].count("Concat") == 4
+    assert [type(m).__name__ for m in new.model].count("Concat") == 3
 
 
 def test_the_detail_edge_and_the_gates() -> None:

@@ -7,6 +7,7 @@ different numbers of levels. Here levels are paired by stride; a level that only
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from types import ModuleType
 from typing import Any
@@ -31,12 +32,14 @@ def patch_distillation(host: ModuleType) -> Undo:
     """
     base = getattr(host, "DistillationModel", None)
     original: Any = getattr(base, "__init__", None)
-    names = getattr(getattr(original, "__code__", None), "co_names", ())
-    if "teacher_feats_idx" not in names or "get_distill_layers" not in names:
+    code = getattr(original, "__code__", None)
+    names = {*getattr(code, "co_names", ()), *getattr(code, "co_varnames", ())}
+    if not {"teacher_feats_idx", "get_distill_layers", "student_model"} <= names:
         raise HostError(f"{host.__name__}.DistillationModel does not find the layers to compare as expected")
 
     @functools.wraps(original)
-    def init(self: Any, teacher_model: Any, student_model: Any) -> None:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        student_model = inspect.signature(original).bind(self, *args, **kwargs).arguments["student_model"]
         students: list[int] = []  # the list that the host keeps, shortened when the teacher is known
 
         def get_distill_layers(model: Any) -> list[int]:
@@ -48,7 +51,7 @@ def patch_distillation(host: ModuleType) -> Undo:
 
         self.get_distill_layers = get_distill_layers
         try:
-            original(self, teacher_model=teacher_model, student_model=student_model)
+            original(self, *args, **kwargs)
         finally:
             del self.get_distill_layers
 
