@@ -81,8 +81,7 @@ def test_report(tmp_path: Path) -> None:
 @pytest.mark.skipif(not (WEIGHTS.is_file() and COCO8.is_file()), reason="YOLO_COORDBIFPN_SHARED has no such data")
 def test_sweep_is_the_hosts_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixed threshold gives the host's own mAP; low densities change nothing, high ones keep more boxes."""
-    monkeypatch.setattr(sweeping, "FIXED", (0.5, 0.7))
-    monkeypatch.setattr(sweeping, "ADAPTIVE", (0.5,))
+    monkeypatch.setattr(sweeping, "THRESHOLDS", (0.5, 0.7))
     model = YOLO("yolo11n-anms.yaml").load(str(WEIGHTS))
     results: list[dict[str, Any]] = []
     for density in (0.2, 0.9):
@@ -120,8 +119,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "data= a data YAML" in printed
     assert "iou= is not for nms, which runs every NMS on one pass" in printed
     assert "the host's val does not accept these arguments" in printed
-    monkeypatch.setattr(sweeping, "FIXED", (0.5,))
-    monkeypatch.setattr(sweeping, "ADAPTIVE", (0.5,))
+    monkeypatch.setattr(sweeping, "THRESHOLDS", (0.5,))
     data = write_scenes(tmp_path / "scenes", train=1, val=1, size=64, seed=0)
     YOLO("yolo11n.yaml").save(tmp_path / "model.pt")
     words = [f"model={tmp_path / 'model.pt'}", f"data={data}", "imgsz=64", "device=cpu", "workers=0"]
