@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import importlib.util
 import inspect
 import io
 import math
@@ -27,6 +28,7 @@ from ultralytics.utils.metrics import batch_probiou, box_iou
 from yolo_coordbifpn import GraftError, graft, install, register, uninstall
 from yolo_coordbifpn.blocks.density import DensityHead, crowding
 from yolo_coordbifpn.blocks.overlap import overlap
+from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.commands.scenes import write_scenes
 from yolo_coordbifpn.grafting.names import split
 from yolo_coordbifpn.grafting.variant import Variant
@@ -568,3 +570,45 @@ def test_names_and_places() -> None:
             graft(name, coordatt="none", bifpn="none", nms="adaptive")
     with pytest.raises(GraftError, match="nms= must be plain or adaptive, got 'soft'"):
         graft("yolo11n.yaml", nms="soft")
+
+
+def test_upgrade(tmp_path: Path) -> None:
+    """A trained checkpoint gets a density head, with the same boxes and scores."""
+    stock = YOLO("yolo11n.yaml")
+    stock.save(tmp_path / "best.pt")
+    assert main(["upgrade", f"model={tmp_path / 'best.pt'}", "coordatt=none", "bifpn=none", "nms=adaptive"]) == 0
+    ours = YOLO(tmp_path / "best-anms.pt").model
+    assert type(ours.model[-2]) is DensityHead
+    assert gap(ours.float(), copy.deepcopy(stock.model).half().float()) < 1e-3
+
+
+def test_one_to_many_branch() -> None:
+    """Of a head with two branches, the positives are those of the one-to-many branch, several for an object."""
+    model = YOLO("yolo26n-anms.yaml").model.train()
+    model.args = SimpleNamespace(**vars(DEFAULT_CFG))
+    seen: list[dict[str, Any]] = []
+    loss = model.model[-2].loss
+    model.model[-2].loss = lambda batch: seen.append(batch["assigned"]) or loss(batch)
+    total, items = model.loss(batch_of("detect"))
+    assert float(items["density_loss"]) > 0
+    assert total.isfinite().all()
+    assert int(seen[0]["positive"].sum()) > 2
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ultralytics.nn.distill_model"), reason="no distillation in this host")
+def test_distillation(models: dict[str, YOLO]) -> None:
+    """A student with a density head has its loss beside that of the distillation, in training and in validation."""
+    from ultralytics.nn.distill_model import DistillationModel
+
+    student, teacher = copy.deepcopy(models["detect"].model), YOLO("yolo11n.yaml").model
+    for model in (student, teacher):
+        model.args = SimpleNamespace(**{**vars(DEFAULT_CFG), "imgsz": 64})
+    model, batch = DistillationModel(teacher, student).train(), batch_of("detect")
+    total, items = model.loss(batch)
+    assert list(items)[-2:] == ["density_loss", "dis_loss"]
+    assert len(total) == len(items)
+    model.eval()
+    with torch.no_grad():
+        out = model(batch["img"])
+        assert hasattr(adaptive_nms.predictions_of(out), "densities")
+        assert "density_loss" in model.loss(batch, out)[1]

@@ -140,13 +140,12 @@ def _with_densities(host: ModuleType, original: Callable[..., Any]) -> Callable[
         head = next((m for m in self.model if type(m) is DensityHead), None)
         if head is None or recorded():
             return original(self, *args, **kwargs)
-        if kwargs.get(
-            "embed"
-        ):  # by default the layer before the head, which for the stock model is the one that we read
-            kwargs["embed"] = [reads(head)[-1] if k == head.i else k for k in kwargs["embed"]]
+        embed = kwargs.get("embed")
+        if embed:  # by default of the layer before the head: in the stock model it is the last one that we read
+            kwargs["embed"] = [reads(head)[-1] if k == head.i else k for k in embed]
         head.densities = None
         out = original(self, *args, **kwargs)
-        if not self.training:
+        if not self.training and not embed:
             reason = _attach(self, head, out)
             if reason and self not in _told:
                 _told.add(self)
@@ -164,7 +163,7 @@ def _attach(model: Any, head: DensityHead, out: Any) -> str:
     if getattr(model, "end2end", False):
         return "this head needs no NMS (end2end), so the densities adapt nothing; they do with NMS switched on"
     if not isinstance(x, Tensor) or densities is None or x.ndim != 3 or x.shape[::2] != densities.shape:
-        return "these predictions have no densities (augment=True, embed), so NMS is the plain one"
+        return "these predictions have no densities (augment=True), so NMS is the plain one"
     if not nms_holds():
         return "the NMS of this Ultralytics could not be made adaptive, so it is the plain one"
     setattr(x, DENSITIES, densities.detach())
