@@ -57,13 +57,13 @@ def measure(name: str, rounds: int) -> dict[str, object]:
     objects, each, classes, anchors, highest, crowded, options = CASES[name]
     predictions, densities = draw(objects, each, classes, anchors, highest, crowded)
     nms = nms_home().non_max_suppression
-    found, times = {}, {}
-    for kind in ("host", "ours"):
-        x = predictions.clone()
-        if kind == "ours":
-            setattr(x, DENSITIES, densities)
-        found[kind] = len(nms(x, **options)[0])
-        times[kind] = [timed(lambda x=x: nms(x, **options)) for _ in range(rounds)]
+    given = {"host": predictions, "ours": predictions.clone()}
+    setattr(given["ours"], DENSITIES, densities)
+    found = {kind: len(nms(x, **options)[0]) for kind, x in given.items()}
+    times: dict[str, list[float]] = {kind: [] for kind in given}
+    for _ in range(rounds):
+        for kind, x in given.items():
+            times[kind].append(timed(lambda x=x: nms(x, **options)))
     host, ours = (1e3 * statistics.median(times[x]) for x in ("host", "ours"))
     scores = predictions[0, 4:]
     candidates = (scores if options is VAL else scores.amax(0)) > options["conf_thres"]
