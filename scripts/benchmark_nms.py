@@ -24,7 +24,7 @@ from torch import Tensor
 
 import yolo_coordbifpn
 from yolo_coordbifpn.commands import parse, whole_number
-from yolo_coordbifpn.patches.adaptive_nms import DENSITIES, nms_home
+from yolo_coordbifpn.patches.adaptive_nms import DENSITIES, host_nms
 
 OPTIONS = {"rounds": "30", "out": "scripts/results/benchmark_nms.csv"}
 FIELDS = ("case", "candidates", "kept", "kept, adaptive", "host (ms)", "ours (ms)", "ratio")
@@ -56,7 +56,7 @@ def measure(name: str, rounds: int) -> dict[str, object]:
     """Time one case."""
     objects, each, classes, anchors, highest, crowded, options = CASES[name]
     predictions, densities = draw(objects, each, classes, anchors, highest, crowded)
-    nms = nms_home().non_max_suppression
+    nms = host_nms()
     given = {"host": predictions, "ours": predictions.clone()}
     setattr(given["ours"], DENSITIES, densities)
     found = {kind: len(nms(x, **options)[0]) for kind, x in given.items()}

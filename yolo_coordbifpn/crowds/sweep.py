@@ -12,7 +12,7 @@ from torch import Tensor
 from ..blocks.density import DensityHead, crowding
 from ..errors import InspectError
 from ..host.models import open_model
-from ..patches.adaptive_nms import DENSITIES, nms_home, predictions_of, using
+from ..patches.adaptive_nms import DENSITIES, host_nms, predictions_of, using
 from .scores import Score, Tally
 
 THRESHOLDS = tuple(round(0.4 + 0.05 * k, 2) for k in range(11))  # 0.4...0.9
@@ -82,7 +82,7 @@ def _measure(validator: Any, tallies: Sequence[Tally], images: Sequence[tuple[Te
         options["rotated"] = True
     for tally in tallies:
         with using("plain" if tally.kind == "fixed" else tally.kind):
-            found = nms_home().non_max_suppression(validator.candidates, iou_thres=tally.threshold, **options)
+            found = host_nms()(validator.candidates, iou_thres=tally.threshold, **options)
         for rows, image in zip(found, images):
             tally.add(rows, *image)
 
