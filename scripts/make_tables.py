@@ -67,6 +67,7 @@ VARIANTS = {  # of the front page
     "fpn": "the top-down path of the neck alone",
     "dualpath": "BiFPN, with spatial attention where the paths of the neck meet, and a path that starts at P2",
     "p2": "detects at P2 too, for small objects",
+    "anms": "a density for each anchor point, for adaptive NMS in crowds",
 }
 
 

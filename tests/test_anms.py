@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import importlib.util
 import inspect
 import io
 import math
@@ -27,6 +28,7 @@ from ultralytics.utils.metrics import batch_probiou, box_iou
 from yolo_coordbifpn import GraftError, graft, install, register, uninstall
 from yolo_coordbifpn.blocks.density import DensityHead, crowding
 from yolo_coordbifpn.blocks.overlap import overlap
+from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.commands.scenes import write_scenes
 from yolo_coordbifpn.grafting.names import split
 from yolo_coordbifpn.grafting.variant import Variant
@@ -133,7 +135,7 @@ def run_host(x: Tensor, densities: Tensor | None, **options: Any) -> Any:
     x = x.clone()
     if densities is not None:
         x.densities = densities
-    return adaptive_nms.nms_home().non_max_suppression(x, **options)
+    return adaptive_nms.host_nms()(x, **options)
 
 
 OPTIONS = [
@@ -188,7 +190,7 @@ def test_indices_and_number_of_classes() -> None:
     """Indices of the kept are those of the given predictions, and the number of classes may be left out."""
     x, densities = predictions("detect")
     options = {"iou_thres": 0.5, "conf_thres": 0.7}
-    if "return_idxs" in inspect.signature(adaptive_nms.nms_home().non_max_suppression).parameters:
+    if "return_idxs" in inspect.signature(adaptive_nms.host_nms()).parameters:
         rows, kept = run_host(x, densities, return_idxs=True, **options)
         for image, (found, places) in enumerate(zip(rows, kept)):
             torch.testing.assert_close(x[image, 4:, places].amax(0), found[:, 4])
@@ -424,11 +426,9 @@ def test_without_a_loss_nothing_is_done(models: dict[str, YOLO]) -> None:
         model.args = SimpleNamespace(**vars(DEFAULT_CFG))
     assert len(stock.train().loss(batch)[1]) == 3
     x, densities = predictions("detect")
-    home = adaptive_nms.nms_home()
     uninstall()
     try:
-        assert home.non_max_suppression.__module__ == home.__name__
-        assert not hasattr(home.non_max_suppression, "__wrapped__")
+        assert not hasattr(adaptive_nms.host_nms(), "__wrapped__")
         assert len(ours.train().loss(batch)[1]) == 3
         with torch.no_grad():
             assert not hasattr(ours.eval()(batch["img"])[0], "densities")
@@ -568,3 +568,45 @@ def test_names_and_places() -> None:
             graft(name, coordatt="none", bifpn="none", nms="adaptive")
     with pytest.raises(GraftError, match="nms= must be plain or adaptive, got 'soft'"):
         graft("yolo11n.yaml", nms="soft")
+
+
+def test_upgrade(tmp_path: Path) -> None:
+    """A trained checkpoint gets a density head, with the same boxes and scores."""
+    stock = YOLO("yolo11n.yaml")
+    stock.save(tmp_path / "best.pt")
+    assert main(["upgrade", f"model={tmp_path / 'best.pt'}", "coordatt=none", "bifpn=none", "nms=adaptive"]) == 0
+    ours = YOLO(tmp_path / "best-anms.pt").model
+    assert type(ours.model[-2]) is DensityHead
+    assert gap(ours.float(), copy.deepcopy(stock.model).half().float()) < 1e-3
+
+
+def test_one_to_many_branch() -> None:
+    """Of a head with two branches, the positives are those of the one-to-many branch, several for an object."""
+    model = YOLO("yolo26n-anms.yaml").model.train()
+    model.args = SimpleNamespace(**vars(DEFAULT_CFG))
+    seen: list[dict[str, Any]] = []
+    loss = model.model[-2].loss
+    model.model[-2].loss = lambda batch: seen.append(batch["assigned"]) or loss(batch)
+    total, items = model.loss(batch_of("detect"))
+    assert float(items["density_loss"]) > 0
+    assert total.isfinite().all()
+    assert int(seen[0]["positive"].sum()) > 2
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ultralytics.nn.distill_model"), reason="no distillation in this host")
+def test_distillation(models: dict[str, YOLO]) -> None:
+    """A student with a density head has its loss beside that of the distillation, in training and in validation."""
+    from ultralytics.nn.distill_model import DistillationModel
+
+    student, teacher = copy.deepcopy(models["detect"].model), YOLO("yolo11n.yaml").model
+    for model in (student, teacher):
+        model.args = SimpleNamespace(**{**vars(DEFAULT_CFG), "imgsz": 64})
+    model, batch = DistillationModel(teacher, student).train(), batch_of("detect")
+    total, items = model.loss(batch)
+    assert list(items)[-2:] == ["density_loss", "dis_loss"]
+    assert len(total) == len(items)
+    model.eval()
+    with torch.no_grad():
+        out = model(batch["img"])
+        assert hasattr(adaptive_nms.predictions_of(out), "densities")
+        assert "density_loss" in model.loss(batch, out)[1]

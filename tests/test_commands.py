@@ -161,7 +161,7 @@ def test_check_without_faults(tmp_path: Path) -> None:
     """With the hook on, all patches hold and the exit status is 0."""
     done = run_fresh(*OURS, "check", folder=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count(" holds") == 6
+    assert done.stdout.count(" holds") == 9
     assert "active" in done.stdout
 
 
@@ -176,7 +176,7 @@ def test_check_finds_faults(tmp_path: Path) -> None:
     )
     done = run_python("-c", code, folder=tmp_path, YOLO_COORDBIFPN_AUTOLOAD="0")
     assert done.returncode == 1
-    assert done.stdout.count("does NOT hold") == 5
+    assert done.stdout.count("does NOT hold") == 8
     assert "already has a BiFPN_Add" in done.stdout
 
 

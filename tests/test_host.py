@@ -32,6 +32,8 @@ from yolo_coordbifpn.grafting import names
 from yolo_coordbifpn.host.models import quiet
 from yolo_coordbifpn.patches import names as patch
 from yolo_coordbifpn.patches import training_log
+from yolo_coordbifpn.patches.adaptive_nms import patch_densities
+from yolo_coordbifpn.patches.block_losses import patch_block_losses
 from yolo_coordbifpn.patches.install import status
 from yolo_coordbifpn.patches.parser import BUILDER_NAME, patch_parser
 from yolo_coordbifpn.registry import TABLE, BlockTable
@@ -120,8 +122,16 @@ def test_install_is_idempotent_and_undoable(installed: None) -> None:
     install()
     assert tasks.parse_model.__code__ is code
     assert tasks.check_yaml is check_yaml
-    patches = ["model YAML names", "model parser", "pretrained weights", "fusing", "safe loading"]
-    parts = ["training log", "mask prototypes", "distillation"]
+    patches = [
+        "model YAML names",
+        "model parser",
+        "pretrained weights",
+        "fusing",
+        "safe loading",
+        "losses of blocks",
+        "densities",
+    ]
+    parts = ["training log", "adaptive NMS", "mask prototypes", "distillation"]
     assert status() == (dict.fromkeys([*patches, *parts], True), None)
     uninstall()
     uninstall()
@@ -184,6 +194,8 @@ def test_weights_leave_a_users_dict_as_it_is() -> None:
     [
         (lambda host: patch.patch_names(host, "9.9", None), "yaml_model_load does not look model YAMLs up"),
         (training_log.patch_training_log, "has no add_integration_callbacks"),
+        (lambda host: patch_block_losses(host, TABLE), "has no method loss"),
+        (patch_densities, "has no method predict"),
     ],
 )
 def test_a_host_that_has_changed(patch_host: Callable[[Any], Any], message: str) -> None:

@@ -27,19 +27,19 @@ def hard_nms(boxes: Tensor, scores: Tensor, thresholds: Tensor, most: int | None
         Indices of the kept boxes, by falling score.
     """
     order = scores.argsort(descending=True, stable=True)
-    boxes, thresholds, left = boxes[order], thresholds[order, None], torch.arange(len(order), device=order.device)
-    kept: list[Tensor] = []
-    found = 0
-    while len(left) and (most is None or found < most):
-        rows, left = left[:_ROWS], left[_ROWS:]
-        over, least = boxes[rows], thresholds[rows]
+    boxes, thresholds = boxes[order], thresholds[order, None]
+    kept, found = [order[:0]], 0
+    while len(order) and (most is None or found < most):
+        over, least = boxes[:_ROWS], thresholds[:_ROWS]
         keeps = _greedy((overlap(over, over) - least).triu_(1) > 0)
-        rows, over, least = rows[keeps], over[keeps], least[keeps]
-        kept.append(rows)
-        found += len(rows)
-        if len(left):
-            left = torch.cat([x[(overlap(over, boxes[x]) - least).amax(0) <= 0] for x in left.split(_COLUMNS)])
-    return order[torch.cat(kept)[:most]] if kept else order
+        kept.append(order[:_ROWS][keeps])
+        found += len(kept[-1])
+        order, boxes, thresholds = order[_ROWS:], boxes[_ROWS:], thresholds[_ROWS:]
+        if len(order):
+            over, least = over[keeps], least[keeps]
+            free = torch.cat([(overlap(over, x) - least).amax(0) <= 0 for x in boxes.split(_COLUMNS)])
+            order, boxes, thresholds = order[free], boxes[free], thresholds[free]
+    return torch.cat(kept)[:most]
 
 
 def _greedy(removes: Tensor) -> Tensor:

@@ -57,6 +57,10 @@ def block(
     layers the list of their channels; `args` is the row's last part. Its `forward` gets a tensor (N, C, H, W), or a
     list of them.
 
+    A block may bring a loss: a method `loss(batch)` that returns a dict of scalar tensors by name. In training it is
+    called after the forward pass with the host's batch, in which `assigned` has what the host's assigner has found
+    (`positive` and `index`, shape (N, A); `boxes`, `labels` and `valid`, shape (N, M, ...)), and is added to the loss.
+
     A declared class is found in a module that `YOLO_COORDBIFPN_BLOCKS` names, and in an installed package with the
     entry point `ClassName = "package.module:ClassName"` in the group `yolo_coordbifpn.blocks`. In a script, call
     `yolo_coordbifpn.register(ClassName)`.

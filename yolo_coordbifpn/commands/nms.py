@@ -11,7 +11,8 @@ name=     folder in it, default nms
 All other arguments are those of the stock `yolo val`, such as imgsz= and split=. The predictions are made once. For
 each threshold the table has mAP50 and mAP50-95, the recall of all objects and of crowded ones (density d, the largest
 IoU with another object of the class, above 0.3 and 0.5), and the false positives per image. The fair rival of an
-adaptive threshold is the best fixed one, so fixed ones from 0.4 to 0.9 are measured. The files are nms.csv and nms.png.
+adaptive threshold is the best fixed one, so each NMS is measured with thresholds from 0.4 to 0.9. The files are nms.csv
+and nms.png.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ bifpn=      concat: weight every concatenation of the neck, and add the same-lev
 neck=       pan: keep the neck's paths; dualpath: add spatial attention and a detail path, see graft; default pan
 levels=     P2: detect at this level too, with newly initialised layers; default the levels of the model
 attention=  CoordAtt, CBAM, SE, an attention of timm such as timm_eca, or your own block; default CoordAtt
+nms=        adaptive: add the density head of adaptive NMS, see `graft`; plain; default plain
 save=       file to write; default the checkpoint's name followed by the variant's, in its folder
 
 An existing file is not overwritten. Then: yolo train model=best-coordatt-bifpn.pt data=my.yaml
@@ -28,6 +29,7 @@ OPTIONS = {
     "neck": "pan",
     "levels": "",
     "attention": "CoordAtt",
+    "nms": "plain",
     "save": "",
 }
 
@@ -54,6 +56,7 @@ def run(options: dict[str, str]) -> int:
             options["neck"],
             options["attention"],
             levels=options["levels"] or None,
+            nms=options["nms"],
         )
     except GraftError as error:
         raise UsageError(f"{error}.") from error

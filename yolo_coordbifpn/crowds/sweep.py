@@ -12,11 +12,10 @@ from torch import Tensor
 from ..blocks.density import DensityHead, crowding
 from ..errors import InspectError
 from ..host.models import open_model
-from ..patches.adaptive_nms import DENSITIES, nms_home, predictions_of, using
+from ..patches.adaptive_nms import DENSITIES, host_nms, predictions_of, using
 from .scores import Score, Tally
 
-FIXED = tuple(round(0.4 + 0.05 * k, 2) for k in range(11))  # 0.4...0.9
-ADAPTIVE = FIXED[:7]  # 0.4...0.7
+THRESHOLDS = tuple(round(0.4 + 0.05 * k, 2) for k in range(11))  # 0.4...0.9
 LEAST = 0.001  # score of a candidate, as in the host's validation
 _TASKS = ("detect", "segment", "pose", "obb")
 
@@ -31,7 +30,7 @@ def sweep(model: str | Path, data: str, confidence: float = 0.25, **options: Any
         **options: Arguments of the host's `val`, such as `imgsz` and `split`.
 
     Returns:
-        The scores: fixed, soft, and adaptive if possible, each by rising threshold.
+        The scores: fixed, soft, and adaptive if possible, each with thresholds from 0.4 to 0.9.
 
     Raises:
         InspectError: If the model has no boxes for NMS.
@@ -39,10 +38,9 @@ def sweep(model: str | Path, data: str, confidence: float = 0.25, **options: Any
     yolo = open_model(model, str(model))
     if yolo.task not in _TASKS:
         raise InspectError(f"{model} is a model of the task {yolo.task}; NMS is for {', '.join(_TASKS)}")
-    kinds = {"fixed": FIXED, "soft": ADAPTIVE}
-    if any(isinstance(m, DensityHead) for m in yolo.model.modules()):
-        kinds["adaptive"] = ADAPTIVE
-    tallies = [Tally(kind, x, confidence) for kind, thresholds in kinds.items() for x in thresholds]
+    adaptive = any(isinstance(m, DensityHead) for m in yolo.model.modules())
+    kinds = ("fixed", "soft", "adaptive")[: 2 + adaptive]
+    tallies = [Tally(kind, x, confidence) for kind in kinds for x in THRESHOLDS]
     yolo.val(validator=_measuring(yolo, tallies), data=data, plots=False, **options)
     return [x.score() for x in tallies]
 
@@ -84,7 +82,7 @@ def _measure(validator: Any, tallies: Sequence[Tally], images: Sequence[tuple[Te
         options["rotated"] = True
     for tally in tallies:
         with using("plain" if tally.kind == "fixed" else tally.kind):
-            found = nms_home().non_max_suppression(validator.candidates, iou_thres=tally.threshold, **options)
+            found = host_nms()(validator.candidates, iou_thres=tally.threshold, **options)
         for rows, image in zip(found, images):
             tally.add(rows, *image)
 

@@ -97,7 +97,8 @@ def _continued(pairs: Pairs, walk: Walk) -> dict[tuple[int, int], int]:
     """
     old, new = reads(pairs.old[-1]), reads(pairs.new[-1])
     places = level_pairs(pairs.old[-1], pairs.new[-1])
-    known = {k for k, place in zip(new, places) if place is not None and walk.stands_for[k] in old}
+    ran = len(walk.stands_for)
+    known = {k for k, place in zip(new, places) if place is not None and k < ran and walk.stands_for[k] in old}
     found: dict[tuple[int, int], int] = {}
     for j in [k for k, place in zip(new, places) if place is None]:
         layer: Any = pairs.new[j]

@@ -15,9 +15,9 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import importlib
 import inspect
 import os
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -39,7 +39,7 @@ from .replacement import Undo, is_replaced, model_method, replace
 SETTING = "YOLO_COORDBIFPN_NMS"  # environment variable
 KINDS = ("adaptive", "soft", "plain")
 DENSITIES = "densities"  # attribute of a tensor of predictions
-_HOMES = ("ultralytics.utils.nms", "ultralytics.utils.ops")  # of non_max_suppression, newer and older
+HOMES = ("ultralytics.utils.nms", "ultralytics.utils.ops")  # of non_max_suppression, newer and older
 _NAME = "_yolo_coordbifpn_suppress"
 _forced: ContextVar[str] = ContextVar("kind of NMS", default="")
 _told: WeakSet[nn.Module] = WeakSet()  # models whose log says why their NMS is the plain one
@@ -61,17 +61,21 @@ def patch_densities(host: ModuleType) -> Undo:
     return replace_methods(host, base, "predict", lambda original: _with_densities(host, original))
 
 
-def patch_nms() -> Undo:
+def patch_nms(home: ModuleType) -> Undo:
     """Make the host's NMS adaptive for predictions with densities.
+
+    Args:
+        home: The module with `non_max_suppression`, one of `HOMES`.
 
     Returns:
         A function that undoes the patch.
 
     Raises:
-        HostError: If the host has no such function, or one of an unknown shape.
+        HostError: If there is no such function in it, or one of an unknown shape.
     """
-    home = nms_home()
-    original = home.non_max_suppression
+    original = getattr(home, "non_max_suppression", None)
+    if original is None:
+        raise HostError(f"{home.__name__} has no non_max_suppression")
     adaptive = _adaptive(original)
     defaults = {name: x.default for name, x in inspect.signature(original).parameters.items()}
 
@@ -105,25 +109,21 @@ def densities_hold(host: ModuleType) -> bool:
     return is_replaced(getattr(host, "BaseModel", None), "predict", __name__)
 
 
-def nms_holds() -> bool:
-    """Return whether the host's NMS, as it is now, is ours."""
-    return is_replaced(nms_home(), "non_max_suppression", __name__)
+def nms_holds(home: ModuleType | None) -> bool:
+    """Return whether the NMS of a module, as it is now, is ours."""
+    return is_replaced(home, "non_max_suppression", __name__)
 
 
-def nms_home() -> ModuleType:
-    """Return the module of the host that defines `non_max_suppression`.
+def host_nms() -> Callable[..., Any]:
+    """Return the host's `non_max_suppression` as it is now, ours or not.
 
     Raises:
         HostError: If there is none.
     """
-    for name in _HOMES:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-        if hasattr(module, "non_max_suppression"):
-            return module
-    raise HostError(f"there is no non_max_suppression in {' or '.join(_HOMES)}")
+    found = [getattr(sys.modules.get(name), "non_max_suppression", None) for name in HOMES]
+    if not any(found):
+        raise HostError(f"there is no non_max_suppression in {' or '.join(HOMES)}")
+    return next(filter(None, found))
 
 
 # Densities ------------------------------------------------------------------------------------------------------------
@@ -137,13 +137,12 @@ def _with_densities(host: ModuleType, original: Callable[..., Any]) -> Callable[
         head = next((m for m in self.model if type(m) is DensityHead), None)
         if head is None or recorded():
             return original(self, *args, **kwargs)
-        if kwargs.get(
-            "embed"
-        ):  # by default the layer before the head, which for the stock model is the one that we read
-            kwargs["embed"] = [reads(head)[-1] if k == head.i else k for k in kwargs["embed"]]
+        embed = kwargs.get("embed")
+        if embed:  # by default of the layer before the head: in the stock model it is the last one that we read
+            kwargs["embed"] = [reads(head)[-1] if k == head.i else k for k in embed]
         head.densities = None
         out = original(self, *args, **kwargs)
-        if not self.training:
+        if not self.training and not embed:
             reason = _attach(self, head, out)
             if reason and self not in _told:
                 _told.add(self)
@@ -161,8 +160,8 @@ def _attach(model: Any, head: DensityHead, out: Any) -> str:
     if getattr(model, "end2end", False):
         return "this head needs no NMS (end2end), so the densities adapt nothing; they do with NMS switched on"
     if not isinstance(x, Tensor) or densities is None or x.ndim != 3 or x.shape[::2] != densities.shape:
-        return "these predictions have no densities (augment=True, embed), so NMS is the plain one"
-    if not nms_holds():
+        return "these predictions have no densities (augment=True), so NMS is the plain one"
+    if not any(nms_holds(sys.modules.get(name)) for name in HOMES):
         return "the NMS of this Ultralytics could not be made adaptive, so it is the plain one"
     setattr(x, DENSITIES, densities.detach())
     return ""
@@ -180,7 +179,7 @@ def predictions_of(output: Any) -> Any:
 
 def _exceeds(densities: Tensor, threshold: float, kind: str) -> bool:
     """Return whether NMS differs from the host's: a density is above the threshold, or scores are lowered."""
-    return kind == "soft" or bool((densities > threshold).any())
+    return kind == "soft" or (densities.numel() > 0 and float(densities.max()) > threshold)
 
 
 @contextlib.contextmanager
@@ -267,7 +266,7 @@ def _suppress(
         kept, values = soft_nms(boxes.float(), scores.float(), thresholds, least, most)
         rows[kept, 4] = values.to(rows)
         return kept
-    if not bool((thresholds > threshold).any()):
+    if float(rows[:, 6].max()) <= threshold:
         return plain(boxes, scores, threshold, **options)
     if boxes.shape[1] == 5:
         return fast_nms(boxes.float(), scores, thresholds)

@@ -16,7 +16,7 @@ from ..errors import HostError, host_needed
 from ..grafting.graft import graft_text
 from ..registry import GIVE_WAY, TABLE, ChannelRule, entry_points, environment, shipped
 from . import hook
-from .adaptive_nms import densities_hold, nms_holds, patch_densities, patch_nms
+from .adaptive_nms import HOMES, densities_hold, nms_holds, patch_densities, patch_nms
 from .block_losses import block_losses_hold, patch_block_losses
 from .distillation import distillation_holds, patch_distillation
 from .failure import raise_when_built
@@ -34,6 +34,7 @@ _OPTIONAL: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Undo]]] =
     "ultralytics.utils.callbacks": ("training log", training_log_holds, patch_training_log),
     "ultralytics.nn.modules.block": ("mask prototypes", prototypes_hold, patch_prototypes),
     "ultralytics.nn.distill_model": ("distillation", distillation_holds, patch_distillation),
+    **dict.fromkeys(HOMES, ("adaptive NMS", nms_holds, patch_nms)),
 }
 _parts: set[str] = set()  # the modules of these that were patched
 _undo: dict[str, list[Undo]] = {}  # patches that were made, by the module of the parser
@@ -98,9 +99,6 @@ def install_quietly() -> None:
             if not holds(part):
                 _undo[hook.HOST].append(patch(part))
                 _parts.add(module)
-    with contextlib.suppress(HostError):  # models with a density head say so
-        if not nms_holds():
-            _undo[hook.HOST].append(patch_nms())
 
 
 def install_parser_quietly(name: str) -> None:
@@ -235,7 +233,6 @@ def status() -> tuple[dict[str, bool], HostError | None]:
         "fusing": fuse_holds(host),
         "losses of blocks": block_losses_hold(host),
         "densities": densities_hold(host),
-        "adaptive NMS": nms_holds(),
         "safe loading": safe_load_holds(host, TABLE),
         **{f"parser {name}": parser_holds(sys.modules.get(name)) for name in _undo if name != hook.HOST},
     }
