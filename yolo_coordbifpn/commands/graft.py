@@ -36,11 +36,11 @@ OPTIONS = {
     "coordatt": "deepest",
     "bifpn": "concat",
     "neck": "pan",
+    "levels": "",
     "attention": "CoordAtt",
     "edge": "",
     "repeats": "",
     "width": "",
-    "levels": "",
     "nms": "plain",
     "save": "",
 }
