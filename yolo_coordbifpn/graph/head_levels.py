@@ -132,9 +132,11 @@ def _at_half_the_stride(branch: nn.Module, name: str) -> nn.Module:
     """
     branch = copy.deepcopy(branch)
     last: Any = branch[-1] if isinstance(branch, nn.Sequential) else branch
+    if getattr(last, "bias", None) is None:
+        return branch  # of a fork
     if name.endswith("cv3"):
         last.bias.data -= _SILENCE
-    elif name.endswith("cv2"):
+    elif name.endswith("cv2") and len(last.bias) % 4 == 0:
         last.weight.data, last.bias.data = _doubled(last.weight.data), _doubled(last.bias.data)
     return branch
 
@@ -149,10 +151,10 @@ def _doubled(values: Tensor) -> Tensor:
     bins = len(values) // 4
     if bins == 1:
         return 2 * values
-    sides = values.view(4, bins, -1)
+    sides = values.reshape(4, bins, -1)
     lower = torch.arange(bins) // 2
     upper = (torch.arange(bins) + 1) // 2
-    return ((sides[:, lower] + sides[:, upper]) / 2).view_as(values)
+    return ((sides[:, lower] + sides[:, upper]) / 2).reshape(values.shape)
 
 
 def _widened(old: nn.Module, new: nn.Module) -> nn.Module:
