@@ -16,6 +16,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import anms
+import benchmark_nms
 import benchmark_report
 import check_exports
 import check_hosts
@@ -223,6 +225,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "starts": lambda: compare_starts.table(read(RESULTS / "compare_starts.csv")),
     "blocks": blocks,
     "zoo": lambda: zoo.table(read(RESULTS / "zoo.csv")),
+    "anms": lambda: anms.table(read(RESULTS / "anms.csv")),
+    "benchmark-nms": lambda: benchmark_nms.table(read(RESULTS / "benchmark_nms.csv")),
     "fuzz": lambda: fuzz_report.table(read(RESULTS / "fuzz.csv")),
 }
 

@@ -96,6 +96,7 @@ def test_sweep_is_the_hosts_validation(tmp_path: Path, monkeypatch: pytest.Monke
     assert plain["fixed 0.7"].map == pytest.approx(host.box.map, abs=1e-6)
     assert plain["adaptive 0.5"].row() == {**plain["fixed 0.5"].row(), "NMS": "adaptive"}
     assert plain["fixed 0.5"].row() == crowded["fixed 0.5"].row()
+    assert plain["soft 0.5"].row() == crowded["soft 0.5"].row() != crowded["adaptive soft 0.5"].row()
     assert crowded["adaptive 0.5"].false_positives > plain["adaptive 0.5"].false_positives
 
 

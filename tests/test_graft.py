@@ -42,6 +42,7 @@ REASONS = {  # why a variant has no place in some models
     "bottleneck": "no block of the backbone has bottlenecks",
     "dualpath": "there is no neck with two paths",
     "p2": "the heads Detect, Segment, Pose and OBB can have other levels|the head reads P2, P3, P4, P5 already",
+    "anms": "do not go through NMS",
 }
 
 
@@ -145,7 +146,7 @@ def test_every_stock_model_at_every_scale(name: str, record_property: Any, quick
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", STOCK)
 def test_every_stock_model_in_the_other_variants(name: str, record_property: Any, quick_builds: None) -> None:
-    """Other necks, attention inside the bottlenecks and a level at P2 are built and trained, or refused."""
+    """Other necks, attention inside the bottlenecks, a level at P2 and densities are built and trained, or refused."""
     torch.manual_seed(0)
     cfg = narrow(stock_cfg(name))
     old = scrambled(build(cfg))
@@ -156,6 +157,7 @@ def test_every_stock_model_in_the_other_variants(name: str, record_property: Any
         "bottleneck": Variant("bottleneck", "none"),
         "dualpath": Variant("none", "concat", "dualpath"),
         "p2": Variant("none", "none", levels="P2"),
+        "anms": Variant("none", "none", nms="adaptive"),
     }
     for key, variant in others.items():
         try:

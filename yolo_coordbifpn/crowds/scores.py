@@ -21,7 +21,7 @@ class Score:
     """The result of one NMS.
 
     Attributes:
-        kind: `fixed`, `soft` or `adaptive`.
+        kind: `fixed`, `soft`, `adaptive` or `adaptive soft`.
         threshold: The overlap threshold, N_t.
         map50: mAP at IoU 0.5.
         map: mAP at IoU 0.5...0.95.
@@ -58,7 +58,7 @@ class Tally:
         """Start empty.
 
         Args:
-            kind: `fixed`, `soft` or `adaptive`.
+            kind: `fixed`, `soft`, `adaptive` or `adaptive soft`.
             threshold: The overlap threshold, N_t.
             confidence: Score from which detections count for recall and false positives.
         """

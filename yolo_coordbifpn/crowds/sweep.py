@@ -30,7 +30,7 @@ def sweep(model: str | Path, data: str, confidence: float = 0.25, **options: Any
         **options: Arguments of the host's `val`, such as `imgsz` and `split`.
 
     Returns:
-        The scores: fixed, soft, and adaptive if possible, each with thresholds from 0.4 to 0.9.
+        The scores: fixed, soft, and adaptive, hard and soft, if possible, each with thresholds from 0.4 to 0.9.
 
     Raises:
         InspectError: If the model has no boxes for NMS.
@@ -39,8 +39,9 @@ def sweep(model: str | Path, data: str, confidence: float = 0.25, **options: Any
     if yolo.task not in _TASKS:
         raise InspectError(f"{model} is a model of the task {yolo.task}; NMS is for {', '.join(_TASKS)}")
     adaptive = any(isinstance(m, DensityHead) for m in yolo.model.modules())
-    kinds = ("fixed", "soft", "adaptive")[: 2 + adaptive]
-    tallies = [Tally(kind, x, confidence) for kind in kinds for x in THRESHOLDS]
+    kinds = ("fixed", "soft", "adaptive", "adaptive soft")[: 4 if adaptive else 2]
+    steps = {kind: 2 if "soft" in kind else 1 for kind in kinds}  # which takes ten times as long as the others
+    tallies = [Tally(kind, x, confidence) for kind in kinds for x in THRESHOLDS[:: steps[kind]]]
     yolo.val(validator=_measuring(yolo, tallies), data=data, plots=False, **options)
     return [x.score() for x in tallies]
 
@@ -57,7 +58,7 @@ def _measuring(yolo: Any, tallies: Sequence[Tally]) -> type[Any]:
             if x.shape[1] < 4 + len(self.names) or getattr(self, "end2end", False):
                 raise InspectError("the head of this model needs no NMS (end2end), so there is nothing to measure")
             self.candidates = x.clone()
-            setattr(self.candidates, DENSITIES, getattr(x, DENSITIES, torch.zeros_like(x[:, 0])))
+            self.densities = getattr(x, DENSITIES, None)
             return super().postprocess(preds)
 
         def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
@@ -81,8 +82,10 @@ def _measure(validator: Any, tallies: Sequence[Tally], images: Sequence[tuple[Te
     if args.task == "obb":
         options["rotated"] = True
     for tally in tallies:
-        with using("plain" if tally.kind == "fixed" else tally.kind):
-            found = host_nms()(validator.candidates, iou_thres=tally.threshold, **options)
+        adapts, x = tally.kind.startswith("adaptive"), validator.candidates
+        setattr(x, DENSITIES, validator.densities if adapts else torch.zeros_like(x[:, 0]))
+        with using("plain" if tally.kind == "fixed" else tally.kind.split()[-1]):
+            found = host_nms()(x, iou_thres=tally.threshold, **options)
         for rows, image in zip(found, images):
             tally.add(rows, *image)
 
