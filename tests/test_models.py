@@ -31,7 +31,7 @@ SUMMARY = re.compile(
 
 def test_the_variants_of_each_family() -> None:
     """Each family has three variants, each with the blocks in its name at their places."""
-    assert len(ALL) == 78
+    assert len(ALL) == 85
     for family in ("yolo11", "yolov8", "yolo26"):
         stock = YOLO(f"{family}n.yaml").model.model
         for variant in ("coordatt", "bifpn", "coordatt-bifpn"):
@@ -164,7 +164,7 @@ def test_shipped_files_name_their_sources() -> None:
         text = model_yaml(file).read_text(encoding="utf-8")
         assert "AGPL-3.0" in text
         assert ("2103.02907" in text) == ("coordatt" in file)
-        assert ("1911.09070" in text) == ("bifpn" in file)
+        assert ("1911.09070" in text) == ("bifpn" in file or "dualpath" in file)
         loaded = yaml_model_load(f"{file}.yaml")
         assert set(loaded) <= {
             "nc",
@@ -176,6 +176,7 @@ def test_shipped_files_name_their_sources() -> None:
             "end2end",
             "reg_max",
             "kpt_shape",
+            "yolo_coordbifpn",
         }
         assert all(len(row) == 4 for row in loaded["backbone"] + loaded["head"])
         # the numbers in the comments are the rows' own
