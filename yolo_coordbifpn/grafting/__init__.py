@@ -5,6 +5,8 @@ names.py       names of model YAMLs: shipped, the host's, and a stock name follo
 row_graph.py   the rows of a model YAML as a graph
 attention.py   places of attention
 necks.py       the weighted, the top-down and the summing neck
+levels.py      detection levels added to the neck or taken from the head
+dual_path.py   the detail path and the spatial gates
 density.py     the density head of adaptive NMS
 graft.py       a variant of a model YAML, built and checked
 yaml_text.py   the text of a model YAML with changed rows

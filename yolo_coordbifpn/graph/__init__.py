@@ -8,6 +8,7 @@ align.py              an alignment of two models' layers
 pairs.py              the aligned layers, and the blocks that are new
 label_propagation.py  labels on the channels of tensors, through a forward pass
 channels.py           which convolutions read the new channels of an added edge
+head_levels.py        the levels of two heads, paired by stride
 donor.py              the model to load from
 transfer.py           what became of the weights: one line and a measured difference
 transplant.py         the steps from a pretrained model to a transfer, and the checks

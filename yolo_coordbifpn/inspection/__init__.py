@@ -2,9 +2,9 @@
 
 inspect.py         the public functions
 sources.py         models and images by the names that a user gives
-capture.py         gates captured during the host's own prediction
-gates.py           the gates of CoordAtt as arrays
-gate_plot.py       the gates over an image, for one model or two
+capture.py         gates and maps captured during the host's own prediction
+gates.py           the gates of CoordAtt and the maps of SpatialGate as arrays
+gate_plot.py       gates and maps over an image, for one model or two
 findings.py        what was found, in sentences and in a table of shares
 page.py            all plots of an inspection as files and on one HTML page
 effects.py         what the attention blocks do to an image

@@ -45,7 +45,8 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
     @functools.wraps(original)
     def load(self: Any, weights: Any, verbose: bool = True) -> Any:
         table.discovery.find(modules(_yaml(self)), vars(host))  # a checkpoint may be the first to have them
-        if not _has_other_layers(self, table):
+        stock = not _has_other_layers(self, table)
+        if stock:
             removal = _without_blocks(weights, self, table, host.Concat)
             if verbose and removal is not None:
                 _log_removal(host.LOGGER, removal)
@@ -62,7 +63,7 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
         try:
             transfer = transplant(source, self, table.is_block)
         except WeightsError:
-            if _has_other_layers(self, table):
+            if not stock:
                 raise
             return original(self, weights, verbose)  # of another family, of which a stock model takes what fits
         wrap_as(transfer.donor, self)
@@ -70,7 +71,6 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
         adopt_starts(transfer.donor, self)
         if verbose:
             change = transfer.change(source, self)
-            stock = not _has_other_layers(self, table)
             _log(host.LOGGER, transfer, transfer.report(self, change), change, stock)
         return result
 
@@ -119,8 +119,7 @@ def _has_other_layers(model: Any, table: BlockTable) -> bool:
 
 def _has_other_levels(weights: Any, model: Any) -> bool:
     """Return whether the heads of weights and of a stock model have other levels, or the same in another order."""
-    source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
-    layers = getattr(source, "model", None)
+    layers = getattr(_given(weights), "model", None)
     if not isinstance(layers, nn.Sequential) or not isinstance(model.model, nn.Sequential):
         return False
     return moves(level_pairs(layers[-1], model.model[-1]), layers[-1])
@@ -129,6 +128,11 @@ def _has_other_levels(weights: Any, model: Any) -> bool:
 def _yaml(model: Any) -> dict[str, Any]:
     """Return the YAML that a model was built from, an empty one if it has none."""
     return getattr(model, "yaml", None) or {}
+
+
+def _given(weights: Any) -> Any:
+    """Return the model in a checkpoint, other weights as they are; whatever it is, the host may take it."""
+    return (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
 
 
 def _model(weights: Any) -> nn.Module:
@@ -141,11 +145,11 @@ def _model(weights: Any) -> nn.Module:
         WeightsError: If it is neither.
     """
     if isinstance(weights, dict):
-        if not isinstance(weights.get("ema") or weights.get("model"), nn.Module):
+        if not isinstance(_given(weights), nn.Module):
             raise WeightsError(
                 f"pretrained weights: no model in a dict with the keys {', '.join(map(str, list(weights)[:5]))}, ..."
             )
-        return weights.get("ema") or weights["model"]
+        return _given(weights)
     if isinstance(weights, (str, Path)) or not isinstance(weights, nn.Module):
         raise WeightsError(f"pretrained weights: expected a checkpoint or a model, got {weights!r}")
     return weights
@@ -153,7 +157,7 @@ def _model(weights: Any) -> nn.Module:
 
 def _without_blocks(weights: Any, target: Any, table: BlockTable, concat: Any) -> Removal | None:
     """Return weights of a model with registered blocks without these, None for all other weights."""
-    source = (weights.get("ema") or weights.get("model")) if isinstance(weights, dict) else weights
+    source = _given(weights)
     layers = getattr(target, "model", None)
     if not isinstance(layers, nn.Sequential) or source is None or not table.in_model(source):
         return None
