@@ -13,6 +13,7 @@ import functools
 import gc
 import importlib
 import json
+import multiprocessing.process
 import os
 import runpy
 import select
@@ -119,6 +120,7 @@ def _work(job: dict[str, Any], installed: list[str]) -> None:
     os.environ.clear()
     os.environ.update(job["env"])
     os.chdir(job["folder"])
+    multiprocessing.process.ORIGINAL_DIR = os.getcwd()  # type: ignore[attr-defined]  # of the main program's file
     for number, file in enumerate((os.devnull, *job["files"])):
         os.dup2(os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
     first = job["words"][0]

@@ -154,7 +154,7 @@ def test_models(capsys: pytest.CaptureFixture[str], quick_builds: None) -> None:
     assert rows["yolo11n-coordatt-bifpn.yaml"] == ["coordatt-bifpn", "2.647", "+0.88%", "6.73", "+0.84%"]
     assert rows["yolo11n-cls-coordatt.yaml"][0] == "coordatt"
     assert rows["yolov10s-bifpn.yaml"][0] == "bifpn"
-    assert len(rows) == 13 + 5 + 3 + 1 + 18 + 6  # files and stock models of yolo11, yolo12 and yolov10
+    assert len(rows) == 16 + 5 + 3 + 1 + 18 + 6  # files and stock models of yolo11, yolo12 and yolov10
 
 
 def test_check_without_faults(tmp_path: Path) -> None:

@@ -445,7 +445,7 @@ def test_attention_of_timm(kind: str, stock: str, own_blocks: None, quick_builds
     old, known = inspected(stock)
     for places in ("deepest", "bottleneck"):
         variant = Variant(places, "none", attention=f"timm_{kind}")
-        new = verify(old, graft_rows(old.yaml, known, variant).cfg())
+        new = verify(old, graft_rows(old.yaml, known, variant).cfg(), variant)
         new.load(old, verbose=False)
         assert gap(new, old) < 1e-5
     found = [new.model.get_submodule(x) for x in rezeros(new.model)]
