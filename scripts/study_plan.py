@@ -76,7 +76,7 @@ TREATMENTS = {
     "dualpath-p2": Treatment({"coordatt": "none", "neck": "dualpath", "levels": "P2"}),
     "all-x16": Treatment({"coordatt": "P3,P4,P5,N3,N4,N5,bottleneck", "bifpn": "concat"}, 16),
 }
-_LEVELS = ("stock", "p2", "dualpath", "dualpath-p2", "coordatt-bifpn", "stock+96px")
+_LEVELS = ("stock", "p2", "dualpath", "coordatt-bifpn", "stock+96px")
 _SCREENED = tuple(
     x for x in TREATMENTS if x not in ("stock-s", "bifpn-add", "stock+96px", "p2", "dualpath", "dualpath-p2")
 )

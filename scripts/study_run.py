@@ -40,6 +40,7 @@ def run(options: dict[str, str]) -> None:
     yolo_coordbifpn.install()
     _set_start(treatment.start)
     _set_rate(treatment.rate)
+    _set_layout()
     model = f"yolo11{treatment.scale}.yaml"
     if treatment.blocks:
         file = folder / f"yolo11{treatment.scale}-{name.replace('+', '-')}.yaml"
@@ -85,7 +86,7 @@ def run(options: dict[str, str]) -> None:
         **_awake(plan.folder / result["best"], train),
         "commit": result["commit"],
         "versions": f"ultralytics {result['ultralytics']}, torch {result['torch']}, python {result['python']}",
-        "machine": result["machine"],
+        "machine": f"{result['machine']}, channels_last",
         "command": f"python scripts/study_run.py run={options['run']} {stage.data}={Path(options[stage.data]).name}",
     }
     (folder / "row.json").write_text(json.dumps(row))
@@ -108,6 +109,17 @@ def _set_rate(rate: float) -> None:
                 rest = {k: v for k, v in group.items() if k != "params"}
                 optimizer.add_param_group({**rest, "params": faster, "lr": rate * group["lr"], "weight_decay": 0.0})
         return optimizer
+
+    BaseTrainer.build_optimizer = build_optimizer  # type: ignore[method-assign]
+
+
+def _set_layout() -> None:
+    """Train in channels_last, which is a quarter quicker on a CPU and differs by rounding alone."""
+    original: Any = BaseTrainer.build_optimizer
+
+    @functools.wraps(original)
+    def build_optimizer(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, model.to(memory_format=torch.channels_last), *args, **kwargs)
 
     BaseTrainer.build_optimizer = build_optimizer  # type: ignore[method-assign]
 
