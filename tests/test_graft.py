@@ -603,7 +603,7 @@ def test_names_are_split() -> None:
     )
     for name in ("yolo11n.yaml", "yolo26n-sem.yaml", "bifpn.yaml", "yolo11n-bifpn.pt", "yolov8s-world.yaml"):
         assert split(name) is None or name == "bifpn.yaml"
-    assert len(set(variants())) == len(variants()) == 26
+    assert len(set(variants())) == len(variants()) == 27
 
 
 @pytest.mark.parametrize(

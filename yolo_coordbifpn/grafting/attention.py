@@ -45,7 +45,7 @@ def attend(rows: Rows, places: str, module: str) -> None:
 
 def _find(rows: Rows, name: str) -> list[Node]:
     """Return the rows of a place."""
-    stages = sorted({node.stride for node in rows.backbone if node.stride and node.stride > 1})
+    stages = _strides(rows)
     if name == "bottleneck":
         nodes = [node for node in rows.backbone if node.facts.bottlenecks]
         if not nodes:
@@ -53,13 +53,13 @@ def _find(rows: Rows, name: str) -> list[Node]:
             raise GraftError(f"coordatt=bottleneck: no block of the backbone has bottlenecks; it is made of {kinds}")
         return nodes
     if name == "deepest" and stages:
-        return [_stage(rows, stages[-1], stages)]
+        return [_last(rows, stages[-1])]
     match = re.fullmatch(r"([PN])(\d)", name)
     if match is None:
         raise GraftError(f"coordatt= takes P2...P5, deepest, N3...N5, bottleneck or none, got {name!r}")
-    stride = float(2 ** int(match[2]))
     if match[1] == "P":
-        return [_stage(rows, stride, stages)]
+        return [stage(rows, name)]
+    stride = float(2 ** int(match[2]))
     outputs = {x.stride: x for x in rows.last.inputs if x is not None and x.head and x.stride}
     if stride not in outputs:
         there = ", ".join(f"N{level(x.stride)[1:]}" for x in outputs.values())
@@ -67,12 +67,31 @@ def _find(rows: Rows, name: str) -> list[Node]:
     return [outputs[stride]]
 
 
-def _stage(rows: Rows, stride: float, stages: list[float]) -> Node:
-    """Return the last layer of the backbone stage at a stride, or the layer before its pooling if it has one."""
-    nodes = [node for node in rows.backbone if node.stride == stride]
-    if not nodes:
+def stage(rows: Rows, name: str) -> Node:
+    """Return the last layer of a stage of the backbone, or the layer before its pooling if it has one.
+
+    Args:
+        rows: Rows of the model.
+        name: The stage, `P2`...`P5`.
+
+    Raises:
+        GraftError: If the backbone has no such stage.
+    """
+    stages = _strides(rows)
+    if 2.0 ** int(name[1:]) not in stages:
         there = ", ".join(level(s) for s in stages)
-        raise GraftError(f"the backbone has no stage {level(stride)}; {f'there are {there}' if there else 'none'}")
+        raise GraftError(f"the backbone has no stage {name}; {f'there are {there}' if there else 'none'}")
+    return _last(rows, 2.0 ** int(name[1:]))
+
+
+def _strides(rows: Rows) -> list[float]:
+    """Return the strides of the stages of the backbone."""
+    return sorted({node.stride for node in rows.backbone if node.stride and node.stride > 1})
+
+
+def _last(rows: Rows, stride: float) -> Node:
+    """Return the last layer of the backbone at a stride, or the layer before its pooling."""
+    nodes = [node for node in rows.backbone if node.stride == stride]
     pooling = next((node for node in nodes if node.module.startswith("SPP")), None)
     before = pooling.inputs[0] if pooling is not None else None
     return before if before is not None else nodes[-1]

@@ -18,6 +18,7 @@ from ..registry.probe import origin
 from .attention import attend
 from .density import add_densities
 from .dual_path import add_detail, add_gates
+from .grid import add_grid
 from .levels import set_levels
 from .necks import keep_top_down, sum_neck, weigh
 from .row_graph import Rows
@@ -56,6 +57,8 @@ def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) ->
         attend(rows, variant.coordatt, _attention(variant.attention))
     if variant.nms == "adaptive":
         add_densities(rows)
+    if variant.grid != "none":
+        add_grid(rows, variant.grid)
     return rows
 
 
@@ -71,6 +74,7 @@ def graft(
     width: int | None = None,
     levels: str | None = None,
     nms: str = "plain",
+    grid: str = "none",
 ) -> dict[str, Any]:
     """Put blocks into any model YAML, at places found from the model itself.
 
@@ -89,6 +93,7 @@ def graft(
         width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256.
         levels: Levels of the head: `P2` to add it, or a range such as `P2-P4`; those of the model if None.
         nms: `adaptive` for a density head, with which NMS is adaptive, or `plain`.
+        grid: `P3` or `P4`: the stage of the backbone behind which pictures without objects drop out; or `none`.
 
     Returns:
         A new YAML dict, from which a model has been built; `cfg` is not changed. If `cfg` is a name with a scale, such
@@ -102,7 +107,7 @@ def graft(
     """
     with host_needed():
         import ultralytics.nn.tasks  # noqa: F401 - patched as soon as it is imported
-    variant = Variant(coordatt, bifpn, neck, attention, edge, repeats, width, levels, nms)
+    variant = Variant(coordatt, bifpn, neck, attention, edge, repeats, width, levels, nms, grid)
     given = cfg if isinstance(cfg, dict) else load(cfg)
     check_rows(given)
     before = build(given)

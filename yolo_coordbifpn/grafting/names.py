@@ -21,7 +21,7 @@ from .variant import Variant
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SCALE = re.compile(r"^(yolo(?:e-)?v?\d+)([nslmx])(?=[-.]|$)")
-_ADAPTIVE = "anms"
+_ADAPTIVE, _GRID = "anms", "grid"
 _NECKS = {
     "bifpn": ("concat", "pan"),
     "bifpn_add": ("add", "pan"),
@@ -69,8 +69,9 @@ def split(name: str) -> tuple[str, Variant] | None:
     attention = [x for x in words if x in TABLE.variants and x not in _stock_words()]
     neck = [x for x in words if x in _NECKS]
     nms = [x for x in words if x == _ADAPTIVE]
-    groups = (attention, neck, nms)
-    stock, levels = _without_levels("-".join([first, *(x for x in words if x not in attention + neck + nms)]))
+    grid = [x for x in words if x == _GRID]
+    groups = (attention, neck, nms, grid)
+    stock, levels = _without_levels("-".join([first, *(x for x in words if x not in sum(groups, []))]))
     if not name.endswith(".yaml") or not (any(groups) or levels) or max(map(len, groups)) > 1:
         return None
     bifpn, paths = _NECKS[neck[0]] if neck else ("none", "pan")
@@ -81,6 +82,7 @@ def split(name: str) -> tuple[str, Variant] | None:
         attention=TABLE.variants[attention[0]].__name__ if attention else "CoordAtt",
         levels=levels,
         nms="adaptive" if nms else "plain",
+        grid="P3" if grid else "none",
     )
     return f"{stock}.yaml", variant
 
@@ -110,7 +112,7 @@ def _discover(words: Collection[str]) -> list[str]:
     """
 
     def unknown() -> list[str]:
-        known = {*TABLE.variants, *_NECKS, _ADAPTIVE, *_stock_words(), *"-".join(_LEVELS).split("-")}
+        known = {*TABLE.variants, *_NECKS, _ADAPTIVE, _GRID, *_stock_words(), *"-".join(_LEVELS).split("-")}
         return [x for x in words if x not in known]
 
     if not unknown():
@@ -140,12 +142,12 @@ def _stock_words() -> set[str]:
 
 
 def variants() -> list[str]:
-    """Return the usual variants: attention blocks that are known so far, necks, both, some with P2, and A-NMS alone."""
+    """Return the usual variants: attention blocks that are known so far, necks, both, some with P2, A-NMS and grid."""
     words = [x for x in TABLE.variants if not x.startswith(PREFIX)]
     necks = ("", "bifpn", "bifpn-add", "fpn", "dualpath")
     found = [[attention, neck, ""] for attention in ("", *words) for neck in necks]
     found += [[attention, neck, "p2"] for attention in ("", *words[:1]) for neck in ("", "bifpn", "dualpath")]
-    return ["-".join(filter(None, x)) for x in [*found, [_ADAPTIVE]] if any(x)]
+    return ["-".join(filter(None, x)) for x in [*found, [_ADAPTIVE], [_GRID]] if any(x)]
 
 
 def canonical(name: str) -> str:

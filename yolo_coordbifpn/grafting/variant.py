@@ -28,6 +28,7 @@ class Variant:
             the 64 channels of EfficientDet-D0 at scale n.
         levels: Levels of the head: `P2` to add it, or a range such as `P2-P4`; those of the model if None.
         nms: `adaptive` for a density head, with which NMS is adaptive, or `plain`.
+        grid: `P3` or `P4`: the stage of the backbone behind which pictures without objects drop out; or `none`.
     """
 
     coordatt: str = "deepest"
@@ -39,6 +40,7 @@ class Variant:
     width: int | None = None
     levels: str | None = None
     nms: str = "plain"
+    grid: str = "none"
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -50,6 +52,7 @@ class Variant:
             "bifpn": ("concat", "add", "none"),
             "neck": ("pan", "fpn", "dualpath"),
             "nms": ("plain", "adaptive"),
+            "grid": ("P3", "P4", "none"),
         }
         for name, choices in allowed.items():
             if getattr(self, name) not in choices:
@@ -82,9 +85,10 @@ class Variant:
             raise GraftError("neck=dualpath is made around the weighted fusions; it needs bifpn=concat")
         if self.levels is not None and not _is_levels(self.levels):
             raise GraftError(f"levels= must be P2, or a range such as P2-P4, got {self.levels!r}")
-        if (self.coordatt, self.bifpn, self.neck, self.levels, self.nms) == ("none", "none", "pan", None, "plain"):
+        if not self.name:
             raise GraftError(
-                "coordatt=none, bifpn=none, neck=pan and nms=plain together, without levels=, leave nothing to do"
+                "coordatt=none, bifpn=none, neck=pan, nms=plain and grid=none together, without levels=, leave nothing "
+                "to do"
             )
 
     @property
@@ -101,6 +105,7 @@ class Variant:
         parts += [f"w{self.width}"] if self.width not in (None, 256) else []
         parts += [self.levels.lower()] if self.levels else []
         parts += ["anms"] if self.nms == "adaptive" else []
+        parts += {"none": [], "P3": ["grid"]}.get(self.grid, ["grid", self.grid])
         return "-".join(parts)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..registry import BlockTable
 from .replacement import Undo, is_replaced, model_method, replace
 
-_ACTIVE = "_yolo_coordbifpn_loss"  # attribute of a model while its loss is computed: one `loss` may call another
+ACTIVE = "_yolo_coordbifpn_loss"  # attribute of a model while its loss is computed: one `loss` may call another
 _told: set[str] = set()  # losses of which the log says that they have no column
 
 
@@ -64,16 +64,16 @@ def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., An
     @functools.wraps(original)
     def loss(self: Any, batch: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         blocks = [m for m in self.modules() if type(m) in table and callable(getattr(m, "loss", None))]
-        if not blocks or hasattr(self, _ACTIVE):
+        if not blocks or hasattr(self, ACTIVE):
             return original(self, batch, *args, **kwargs)
-        setattr(self, _ACTIVE, True)
+        setattr(self, ACTIVE, True)
         try:
             if getattr(self, "criterion", None) is None:
                 self.criterion = self.init_criterion()
             with _assignment(self.criterion) as assigned:
                 total, items = original(self, batch, *args, **kwargs)
         finally:
-            delattr(self, _ACTIVE)
+            delattr(self, ACTIVE)
         losses = _losses(blocks, {**batch, **assigned}, items)
         if isinstance(items, dict):
             items = {**items, **{name: x.detach() for name, x in losses.items()}}

@@ -21,6 +21,7 @@ from .block_losses import block_losses_hold, patch_block_losses
 from .distillation import distillation_holds, patch_distillation
 from .failure import raise_when_built
 from .fusing import fuse_holds, patch_fuse
+from .grid_skipping import grid_skipping_holds, patch_grid_skipping
 from .names import names_hold, patch_names, report_file
 from .parser import check_names, expose, parser_holds, patch_parser
 from .prototypes import patch_prototypes, prototypes_hold
@@ -86,6 +87,7 @@ def install_quietly() -> None:
             (fuse_holds(host), lambda: patch_fuse(host, TABLE)),
             (block_losses_hold(host), lambda: patch_block_losses(host, TABLE)),
             (densities_hold(host), lambda: patch_densities(host)),
+            (grid_skipping_holds(host), lambda: patch_grid_skipping(host)),
             (safe_load_holds(host, TABLE), lambda: patch_safe_load(host, TABLE)),
             (engine is None or engine_load_holds(engine), lambda: patch_engine_load(engine, TABLE)),
         ),
@@ -233,6 +235,7 @@ def status() -> tuple[dict[str, bool], HostError | None]:
         "fusing": fuse_holds(host),
         "losses of blocks": block_losses_hold(host),
         "densities": densities_hold(host),
+        "grid skipping": grid_skipping_holds(host),
         "safe loading": safe_load_holds(host, TABLE),
         **{f"parser {name}": parser_holds(sys.modules.get(name)) for name in _undo if name != hook.HOST},
     }
