@@ -182,5 +182,3 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_mapped(x, change) for x in value)
     return value
-
-

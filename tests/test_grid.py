@@ -1,0 +1,395 @@
+"""Grid activation: its loss, and pictures that drop out in inference."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import gap, inserted, tensors, yolo
+from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+from ultralytics.utils import DEFAULT_CFG
+
+from yolo_coordbifpn import GraftError, graft, install, uninstall
+from yolo_coordbifpn.blocks.grid import GridActivation
+from yolo_coordbifpn.commands.scenes import write_scenes
+from yolo_coordbifpn.grafting.names import split
+from yolo_coordbifpn.graph.layers import reads
+from yolo_coordbifpn.patches import grid_skipping
+from yolo_coordbifpn.patches.grid_skipping import grid_of
+
+NAMES = {
+    "detect": "yolo11n",
+    "segment": "yolo11n-seg",
+    "pose": "yolov8n-pose",
+    "obb": "yolo11n-obb",
+    "end2end": "yolo26n",
+}
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, YOLO]:
+    """Build a small model of each task with a grid whose scores differ between pictures."""
+    torch.manual_seed(0)
+    found = {task: YOLO(f"{name}-grid.yaml") for task, name in NAMES.items()}
+    for x in found.values():
+        choosy(x.model)
+    return found
+
+
+def choosy(model: Any) -> Any:
+    """Give a model features, and its grid scores, that differ between pictures: statistics of a batch of them."""
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.momentum = 1.0
+    with torch.no_grad():
+        model.train()(pictures())
+    nn.init.normal_(grid_of(model).out.weight, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture
+def model(models: dict[str, YOLO]) -> Any:
+    """Copy the detection model."""
+    return copy.deepcopy(models["detect"].model)
+
+
+def pictures(count: int = 4, width: int = 96) -> Tensor:
+    """Draw pictures of different brightness."""
+    g = torch.Generator().manual_seed(3)
+    return torch.rand(count, 3, 64, width, generator=g) * torch.linspace(0.1, 1, count)[:, None, None, None]
+
+
+def run(model: Any, x: Tensor, threshold: float = 0.0) -> Any:
+    """Run a model with a threshold."""
+    grid_of(model).threshold = threshold
+    with torch.no_grad():
+        return model(x)
+
+
+def between(model: Any, x: Tensor, kept: int) -> float:
+    """Return a threshold that keeps a number of pictures."""
+    run(model, x)
+    scores = grid_of(model).scores().sort(descending=True).values.tolist()
+    assert scores[kept - 1] > scores[kept] * 1.0001
+    return (scores[kept - 1] + scores[kept]) / 2
+
+
+def layers_run(model: Any, x: Tensor, threshold: float) -> list[int]:
+    """Return the layers that run, by index."""
+    seen: list[int] = []
+    layers = [m for m in model.model if not isinstance(m, GridActivation)]
+    for m in layers:
+        m.forward = lambda *args, _m=m: (seen.append(_m.i), type(_m).forward(_m, *args))[1]
+    try:
+        run(model, x, threshold)
+    finally:
+        for m in layers:
+            del m.forward
+    return seen
+
+
+# Skipping
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_nothing_is_skipped(models: dict[str, YOLO], task: str) -> None:
+    """Where every score reaches the threshold, and where there is none, all outputs are the same bit for bit."""
+    model, x = models[task].model, pictures()
+    plain = [*tensors(run(model, x))]
+    for a, b in zip([*tensors(run(model, x, 1e-9))], plain, strict=True):
+        assert torch.equal(a, b)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid_skipping, "grid_of", lambda model: None)
+        for a, b in zip([*tensors(run(model, x))], plain, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_some_are_skipped(models: dict[str, YOLO], task: str) -> None:
+    """The pictures that remain have what they have without skipping, the others zeros, in every output."""
+    model, x = models[task].model, pictures()
+    threshold = between(model, x, 2)
+    kept = grid_of(model).scores() >= threshold
+    expected = [*tensors(run(model, x))]
+    found = [*tensors(run(model, x, threshold))]
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        assert not a[~kept].any()
+        torch.testing.assert_close(a[kept], b[kept], rtol=1e-4, atol=1e-3)
+    assert found[0][kept].any()
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_all_are_skipped(models: dict[str, YOLO], task: str) -> None:
+    """All outputs are zeros of the same shapes, whether the size was seen before or not, for one picture too."""
+    model = models[task].model
+    for x in (pictures(3), pictures(1), pictures(2, width=64)):
+        expected = [*tensors(run(model, x))]
+        for _ in range(2):
+            for a, b in zip([*tensors(run(model, x, 0.9999))], expected, strict=True):
+                assert (a.shape, a.dtype) == (b.shape, b.dtype)
+                assert not a.any()
+
+
+def test_one_picture_leaves_early(model: Any) -> None:
+    """Once the shapes of the output are known, no layer behind the grid runs for pictures that drop out."""
+    grid, x = grid_of(model), pictures(1)
+    everything = [m.i for m in model.model if m is not grid]
+    assert layers_run(model, x, 0.9999) == everything
+    assert layers_run(model, x, 0.9999) == layers_run(model, pictures(3), 0.9999) == [*range(grid.i)]
+    assert layers_run(model, x, 0.0) == everything
+    model.model[-1].max_det = 7  # the output may have another shape now
+    assert layers_run(model, x, 0.9999) == everything
+
+
+def test_features_across_the_cut() -> None:
+    """Layers behind the grid that read from before it get the same pictures."""
+    model = choosy(YOLO("yolo11n-dualpath-grid.yaml").model)
+    cut = grid_of(model).i
+    assert any(k < cut for m in model.model[cut + 1 :] for k in reads(m))
+    x = pictures()
+    threshold = between(model, x, 3)
+    expected, found = run(model, x)[0], run(model, x, threshold)[0]
+    kept = grid_of(model).scores() >= threshold
+    torch.testing.assert_close(found[kept], expected[kept], rtol=1e-4, atol=1e-3)
+    assert not found[~kept].any()
+
+
+def test_with_densities() -> None:
+    """With a density head too, each picture keeps its densities, and those that drop out have none."""
+    model = choosy(YOLO("yolo11n-anms-grid.yaml").model)
+    x = pictures()
+    threshold = between(model, x, 2)
+    expected, found = run(model, x)[0].densities, run(model, x, threshold)[0].densities
+    kept = grid_of(model).scores() >= threshold
+    torch.testing.assert_close(found[kept], expected[kept])
+    assert found.shape == expected.shape
+    assert not found[~kept].any()
+    assert not run(model, x, 0.9999)[0].any()
+
+
+class First(nn.Module):
+    """The first output of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)[0]
+
+
+def test_when_everything_runs(model: Any, log: Any) -> None:
+    """Training, losses, other people's hooks, embeddings, traces and exports get every picture."""
+    x = pictures()
+    expected = run(model, x)[0]
+    embedded = model.predict(x, embed=[10])
+    grid_of(model).threshold = 0.9999
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.trace(First(model), x, check_trace=False)(x), expected)
+        for a, b in zip(model.predict(x, embed=[10]), embedded):
+            torch.testing.assert_close(a, b)
+        hook = model.model[12].register_forward_hook(lambda *args: None)
+        assert torch.equal(model(x)[0], expected)
+        hook.remove()
+        model.args = SimpleNamespace(**vars(DEFAULT_CFG))
+        assert float(model.loss(batch_of(x))[1]["box_loss"]) > 0
+        assert not model(x)[0].any()
+        model.model[-1].export = True
+        assert torch.equal(model(x), expected)
+        model(x)
+        assert log.text.count("the exported model runs without its grid") == 1
+        model.model[-1].export = False
+        model.train()
+        assert all(y.any() for y in tensors(model(x)))
+
+
+def test_uninstall(model: Any) -> None:
+    """Without the patch every picture runs."""
+    x = pictures()
+    expected = run(model, x)[0]
+    uninstall()
+    try:
+        assert torch.equal(run(model, x, 0.9999)[0], expected)
+    finally:
+        install()
+    assert not run(model, x, 0.9999)[0].any()
+
+
+# The block
+
+
+def batch_of(x: Tensor) -> dict[str, Any]:
+    """Make a batch with two objects in picture 1 and one in picture 2, at an edge."""
+    return {
+        "img": x,
+        "cls": torch.zeros(3, 1),
+        "bboxes": torch.tensor([[0.4, 0.5, 0.3, 0.4], [0.45, 0.55, 0.5, 0.4], [1.0, 0.2, 0.1, 0.1]]),
+        "batch_idx": torch.tensor([1.0, 1, 2]),
+    }
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 1), (20, 17)])
+@pytest.mark.parametrize("cell", [1, 3, 8])
+def test_loss_is_the_focal_loss(cell: int, size: tuple[int, int]) -> None:
+    """The loss is the sum over cells of the focal loss of RetinaNet, for each cell with the centre of an object."""
+    torch.manual_seed(0)
+    block, batch = GridActivation(4, cell, 2.0).eval(), batch_of(torch.rand(3, 3, 64, 64))
+    nn.init.normal_(block.out.weight, std=3)
+    x = torch.randn(3, 4, *size)
+    assert block(x) is x
+    p = block.logits[:, 0].sigmoid().tolist()
+    rows, columns = (math.ceil(n / cell) for n in size)
+    assert (len(p[0]), len(p[0][0])) == (rows, columns)
+    objects = {
+        (int(n), min(int(cy * size[0]) // cell, rows - 1), min(int(cx * size[1]) // cell, columns - 1))
+        for n, (cx, cy, *_) in zip(batch["batch_idx"].tolist(), batch["bboxes"].tolist())
+    }
+    total = 0.0
+    for n in range(3):
+        for row in range(rows):
+            for column in range(columns):
+                q = p[n][row][column]
+                there = (n, row, column) in objects
+                total -= 0.25 * (1 - q) ** 2 * math.log(q) if there else 0.75 * q**2 * math.log(1 - q)
+    assert float(block.loss(batch)["grid_loss"].detach()) == pytest.approx(2 * total / len(objects), rel=1e-4)
+    with pytest.raises(ValueError, match="needs a forward pass before"):
+        block.loss(batch)
+
+
+def test_loss_without_objects(model: Any) -> None:
+    """A batch without objects has a loss, and every parameter of the grid a gradient, as DDP wants."""
+    model.args, x = SimpleNamespace(**vars(DEFAULT_CFG)), pictures()
+    batch = {k: v if k == "img" else v[:0] for k, v in batch_of(x).items()}
+    total, items = model.train().loss(batch)
+    assert [*items][-1] == "grid_loss"
+    assert float(items["grid_loss"]) > 0
+    total.sum().backward()
+    assert all(p.grad is not None for p in grid_of(model).parameters())
+
+
+def test_it_learns() -> None:
+    """From features that differ where an object is, the scores of pictures with objects become the larger ones."""
+    torch.manual_seed(0)
+    block = GridActivation(4, 4)
+    optimizer = torch.optim.Adam(block.parameters(), 0.02)
+    batch = {"bboxes": torch.tensor([[0.3, 0.6, 0.1, 0.1]]), "batch_idx": torch.zeros(1)}
+    for _ in range(60):
+        x = torch.randn(4, 4, 16, 16)
+        x[0, :, 9, 4] += 4
+        block(x)
+        optimizer.zero_grad()
+        block.loss(batch)["grid_loss"].backward()
+        optimizer.step()
+    block.eval()(x)
+    assert block.scores()[0] > 0.5 > 0.2 > block.scores()[1:].max()
+    assert block.logits[0].flatten().argmax() == 2 * 4 + 1
+
+
+def test_state(model: Any) -> None:
+    """Copies and checkpoints keep the threshold and no activations; a state dict, and so a new training, has neither."""
+    x = pictures()
+    expected = run(model, x, 0.25)
+    file = io.BytesIO()
+    torch.save(model, file)
+    assert len(file.getvalue()) < 16e6
+    file.seek(0)
+    for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        assert grid_of(other).threshold == 0.25
+        assert grid_of(other).logits is None
+        with torch.no_grad():
+            assert torch.equal(other(x)[0], expected[0])
+    new = YOLO("yolo11n-grid.yaml").model
+    new.load(model)
+    assert grid_of(new).threshold == 0
+    grid_of(model).threshold = 0.0
+    assert gap(new, model) < 1e-6
+
+
+# Names and grafts
+
+
+def test_names() -> None:
+    """The word is part of a name in any order, and combines with the other variants."""
+    assert split("yolo11n-grid.yaml")[1].name == "grid"
+    assert split("yolo11n-grid-bifpn-coordatt.yaml")[1].name == "coordatt-bifpn-grid"
+    row = graft("yolo11n.yaml", coordatt="none", bifpn="none", grid="P4")["backbone"][7]
+    assert row == [-1, 1, "GridActivation", [4]]
+
+
+@pytest.mark.parametrize(
+    ("model", "grid", "message"),
+    [
+        ("yolo11n.yaml", "P5", "grid= must be P3, P4 or none, got 'P5'"),
+        ("yolo11n-cls.yaml", "P3", "Classify does not find objects"),
+        ("yolo11n-grid.yaml", "P4", "there is a GridActivation already: "),
+    ],
+)
+def test_wrong_grafts(model: str, grid: str, message: str) -> None:
+    """A wrong level, a head without objects, or a second grid is an error."""
+    with pytest.raises(GraftError, match=message):
+        graft(model, coordatt="none", bifpn="none", grid=grid)
+
+
+def test_a_backbone_without_the_stage() -> None:
+    """The error names the stages that there are."""
+    cfg = {
+        "nc": 2,
+        "backbone": [[-1, 1, "Conv", [8, 3, 4]], [-1, 1, "Conv", [8, 3, 4]]],
+        "head": [[[1], 1, "Detect", ["nc"]]],
+    }
+    with pytest.raises(GraftError, match="the backbone has no stage P3; there are P2, P4"):
+        graft(cfg, coordatt="none", bifpn="none", grid="P3")
+
+
+@pytest.mark.parametrize(("args", "message"), [([0], "cell must be"), ([8, 0.0], "loss_gain must be")])
+def test_wrong_arguments(args: list[Any], message: str) -> None:
+    """The error names the argument."""
+    cfg = inserted(tasks.yaml_model_load("yolo11n.yaml"), 4, module="GridActivation", args=args)
+    with pytest.raises(ValueError, match=message):
+        tasks.DetectionModel(cfg, verbose=False)
+
+
+# The stock command
+
+
+def test_predict_a_list(models: dict[str, YOLO]) -> None:
+    """The host's predict returns the boxes of the pictures that remain, and none for the others."""
+    model = copy.deepcopy(models["detect"])
+    images = [(x.permute(1, 2, 0) * 255).byte().numpy() for x in pictures(width=64)]
+    options = {"imgsz": 64, "conf": 0.0, "verbose": False, "batch": 4}
+    grid_of(model.model).threshold = 0.0
+    expected = [len(x.boxes) for x in model.predict(images, **options)]
+    scores = grid_of(model.predictor.model.model).scores().numpy()
+    assert min(expected) > 0
+    grid_of(model.predictor.model.model).threshold = threshold = float(np.median(scores))
+    found = [len(x.boxes) for x in model.predict(images, **options)]
+    assert found == [n if s >= threshold else 0 for n, s in zip(expected, scores)]
+    assert 0 in found
+
+
+@pytest.mark.slow
+def test_train_val_predict(tmp_path: Path) -> None:
+    """With the stock command alone: a column of the loss, and checkpoints that val and predict read."""
+    scenes = write_scenes(tmp_path, train=8, val=4, size=64, seed=0)
+    options = [f"data={scenes}", "imgsz=64", "workers=0", "device=cpu", "plots=False", f"project={tmp_path}"]
+    yolo(tmp_path, "train", "model=yolo11n-grid.yaml", "epochs=2", "batch=4", "name=run", *options)
+    with (tmp_path / "run" / "results.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    losses = [float(row[f"{part}/grid_loss"]) for row in rows for part in ("train", "val")]
+    assert len(losses) == 4
+    assert all(x > 0 for x in losses)
+    best = tmp_path / "run" / "weights" / "best.pt"
+    assert "mAP50-95" in yolo(tmp_path, "val", f"model={best}", *options)
+    folder = scenes.parent / "images" / "val"
+    assert "4/4" in yolo(tmp_path, "predict", f"model={best}", f"source={folder}", "imgsz=64", "batch=4")
