@@ -20,12 +20,15 @@ from ultralytics.nn import tasks
 from ultralytics.utils import DEFAULT_CFG
 
 from yolo_coordbifpn import GraftError, graft, install, uninstall
-from yolo_coordbifpn.blocks.grid import GridActivation
+from yolo_coordbifpn.blocks.grid import GridActivation, grid_of
+from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.commands.scenes import write_scenes
+from yolo_coordbifpn.errors import InspectError
 from yolo_coordbifpn.grafting.names import split
 from yolo_coordbifpn.graph.layers import reads
+from yolo_coordbifpn.grids.curve import Curve
+from yolo_coordbifpn.grids.measure import measure, store
 from yolo_coordbifpn.patches import grid_skipping
-from yolo_coordbifpn.patches.grid_skipping import grid_of
 
 NAMES = {
     "detect": "yolo11n",
@@ -297,7 +300,7 @@ def test_it_learns() -> None:
 
 
 def test_state(model: Any) -> None:
-    """Copies and checkpoints keep the threshold and no activations; a state dict, and so a new training, has neither."""
+    """Copies and checkpoints keep the threshold and no activations; a state dict, and so a new training, neither."""
     x = pictures()
     expected = run(model, x, 0.25)
     file = io.BytesIO()
@@ -360,6 +363,107 @@ def test_wrong_arguments(args: list[Any], message: str) -> None:
         tasks.DetectionModel(cfg, verbose=False)
 
 
+# The threshold
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_best_threshold(seed: int) -> None:
+    """It is the largest multiple of 0.0001 that keeps the share of the objects, by trying them all."""
+    g = np.random.default_rng(seed)
+    curve = Curve([*g.random(30).round(2)], [*map(int, g.integers(0, 20, 30))])
+    for keep in (0.5, 0.9, 0.995, 1.0):
+        total = sum(curve.objects)
+        fits = [
+            k / 10000
+            for k in range(10001)
+            if sum(n for s, n in zip(curve.scores, curve.objects) if s >= k / 10000) >= keep * total
+        ]
+        assert curve.best(keep) == max(fits)
+        assert curve.recall(max(fits)) >= keep
+    assert curve.skipped(0.5) == np.mean(np.array(curve.scores) < 0.5)
+
+
+def test_no_objects() -> None:
+    """Without objects or pictures, nothing is skipped."""
+    assert Curve().best() == Curve([0.4, 0.2], [0, 0]).best() == 0
+    assert math.isnan(Curve().skipped(0.1))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw a small data set."""
+    return write_scenes(tmp_path_factory.mktemp("scenes"), train=8, val=4, size=64, seed=0)
+
+
+@pytest.fixture
+def checkpoint(models: dict[str, YOLO], tmp_path: Path) -> Path:
+    """Save a model as a checkpoint."""
+    file = tmp_path / "best.pt"
+    yolo = copy.deepcopy(models["detect"])
+    yolo.model.args = dict(vars(DEFAULT_CFG))
+    torch.save({"model": yolo.model.half(), "ema": None, "train_args": {}}, file)
+    return file
+
+
+def test_measure_runs_up_to_the_grid(model: Any) -> None:
+    """Each picture has its score and its number of objects, in batches too."""
+    x = pictures(3)
+    run(model, x)
+    scores = grid_of(model).scores().tolist()
+    batches = [batch_of(x), {**batch_of(x[:2]), "batch_idx": torch.zeros(1)}]
+    model.model[7].forward = None  # it does not run
+    curve = measure(model, batches)
+    assert curve.objects == [0, 2, 1, 1, 0]
+    assert curve.scores == pytest.approx([*scores, *scores[:2]], abs=1e-4)
+
+
+def test_command(checkpoint: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints table and files, and changes the checkpoint only if it is told to."""
+    before = checkpoint.read_bytes()
+    words = ["grid", f"model={checkpoint}", f"data={scenes}", "imgsz=64", "workers=0", f"project={tmp_path}", "batch=2"]
+    assert main(words) == 0
+    assert checkpoint.read_bytes() == before
+    with (tmp_path / "grid" / "grid.csv").open() as stream:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
+    assert rows[0] == {"threshold": 0, "recall": 1, "skipped": 0}
+    assert [row["skipped"] for row in rows] == sorted(row["skipped"] for row in rows)
+    assert (tmp_path / "grid" / "grid.png").stat().st_size > 5000
+    assert "in use: threshold 0.0000 keeps 100.00% of the objects and skips 0.0%" in capsys.readouterr().out
+    for value in ("0.25", "best"):
+        assert main([*words, f"threshold={value}"]) == 0
+        stored = grid_of(YOLO(checkpoint).model).threshold
+        assert stored == (0.25 if value == "0.25" else max(r["threshold"] for r in rows if r["recall"] >= 0.995))
+        assert f"changed to {stored:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("threshold=1.5", "from 0, which skips nothing, to 1, got '1.5'"),
+        ("threshold=some", "threshold= must be best, or a number"),
+        ("model=missing.pt", "model= must be a checkpoint file"),
+        ("augment=True", "augment= is not for grid"),
+    ],
+)
+def test_wrong_words(word: str, message: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong option is an error that says what was expected."""
+    words = {"model": str(checkpoint), "data": "coco8.yaml", **dict([word.split("=")])}
+    assert main(["grid", *(f"{k}={v}" for k, v in words.items())]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_models_without_a_grid(tmp_path: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error says which models have one; a threshold out of range is refused before anything is written."""
+    file = tmp_path / "plain.pt"
+    torch.save({"model": YOLO("yolo11n.yaml").model, "ema": None}, file)
+    assert main(["grid", f"model={file}", f"data={scenes}", "imgsz=64"]) == 1
+    assert "has no GridActivation: train a model whose name has -grid" in capsys.readouterr().err
+    with pytest.raises(InspectError, match="has no GridActivation"):
+        store(file, 0.5)
+    with pytest.raises(InspectError, match="from 0, which skips nothing, to 1, got -1"):
+        store(file, -1)
+
+
 # The stock command
 
 
@@ -379,17 +483,21 @@ def test_predict_a_list(models: dict[str, YOLO]) -> None:
 
 
 @pytest.mark.slow
-def test_train_val_predict(tmp_path: Path) -> None:
+def test_train_val_predict(scenes: Path, tmp_path: Path) -> None:
     """With the stock command alone: a column of the loss, and checkpoints that val and predict read."""
-    scenes = write_scenes(tmp_path, train=8, val=4, size=64, seed=0)
     options = [f"data={scenes}", "imgsz=64", "workers=0", "device=cpu", "plots=False", f"project={tmp_path}"]
-    yolo(tmp_path, "train", "model=yolo11n-grid.yaml", "epochs=2", "batch=4", "name=run", *options)
+    text = yolo(tmp_path, "train", "model=yolo11n-grid.yaml", "epochs=2", "batch=4", "name=run", *options)
     with (tmp_path / "run" / "results.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     losses = [float(row[f"{part}/grid_loss"]) for row in rows for part in ("train", "val")]
     assert len(losses) == 4
     assert all(x > 0 for x in losses)
-    best = tmp_path / "run" / "weights" / "best.pt"
+    weights = tmp_path / "run" / "weights"
+    for name in ("best.pt", "last.pt"):
+        threshold = grid_of(YOLO(weights / name).model).threshold
+        assert 0 < threshold < 1
+        assert f"{name}: threshold {threshold:.4f} keeps" in text
+    best = weights / "best.pt"
     assert "mAP50-95" in yolo(tmp_path, "val", f"model={best}", *options)
     folder = scenes.parent / "images" / "val"
     assert "4/4" in yolo(tmp_path, "predict", f"model={best}", f"source={folder}", "imgsz=64", "batch=4")

@@ -21,13 +21,14 @@ ROOMS = [  # data flows down this list: a room imports from those above it alone
     ("host",),
     ("grafting",),
     ("inspection",),
+    ("grids",),
     ("patches",),
     ("crowds",),
     ("compare",),
     ("commands",),
 ]
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
-ASK_THE_HOST = {"host", "grafting", "inspection", "patches", "crowds", "compare", "commands"}
+ASK_THE_HOST = {"host", "grafting", "inspection", "grids", "patches", "crowds", "compare", "commands"}
 FILES = sorted(x for x in PACKAGE.rglob("*.py") if x.parent != PACKAGE and "startup" not in x.parts)
 
 

@@ -146,3 +146,9 @@ class GridActivation(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the last logits out of copies and checkpoints."""
         return {**self.__dict__, "logits": None}
+
+
+def grid_of(model: Any) -> GridActivation | None:
+    """Return the `GridActivation` of a model of the host, None if it has none."""
+    layers = getattr(model, "model", ())
+    return next((m for m in layers if type(m) is GridActivation), None) if isinstance(layers, nn.Sequential) else None

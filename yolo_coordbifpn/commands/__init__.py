@@ -6,6 +6,7 @@
     yolo-coordbifpn graph    draw the layer graph of a model, with the blocks marked
     yolo-coordbifpn inspect  show what the blocks learned: gates over images, weights of the fusions
     yolo-coordbifpn nms      measure fixed, soft and adaptive NMS in crowds, on a validation set
+    yolo-coordbifpn grid     show and set which share of empty pictures a grid activation skips
     yolo-coordbifpn compare  train several models with several seeds, and report with intervals which is better
     yolo-coordbifpn check    show the versions, the start-up hook and the patches, and find conflicts
     yolo-coordbifpn demo     make a small data set and train a model on it, in about five minutes on two CPU cores
@@ -24,7 +25,7 @@ from importlib import import_module
 from ..errors import CompareError, GraftError, HostError, InspectError, RowError, WeightsError
 
 FAILURES = (CompareError, GraftError, HostError, InspectError, RowError, WeightsError)  # each says what is wrong
-COMMANDS = ("models", "graft", "upgrade", "graph", "inspect", "nms", "compare", "check", "demo")
+COMMANDS = ("models", "graft", "upgrade", "graph", "inspect", "nms", "grid", "compare", "check", "demo")
 
 
 class UsageError(Exception):

@@ -71,7 +71,7 @@ def split(name: str) -> tuple[str, Variant] | None:
     nms = [x for x in words if x == _ADAPTIVE]
     grid = [x for x in words if x == _GRID]
     groups = (attention, neck, nms, grid)
-    stock, levels = _without_levels("-".join([first, *(x for x in words if x not in sum(groups, []))]))
+    stock, levels = _without_levels("-".join([first, *(x for x in words if not any(x in y for y in groups))]))
     if not name.endswith(".yaml") or not (any(groups) or levels) or max(map(len, groups)) > 1:
         return None
     bifpn, paths = _NECKS[neck[0]] if neck else ("none", "pan")

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from torch import Tensor, nn
 
 from ..blocks.dispatch import recorded
-from ..blocks.grid import GridActivation
+from ..blocks.grid import GridActivation, grid_of
 from .adaptive_nms import DENSITIES
 from .block_losses import ACTIVE, replace_methods
 from .replacement import Undo, is_replaced, model_method
@@ -47,12 +47,6 @@ def patch_grid_skipping(host: ModuleType) -> Undo:
 def grid_skipping_holds(host: ModuleType) -> bool:
     """Return whether the host's `predict`, as it is now, is ours."""
     return is_replaced(getattr(host, "BaseModel", None), "predict", __name__)
-
-
-def grid_of(model: Any) -> GridActivation | None:
-    """Return the `GridActivation` of a model of the host, None if it has none."""
-    layers = getattr(model, "model", ())
-    return next((m for m in layers if type(m) is GridActivation), None) if isinstance(layers, nn.Sequential) else None
 
 
 def _skipping(host: ModuleType, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,6 +22,7 @@ from .distillation import distillation_holds, patch_distillation
 from .failure import raise_when_built
 from .fusing import fuse_holds, patch_fuse
 from .grid_skipping import grid_skipping_holds, patch_grid_skipping
+from .grid_threshold import grid_threshold_holds, patch_grid_threshold
 from .names import names_hold, patch_names, report_file
 from .parser import check_names, expose, parser_holds, patch_parser
 from .prototypes import patch_prototypes, prototypes_hold
@@ -30,14 +31,15 @@ from .safe_load import allow, patch_safe_load, safe_load_holds
 from .training_log import patch_training_log, training_log_holds
 from .weights import engine_load_holds, patch_engine_load, patch_weights, weights_hold
 
-# what not every host has, by module: without it the rest works; whether the patch holds, and the patch
-_OPTIONAL: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Undo]]] = {
-    "ultralytics.utils.callbacks": ("training log", training_log_holds, patch_training_log),
-    "ultralytics.nn.modules.block": ("mask prototypes", prototypes_hold, patch_prototypes),
-    "ultralytics.nn.distill_model": ("distillation", distillation_holds, patch_distillation),
-    **dict.fromkeys(HOMES, ("adaptive NMS", nms_holds, patch_nms)),
-}
-_parts: set[str] = set()  # the modules of these that were patched
+# what not every host has: without it the rest works; name, module, whether the patch holds, and the patch
+_OPTIONAL: tuple[tuple[str, str, Callable[[Any], bool], Callable[[Any], Undo]], ...] = (
+    ("training log", "ultralytics.utils.callbacks", training_log_holds, patch_training_log),
+    ("grid threshold", "ultralytics.utils.callbacks", grid_threshold_holds, patch_grid_threshold),
+    ("mask prototypes", "ultralytics.nn.modules.block", prototypes_hold, patch_prototypes),
+    ("distillation", "ultralytics.nn.distill_model", distillation_holds, patch_distillation),
+    *(("adaptive NMS", module, nms_holds, patch_nms) for module in HOMES),
+)
+_parts: set[tuple[str, str]] = set()  # names and modules of those that were made
 _undo: dict[str, list[Undo]] = {}  # patches that were made, by the module of the parser
 _failures: dict[str, HostError] = {}  # why a parser could not be patched, by its module
 
@@ -95,12 +97,12 @@ def install_quietly() -> None:
     )
     if hook.HOST in _failures:
         return
-    for module, (_, holds, patch) in _OPTIONAL.items():
+    for name, module, holds, patch in _OPTIONAL:
         with contextlib.suppress(HostError, ModuleNotFoundError):
             part = importlib.import_module(module)
             if not holds(part):
                 _undo[hook.HOST].append(patch(part))
-                _parts.add(module)
+                _parts.add((name, module))
 
 
 def install_parser_quietly(name: str) -> None:
@@ -239,8 +241,8 @@ def status() -> tuple[dict[str, bool], HostError | None]:
         "safe loading": safe_load_holds(host, TABLE),
         **{f"parser {name}": parser_holds(sys.modules.get(name)) for name in _undo if name != hook.HOST},
     }
-    for module, (name, part_holds, _) in _OPTIONAL.items():
-        if module in _parts:
+    for name, module, part_holds, _ in _OPTIONAL:
+        if (name, module) in _parts:
             holds[name] = part_holds(sys.modules[module])
     return holds, _failures.get(hook.HOST)
 
