@@ -401,6 +401,7 @@ def checkpoint(models: dict[str, YOLO], tmp_path: Path) -> Path:
     file = tmp_path / "best.pt"
     yolo = copy.deepcopy(models["detect"])
     yolo.model.args = dict(vars(DEFAULT_CFG))
+    grid_of(yolo.model).threshold = 0.0
     torch.save({"model": yolo.model.half(), "ema": None, "train_args": {}}, file)
     return file
 

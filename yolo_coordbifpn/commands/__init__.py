@@ -7,6 +7,7 @@
     yolo-coordbifpn inspect  show what the blocks learned: gates over images, weights of the fusions
     yolo-coordbifpn nms      measure fixed, soft and adaptive NMS in crowds, on a validation set
     yolo-coordbifpn grid     show and set which share of empty pictures a grid activation skips
+    yolo-coordbifpn tiles    predict big pictures tile by tile; empty tiles are skipped by a grid activation
     yolo-coordbifpn compare  train several models with several seeds, and report with intervals which is better
     yolo-coordbifpn check    show the versions, the start-up hook and the patches, and find conflicts
     yolo-coordbifpn demo     make a small data set and train a model on it, in about five minutes on two CPU cores
@@ -25,7 +26,7 @@ from importlib import import_module
 from ..errors import CompareError, GraftError, HostError, InspectError, RowError, WeightsError
 
 FAILURES = (CompareError, GraftError, HostError, InspectError, RowError, WeightsError)  # each says what is wrong
-COMMANDS = ("models", "graft", "upgrade", "graph", "inspect", "nms", "grid", "compare", "check", "demo")
+COMMANDS = ("models", "graft", "upgrade", "graph", "inspect", "nms", "grid", "tiles", "compare", "check", "demo")
 
 
 class UsageError(Exception):
@@ -119,6 +120,21 @@ def whole_number(options: dict[str, str], key: str, least: int) -> int:
         value = least - 1
     if value < least:
         raise UsageError(f"{key}= must be a whole number of at least {least}, got {options[key]!r}.")
+    return value
+
+
+def share(options: dict[str, str], key: str, below: float = 1.0) -> float:
+    """Return an option as a number from 0 to, but not including, `below`.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    try:
+        value = float(options[key])
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < below:
+        raise UsageError(f"{key}= must be a number from 0 to below {below:g}, got {options[key]!r}.")
     return value
 
 

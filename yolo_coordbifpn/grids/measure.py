@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
-from ..blocks.grid import grid_of
+from ..blocks.grid import GridActivation, grid_of
 from ..errors import InspectError
 from ..files import write
 from ..graph.layers import quietly
@@ -48,6 +51,22 @@ def measure(model: Any, batches: Iterable[dict[str, Any]]) -> Curve:
     finally:
         hook.remove()
     return curve
+
+
+@contextlib.contextmanager
+def noted_scores() -> Iterator[list[list[float]]]:
+    """Note the score of each picture in every forward pass of a grid, of the copies that the host makes too."""
+    noted: list[list[float]] = []
+
+    def note(module: nn.Module, *args: Any) -> None:
+        if type(module) is GridActivation and module.logits is not None:
+            noted.append(module.scores().tolist())
+
+    hook = register_module_forward_hook(note)
+    try:
+        yield noted
+    finally:
+        hook.remove()
 
 
 def needed_grid(model: Any, name: str) -> Any:

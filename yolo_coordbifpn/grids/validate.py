@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from torch.nn.modules.module import register_module_forward_hook
-
-from ..blocks.grid import GridActivation
 from ..host.models import open_model
 from .curve import Curve
-from .measure import needed_grid
+from .measure import needed_grid, noted_scores
 
 
 def validate(checkpoint: Path, **options: Any) -> tuple[Curve, float]:
@@ -30,24 +26,17 @@ def validate(checkpoint: Path, **options: Any) -> tuple[Curve, float]:
     yolo = open_model(checkpoint, checkpoint.name)
     grid, curve = needed_grid(yolo.model, str(checkpoint)), Curve()
     now, grid.threshold = float(grid.threshold), 0.0
-    base, last = yolo._smart_load("validator"), [grid]
-
-    def note(module: nn.Module, *args: Any) -> None:
-        if type(module) is GridActivation:
-            last[:] = [module]  # of the fused copy that runs
+    base = yolo._smart_load("validator")
 
     class Noting(base):  # type: ignore[misc,valid-type]
         """The host's validator, which notes the scores."""
 
         def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
             counts = batch["batch_idx"].long().view(-1).bincount(minlength=len(batch["img"]))
-            curve.scores += last[-1].scores().tolist()
+            curve.scores += noted[-1]
             curve.objects += counts.tolist()
             super().update_metrics(preds, batch)
 
-    hook = register_module_forward_hook(note)
-    try:
+    with noted_scores() as noted:
         yolo.val(validator=Noting, plots=False, **options)
-    finally:
-        hook.remove()
     return curve, now

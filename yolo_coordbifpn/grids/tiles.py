@@ -1,0 +1,246 @@
+"""Big pictures, predicted tile by tile through SAHI; tiles in which the model's grid sees nothing drop out.
+
+Slicing, merging across tiles, conversion to COCO and drawing are those of SAHI (Akyon et al., arXiv 2202.06934). It
+runs the model on batches of tiles, out of which the empty ones drop: see `patches/grid_skipping.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from sahi.logger import logger
+from sahi.models.ultralytics import UltralyticsDetectionModel
+from sahi.predict import get_sliced_prediction
+from sahi.slicing import get_slice_bboxes
+from sahi.utils.cv import read_image_as_pil, read_image_size, visualize_object_predictions
+
+from ..errors import InspectError
+from ..files import write
+from .measure import noted_scores
+
+_TASKS = {"detect": "boxes", "segment": "masks", "obb": "rotated boxes"}  # what SAHI merges
+_COPIES = 5  # of a picture's pixels in memory, at the most: read, shaded, drawn on, encoded
+_SHADE = 0.45  # brightness of skipped tiles in a drawn picture
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How pictures are cut and predicted.
+
+    Attributes:
+        size: Width and height of a tile, in pixels.
+        overlap: Share of a tile that it has in common with the next, 0...1.
+        batch: Number of tiles in a forward pass.
+        whole: Predict the whole picture too, reduced to the size of a tile, for objects that are larger than one.
+        conf: Scores below are no detections.
+        imgsz: Size at which the model sees a tile, in pixels.
+        device: Device of the host; None for its choice.
+    """
+
+    size: int
+    overlap: float
+    batch: int
+    whole: bool
+    conf: float
+    imgsz: int
+    device: str | None = None
+
+    def boxes(self, width: int, height: int) -> list[list[int]]:
+        """Return the tiles of a picture: left, top, right, bottom, in pixels."""
+        return get_slice_bboxes(
+            height,
+            width,
+            self.size,
+            self.size,
+            False,
+            overlap_height_ratio=self.overlap,
+            overlap_width_ratio=self.overlap,
+        )
+
+
+@dataclass
+class TiledPicture:
+    """A picture that was predicted tile by tile.
+
+    Attributes:
+        pixels: The picture, (height, width, 3), RGB, uint8.
+        result: SAHI's result, with the objects.
+        tiles: Left, top, right, bottom of each tile, in pixels.
+        scores: Largest score of the grid in each tile; empty without a grid.
+        skipped: Indices of the tiles that ran up to the grid alone.
+    """
+
+    pixels: Any
+    result: Any
+    tiles: list[list[int]]
+    scores: list[float]
+    skipped: list[int]
+
+
+class TileModel:
+    """A model of the host under SAHI.
+
+    Attributes:
+        yolo: The host's model object.
+        threshold: That of its grid; 0 if it has none.
+    """
+
+    def __init__(self, yolo: Any, tiling: Tiling, name: str) -> None:
+        """Put a model under SAHI.
+
+        Args:
+            yolo: The host's model object, of a checkpoint.
+            tiling: How pictures are cut.
+            name: Name of the model for messages.
+
+        Raises:
+            InspectError: If the model is for a task whose results SAHI does not merge.
+        """
+        from ..blocks.grid import grid_of
+
+        if yolo.task not in _TASKS:
+            raise InspectError(
+                f"{name} is a model for {yolo.task}; SAHI merges the results of tiles for {', '.join(_TASKS)}"
+            )
+        self.yolo, self.tiling = yolo, tiling
+        self.grid = grid_of(yolo.model)
+        self.threshold = float(self.grid.threshold) if self.grid is not None else 0.0
+        self._sahi = UltralyticsDetectionModel(
+            model=yolo, confidence_threshold=tiling.conf, image_size=tiling.imgsz, device=tiling.device
+        )
+
+    def count(self, file: Path) -> int:
+        """Return the number of tiles of a picture, from its header; 0 if it cannot be read."""
+        try:
+            return len(self.tiling.boxes(*_quietly(read_image_size, file)))
+        except Exception:  # `predict` says what is wrong
+            return 0
+
+    def predict(self, pixels: Any, progress: Callable[[int], None] = lambda done: None) -> TiledPicture:
+        """Predict a picture.
+
+        Args:
+            pixels: Shape (height, width, 3), RGB, uint8.
+            progress: Is given the number of tiles that are done, after each batch.
+        """
+        height, width = pixels.shape[:2]
+        tiling, scores = self.tiling, list[float]()
+        with noted_scores() as noted:
+
+            def after(done: int, total: int) -> None:
+                scores.extend(noted[-1] if noted else ())
+                progress(done)
+
+            result = get_sliced_prediction(
+                pixels,
+                self._sahi,
+                slice_height=tiling.size,
+                slice_width=tiling.size,
+                overlap_height_ratio=tiling.overlap,
+                overlap_width_ratio=tiling.overlap,
+                perform_standard_pred=tiling.whole,
+                batch_size=tiling.batch,
+                progress_callback=after,
+                auto_slice_resolution=False,
+                verbose=0,
+            )
+        skipped = [k for k, score in enumerate(scores) if score < self.threshold]
+        return TiledPicture(pixels, result, tiling.boxes(width, height), scores, skipped)
+
+
+def read_picture(file: Path) -> Any:
+    """Return the pixels of a picture, (height, width, 3), RGB, uint8.
+
+    Raises:
+        InspectError: If it cannot be read, or is larger than the memory allows.
+    """
+    try:
+        width, height = _quietly(read_image_size, file)
+        needed, free = _COPIES * 3 * width * height, psutil.virtual_memory().available
+        if needed > free:
+            raise InspectError(
+                f"{file}: {width} x {height} pixels need {needed / 2**30:.1f} GiB of memory, of which "
+                f"{free / 2**30:.1f} GiB are free: cut the picture into parts, each with a margin of a tile"
+            )
+        return np.ascontiguousarray(_quietly(read_image_as_pil, file, return_arr=True))
+    except InspectError:
+        raise
+    except Exception as error:  # SAHI tries several readers, and raises what the last one does
+        raise InspectError(f"{file}: this is not a picture, or its format is not supported") from error
+
+
+def _quietly(read: Callable[..., Any], file: Path, **options: Any) -> Any:
+    """Read a file with SAHI, without its log of the readers that failed."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        return read(str(file), **options)
+    finally:
+        logger.setLevel(level)
+
+
+def draw(picture: TiledPicture, folder: Path, name: str) -> Path:
+    """Draw the objects of a picture; what only skipped tiles cover is dark.
+
+    Args:
+        picture: The picture.
+        folder: Folder to write to.
+        name: Name of the file, without its extension.
+    """
+    pixels = picture.pixels
+    if picture.skipped:
+        pixels = pixels.copy()
+        dark = np.ones(pixels.shape[:2], dtype=bool)
+        for k in set(range(len(picture.tiles))) - set(picture.skipped):
+            left, top, right, bottom = picture.tiles[k]
+            dark[top:bottom, left:right] = False
+        for rows, row in zip(pixels, dark):  # row by row, for want of memory
+            rows[row] = (rows[row] * _SHADE).astype("uint8")
+    visualize_object_predictions(
+        pixels, picture.result.object_prediction_list, output_dir=str(folder), file_name=name, export_format="png"
+    )
+    return folder / f"{name}.png"
+
+
+def write_json(pictures: Sequence[dict[str, Any]], names: dict[int, str], file: Path) -> None:
+    """Write the objects of pictures as a COCO data set whose annotations have scores.
+
+    Args:
+        pictures: See `summary`.
+        names: Names of the classes.
+        file: The file.
+    """
+    annotations = [x for picture in pictures for x in picture["objects"]]
+    data = {
+        "images": [{k: v for k, v in picture.items() if k != "objects"} for picture in pictures],
+        "annotations": [{"id": k, **x} for k, x in enumerate(annotations, start=1)],
+        "categories": [{"id": k, "name": name} for k, name in names.items()],
+    }
+    write(file, json.dumps(data, default=float))  # SAHI has scores of NumPy
+
+
+def summary(picture: TiledPicture, file: Path, number: int) -> dict[str, Any]:
+    """Return what the JSON has of a picture, with its `objects` in the form of COCO.
+
+    Args:
+        picture: The picture.
+        file: Its file.
+        number: Its `image_id`.
+    """
+    height, width = picture.pixels.shape[:2]
+    return {
+        "id": number,
+        "file_name": str(file),
+        "width": width,
+        "height": height,
+        "tiles": len(picture.tiles),
+        "skipped": len(picture.skipped),
+        "objects": picture.result.to_coco_predictions(image_id=number),
+    }
