@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import anms
+import benchmark_grid
 import benchmark_nms
 import benchmark_report
 import check_exports
@@ -70,6 +71,7 @@ VARIANTS = {  # of the front page
     "dualpath": "BiFPN, with spatial attention where the paths of the neck meet, and a path that starts at P2",
     "p2": "detects at P2 too, for small objects",
     "anms": "a density for each anchor point, for adaptive NMS in crowds",
+    "grid": "pictures and tiles without objects drop out behind the backbone's P3",
 }
 
 
@@ -226,6 +228,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "blocks": blocks,
     "zoo": lambda: zoo.table(read(RESULTS / "zoo.csv")),
     "anms": lambda: anms.table(read(RESULTS / "anms.csv")),
+    "benchmark-grid": lambda: benchmark_grid.table(read(RESULTS / "benchmark_grid.csv")),
     "benchmark-nms": lambda: benchmark_nms.table(read(RESULTS / "benchmark_nms.csv")),
     "fuzz": lambda: fuzz_report.table(read(RESULTS / "fuzz.csv")),
 }

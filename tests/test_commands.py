@@ -176,7 +176,7 @@ def test_check_finds_faults(tmp_path: Path) -> None:
     )
     done = run_python("-c", code, folder=tmp_path, YOLO_COORDBIFPN_AUTOLOAD="0")
     assert done.returncode == 1
-    optional = {name for name, _, _ in install._OPTIONAL.values()}
+    optional = {name for name, *_ in install._OPTIONAL}
     assert done.stdout.count("does NOT hold") == len(install.status()[0].keys() - optional)
     assert "already has a BiFPN_Add" in done.stdout
 
