@@ -10,8 +10,8 @@ count=  pictures for each share; default 3
 seed=   default 0
 
 A picture is about 4,096 px wide and high and made of cells: those with objects are pictures of the second half of the
-validation set, those without are object-free parts of the same pictures, mirrored until they fill a cell (drawn scenes:
-land, water and trees). Cells with objects lie together, and as many are taken as bring the share of empty tiles next to
+validation set, those without are object-free quarters of the same pictures, enlarged to a cell (drawn scenes: land,
+water and trees). Cells with objects lie together, and as many are taken as bring the share of empty tiles next to
 the one that is wanted; a tile is empty if no object has its centre in it, and the tiles are those of SAHI, 640 px with
 an overlap of 0.2. Written are the pictures, `annotations.json` for each share in the form of COCO, and `data.yaml` for
 training, whose validation set is the first half.
@@ -149,21 +149,18 @@ def _read(file: Path) -> Cell:
 
 
 def _free_part(cell: Cell) -> Cell | None:
-    """Fill a cell with the largest object-free half, third or quarter of it, mirrored; None if there is none."""
+    """Enlarge an object-free quarter of a cell to a cell, as if the drone flew half as high; None if there is none."""
     height, width = cell.pixels.shape[:2]
-    for n in (2, 3, 4):
-        h, w = height // n, width // n
-        for top in range(0, height - h + 1, h // 2):
-            for left in range(0, width - w + 1, w // 2):
-                if not any(
-                    x < left + w + _MARGIN
-                    and x + a > left - _MARGIN
-                    and y < top + h + _MARGIN
-                    and y + b > top - _MARGIN
-                    for _, x, y, a, b in cell.objects
-                ):
-                    part = cell.pixels[top : top + h, left : left + w]
-                    return Cell(np.pad(part, ((0, height - h), (0, width - w), (0, 0)), mode="symmetric"))
+    h, w = height // 2, width // 2
+    for top in range(0, height - h + 1, h // 4):
+        for left in range(0, width - w + 1, w // 4):
+            near = (
+                left - _MARGIN - a < x < left + w + _MARGIN and top - _MARGIN - b < y < top + h + _MARGIN
+                for _, x, y, a, b in cell.objects
+            )
+            if not any(near):
+                part = Image.fromarray(cell.pixels[top : top + h, left : left + w])
+                return Cell(np.asarray(part.resize((width, height), Image.Resampling.BICUBIC)))
     return None
 
 

@@ -17,7 +17,7 @@ from conftest import gap, inserted, tensors, yolo
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
-from ultralytics.utils import DEFAULT_CFG
+from ultralytics.utils import DEFAULT_CFG, LOGGER
 
 from yolo_coordbifpn import GraftError, graft, install, uninstall
 from yolo_coordbifpn.blocks.grid import GridActivation, grid_of
@@ -28,7 +28,8 @@ from yolo_coordbifpn.grafting.names import split
 from yolo_coordbifpn.graph.layers import reads
 from yolo_coordbifpn.grids.curve import Curve
 from yolo_coordbifpn.grids.measure import measure, store
-from yolo_coordbifpn.patches import grid_skipping
+from yolo_coordbifpn.host.models import build
+from yolo_coordbifpn.patches import grid_skipping, grid_threshold
 
 NAMES = {
     "detect": "yolo11n",
@@ -142,6 +143,43 @@ def test_all_are_skipped(models: dict[str, YOLO], task: str) -> None:
             for a, b in zip([*tensors(run(model, x, 0.9999))], expected, strict=True):
                 assert (a.shape, a.dtype) == (b.shape, b.dtype)
                 assert not a.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rtdetr-l", "yolov8s-worldv2", "yoloe-11s-seg", "yolov10n"])
+def test_other_heads(name: str) -> None:
+    """The heads of other families skip too: nothing, some, and all."""
+    x = pictures(width=64)
+    torch.manual_seed(0)
+    model = choosy(build(graft(f"{name}.yaml", coordatt="none", bifpn="none", grid="P3")))
+    threshold = between(model, x, 2)
+    kept = grid_of(model).scores() >= threshold
+    expected, same = first(run(model, x)), first(run(model, x, 1e-9))
+    assert torch.equal(expected, same)
+    found = first(run(model, x, threshold))
+    assert not found[~kept].any()
+    found, wanted = found[kept], expected[kept]
+    if name == "rtdetr-l":  # equal queries may change places
+        found, wanted = (t[..., 4].sort().values for t in (found, wanted))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+    for _ in range(2):
+        assert not first(run(model, x, 1.0)).any()
+        assert first(run(model, x, 1.0)).shape == expected.shape
+
+
+def first(out: Any) -> Tensor:
+    """Return the first tensor of an output, the predictions."""
+    return next(iter(tensors(out)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half(model: Any, dtype: torch.dtype) -> None:
+    """In half precision the outputs keep their type, and pictures drop out."""
+    model, x = model.to(dtype), pictures().to(dtype)
+    assert first(run(model, x)).any()
+    out = first(run(model, x, 1.0))
+    assert out.dtype == dtype
+    assert not out.any()
 
 
 def test_one_picture_leaves_early(model: Any) -> None:
@@ -481,6 +519,27 @@ def test_predict_a_list(models: dict[str, YOLO]) -> None:
     found = [len(x.boxes) for x in model.predict(images, **options)]
     assert found == [n if s >= threshold else 0 for n, s in zip(expected, scores)]
     assert 0 in found
+
+
+def test_no_threshold(
+    checkpoint: Path, models: dict[str, YOLO], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the threshold cannot be chosen, the log says why and what to do, and the checkpoint stays as it is."""
+    before = checkpoint.read_bytes()
+    trainer = SimpleNamespace(
+        ema=SimpleNamespace(ema=models["detect"].model),
+        last=checkpoint.with_name("last.pt"),
+        best=checkpoint,
+        device="cpu",
+        validator=SimpleNamespace(preprocess=lambda batch: batch),
+        test_loader=[{"img": torch.zeros(1, 5, 64, 64), "batch_idx": torch.zeros(0)}],
+    )
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    grid_threshold._choose(trainer)
+    assert checkpoint.read_bytes() == before
+    (line,) = {x.getMessage() for x in caplog.records if "no threshold" in x.getMessage()}
+    assert "best.pt has no threshold for its grid, so it skips nothing: RuntimeError" in line
+    assert f"yolo-coordbifpn grid model={checkpoint} data=... chooses one" in line
 
 
 @pytest.mark.slow
