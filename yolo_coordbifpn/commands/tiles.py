@@ -7,7 +7,7 @@ model=    a checkpoint for detect, segment or obb; without a grid, every layer r
 source=   a picture, a folder of pictures, a pattern with *, or several of these separated by commas
 size=     width and height of a tile in pixels; default 640
 overlap=  share of a tile that it has in common with the next; default 0.2
-whole=    predict each whole picture too, reduced to the size of a tile, for objects larger than one; default True
+whole=    predict each whole picture too, reduced to the size of a tile, for objects larger than one; default False
 batch=    tiles in a forward pass; default 16
 imgsz=    size at which the model sees a tile; default that of the tile
 conf=     score below which there is no detection; default 0.25
@@ -38,7 +38,7 @@ OPTIONS = {
     "source": "",
     "size": "640",
     "overlap": "0.2",
-    "whole": "True",
+    "whole": "False",
     "batch": "16",
     "imgsz": "",
     "conf": "0.25",

@@ -204,7 +204,14 @@ def draw(picture: TiledPicture, folder: Path, name: str) -> Path:
         for rows, row in zip(pixels, dark):  # row by row, for want of memory
             rows[row] = (rows[row] * _SHADE).astype("uint8")
     visualize_object_predictions(
-        pixels, picture.result.object_prediction_list, output_dir=str(folder), file_name=name, export_format="png"
+        pixels,
+        picture.result.object_prediction_list,
+        rect_th=2,  # SAHI's own lines and letters grow with the picture, and cover the objects
+        text_size=0.5,
+        text_th=1,
+        output_dir=str(folder),
+        file_name=name,
+        export_format="png",
     )
     return folder / f"{name}.png"
 
