@@ -26,6 +26,7 @@ import check_modes
 import compare_starts
 import fuzz_report
 import int8_map
+import study_report
 import zoo
 from benchmark_report import case_table
 from csv_rows import read
@@ -41,6 +42,7 @@ RESULTS, YAMLS = ROOT / "scripts" / "results", ROOT / "model_yamls"
 PAGES = [
     ROOT / "README.md",
     *sorted(x for y in ("scripts", "model_yamls", "yolo_coordbifpn") for x in (ROOT / y).rglob("README.md")),
+    RESULTS / "study.md",
 ]
 STOCK, OURS = "yolo11n", "yolo11n-coordatt-bifpn"
 FAMILIES = ("yolov5", "yolov8", "yolov9", "yolov10", "yolo11", "yolo12", "yolo26")
@@ -202,6 +204,11 @@ def blocks() -> str:
     return markdown(["row", "what it does", "source"], rows)
 
 
+def study(stage: str) -> str:
+    """Write a stage of the study."""
+    return study_report.table(read(RESULTS / "study.csv"), read(RESULTS / "study_latency.csv"), stage)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "variants": variants,
     "variant-sizes": variant_sizes,
@@ -230,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "anms": lambda: anms.table(read(RESULTS / "anms.csv")),
     "benchmark-grid": lambda: benchmark_grid.table(read(RESULTS / "benchmark_grid.csv")),
     "benchmark-nms": lambda: benchmark_nms.table(read(RESULTS / "benchmark_nms.csv")),
+    **{f"study-{stage}": partial(study, stage) for stage in ("levels-hituav", "levels-bccd", "screen-hituav")},
     "fuzz": lambda: fuzz_report.table(read(RESULTS / "fuzz.csv")),
 }
 
