@@ -535,7 +535,7 @@ def test_no_threshold(
         test_loader=[{"img": torch.zeros(1, 5, 64, 64), "batch_idx": torch.zeros(0)}],
     )
     monkeypatch.setattr(LOGGER, "propagate", True)
-    grid_threshold._choose(trainer)
+    grid_threshold.choose(trainer)
     assert checkpoint.read_bytes() == before
     (line,) = {x.getMessage() for x in caplog.records if "no threshold" in x.getMessage()}
     assert "best.pt has no threshold for its grid, so it skips nothing: RuntimeError" in line

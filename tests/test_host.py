@@ -31,7 +31,7 @@ from yolo_coordbifpn.files import write
 from yolo_coordbifpn.grafting import names
 from yolo_coordbifpn.host.models import quiet
 from yolo_coordbifpn.patches import names as patch
-from yolo_coordbifpn.patches import training_log
+from yolo_coordbifpn.patches import trainer_callbacks
 from yolo_coordbifpn.patches.adaptive_nms import patch_densities
 from yolo_coordbifpn.patches.block_losses import patch_block_losses
 from yolo_coordbifpn.patches.install import status
@@ -130,8 +130,9 @@ def test_install_is_idempotent_and_undoable(installed: None) -> None:
         "safe loading",
         "losses of blocks",
         "densities",
+        "grid skipping",
     ]
-    parts = ["training log", "adaptive NMS", "mask prototypes", "distillation"]
+    parts = ["trainer callbacks", "adaptive NMS", "mask prototypes", "distillation"]
     assert status() == (dict.fromkeys([*patches, *parts], True), None)
     uninstall()
     uninstall()
@@ -193,7 +194,7 @@ def test_weights_leave_a_users_dict_as_it_is() -> None:
     ("patch_host", "message"),
     [
         (lambda host: patch.patch_names(host, "9.9", None), "yaml_model_load does not look model YAMLs up"),
-        (training_log.patch_training_log, "has no add_integration_callbacks"),
+        (trainer_callbacks.patch_trainer_callbacks, "has no add_integration_callbacks"),
         (lambda host: patch_block_losses(host, TABLE), "has no method loss"),
         (patch_densities, "has no method predict"),
     ],

@@ -46,7 +46,8 @@ from yolo_coordbifpn.inspection.graph_plot import draw
 from yolo_coordbifpn.inspection.page import figures, page
 from yolo_coordbifpn.inspection.palette import path_styles
 from yolo_coordbifpn.inspection.sources import distinct_names
-from yolo_coordbifpn.patches.training_log import SETTING, patch_training_log
+from yolo_coordbifpn.patches.trainer_callbacks import patch_trainer_callbacks
+from yolo_coordbifpn.patches.training_log import SETTING
 
 NODES = {  # nodes and their inputs in some models
     "yolo11n-coordatt-bifpn": [
@@ -154,7 +155,7 @@ def start() -> Any:
     seen: list[dict[str, float]] = []
     add = lambda trainer: trainer.callbacks["on_fit_epoch_end"].append(lambda x: seen.append(dict(x.metrics)))  # noqa: E731
     registry = SimpleNamespace(__name__="callbacks", add_integration_callbacks=add)
-    undo = patch_training_log(registry)  # type: ignore[arg-type]
+    undo = patch_trainer_callbacks(registry)  # type: ignore[arg-type]
 
     def make(*args: Any) -> tuple[BaseTrainer, list[dict[str, float]]]:
         trainer = BaseTrainer(*args)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 
 def write(file: Path, content: str | bytes) -> None:
@@ -29,3 +31,11 @@ def write(file: Path, content: str | bytes) -> None:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_figure(figure: Any, file: Path, dpi: int = 150) -> Path:
+    """Write a figure of matplotlib as PNG, atomically; return the file."""
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=dpi, format="png")
+    write(file, stream.getvalue())
+    return file

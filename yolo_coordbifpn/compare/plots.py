@@ -6,11 +6,10 @@ Each model has its own colour, marker and line.
 from __future__ import annotations
 
 import csv
-import io
 from pathlib import Path
 from typing import Any
 
-from ..files import write
+from ..files import write_figure
 from ..inspection.palette import style
 from .metrics import short_name
 from .plan import Plan
@@ -50,7 +49,7 @@ def curves(plan: Plan, metric: str) -> Path | None:
     axes.grid(alpha=0.25)
     _legend(figure, plan)
     axes.set_title(f"Mean and 95 % interval over {plan.seed_counts} seeds", fontsize=10)
-    return _save(figure, plan.folder / "curves.png")
+    return write_figure(figure, plan.folder / "curves.png", dpi=200)
 
 
 def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
@@ -92,19 +91,12 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
     axes.grid(alpha=0.25)
     _legend(figure, plan)
     axes.set_title("Bars: 95 % interval over seeds, quartiles of the latency", fontsize=10)
-    return _save(figure, plan.folder / "pareto.png")
+    return write_figure(figure, plan.folder / "pareto.png", dpi=200)
 
 
 def _legend(figure: Any, plan: Plan) -> None:
     """Draw the names of the models below the axes, where they cover no point."""
     figure.legend(frameon=False, loc="outside lower center", ncols=2 if max(map(len, plan.labels)) < 36 else 1)
-
-
-def _save(figure: Any, file: Path) -> Path:
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=200, format="png")
-    write(file, stream.getvalue())
-    return file
 
 
 def _by_epoch(folder: Path, metric: str) -> list[float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write
+from ..files import write, write_figure
 from ..inspection.palette import style
 from .scores import CROWDED, Score
 
@@ -70,7 +70,4 @@ def _draw(scores: Sequence[Score], file: Path) -> Path:
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=150, format="png")
-    write(file, stream.getvalue())
-    return file
+    return write_figure(figure, file)

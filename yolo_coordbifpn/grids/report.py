@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-from ..files import write
+from ..files import write, write_figure
 from ..inspection.palette import style
 from .curve import KEEP, Curve
 
@@ -52,7 +51,4 @@ def _draw(curve: Curve, now: float, file: Path) -> Path:
     axes.set(xlabel="threshold", ylabel="share", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=150, format="png")
-    write(file, stream.getvalue())
-    return file
+    return write_figure(figure, file)

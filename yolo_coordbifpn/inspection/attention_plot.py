@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 from pathlib import Path
 from typing import Any
 
-from ..files import write
+from ..files import write_figure
 from .palette import GREY, style
 
 COLUMNS = ["epoch", "layer", "block", "change", "channel_low", "channel_high", "within_map"]  # of attention.csv
@@ -51,9 +50,7 @@ def plot_effects(source: Path, save: Path) -> None:
         x.spines[["top", "right"]].set_visible(False)
         x.locator_params(axis="x", integer=True)
     axes[-1].set_xlabel("epoch", fontsize=9)
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=150, format="png")
-    write(save, stream.getvalue())
+    write_figure(figure, save)
 
 
 def _read(source: Path) -> dict[str, list[dict[str, str]]]:

@@ -22,19 +22,17 @@ from .distillation import distillation_holds, patch_distillation
 from .failure import raise_when_built
 from .fusing import fuse_holds, patch_fuse
 from .grid_skipping import grid_skipping_holds, patch_grid_skipping
-from .grid_threshold import grid_threshold_holds, patch_grid_threshold
 from .names import names_hold, patch_names, report_file
 from .parser import check_names, expose, parser_holds, patch_parser
 from .prototypes import patch_prototypes, prototypes_hold
 from .replacement import Undo
 from .safe_load import allow, patch_safe_load, safe_load_holds
-from .training_log import patch_training_log, training_log_holds
+from .trainer_callbacks import patch_trainer_callbacks, trainer_callbacks_hold
 from .weights import engine_load_holds, patch_engine_load, patch_weights, weights_hold
 
 # what not every host has: without it the rest works; name, module, whether the patch holds, and the patch
 _OPTIONAL: tuple[tuple[str, str, Callable[[Any], bool], Callable[[Any], Undo]], ...] = (
-    ("training log", "ultralytics.utils.callbacks", training_log_holds, patch_training_log),
-    ("grid threshold", "ultralytics.utils.callbacks", grid_threshold_holds, patch_grid_threshold),
+    ("trainer callbacks", "ultralytics.utils.callbacks", trainer_callbacks_hold, patch_trainer_callbacks),
     ("mask prototypes", "ultralytics.nn.modules.block", prototypes_hold, patch_prototypes),
     ("distillation", "ultralytics.nn.distill_model", distillation_holds, patch_distillation),
     *(("adaptive NMS", module, nms_holds, patch_nms) for module in HOMES),

@@ -1,64 +1,23 @@
-"""Patch: every training logs what the blocks do in the run's folder, without a flag.
+"""Callbacks of a trainer: every training logs what the blocks do in the run's folder, without a flag.
 
-The host gives each trainer its loggers (TensorBoard, Weights & Biases, MLflow, ...) with `add_integration_callbacks`,
-in the one process that writes. Ours are added with them. After each epoch they append the normalised fusion weights to
-`fusion_weights.csv` and the effects of attention to `attention.csv`, and add both to the trainer's metrics only while
-the host's loggers read these, so neither `results.csv` nor a user's callback sees them. At the end they draw the files
-and say which blocks have stayed the identity. The values are those of the averaged model (EMA), which is also the one
-in the checkpoints. An error here is logged once and does not stop the training.
+After each epoch they append the normalised fusion weights to `fusion_weights.csv` and the effects of attention to
+`attention.csv`, and add both to the trainer's metrics only while the host's loggers read these, so neither
+`results.csv` nor a user's callback sees them. At the end they draw the files and say which blocks have stayed the
+identity. The values are those of the averaged model (EMA), which is also the one in the checkpoints. An error here is
+logged once and does not stop the training.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..errors import HostError
 from ..inspection.epoch_log import EpochLog, logs_of
 from .hook import is_on
-from .replacement import Undo, is_replaced, replace
 
 SETTING = "YOLO_COORDBIFPN_TRAINING_LOG"  # environment variable: 0 or off switches the log off
 _logs: WeakKeyDictionary[Any, _Logs] = WeakKeyDictionary()  # by trainer
-
-
-def patch_training_log(callbacks: ModuleType) -> Undo:
-    """Give each trainer of the host our log besides the host's own loggers.
-
-    Args:
-        callbacks: `ultralytics.utils.callbacks`.
-
-    Returns:
-        A function that undoes the patch.
-
-    Raises:
-        HostError: If the host does not add its loggers with `add_integration_callbacks`.
-    """
-    original = getattr(callbacks, "add_integration_callbacks", None)
-    if not callable(original):
-        raise HostError(f"{callbacks.__name__} has no add_integration_callbacks")
-
-    @functools.wraps(original)
-    def add_integration_callbacks(instance: Any) -> None:
-        trains = any(x.__name__ == "BaseTrainer" for x in type(instance).__mro__)
-        if trains:
-            _add(instance, "on_train_start", _start)
-            _add(instance, "on_train_epoch_end", _record)  # before the host saves a checkpoint to resume from
-            _add(instance, "on_fit_epoch_end", _lend)
-        original(instance)
-        if trains:
-            _add(instance, "on_fit_epoch_end", _take_back)
-            _add(instance, "on_train_end", _end)
-
-    return replace(callbacks, "add_integration_callbacks", add_integration_callbacks)
-
-
-def training_log_holds(callbacks: ModuleType | None) -> bool:
-    """Return whether the host's function that adds loggers, as it is now, is ours."""
-    return is_replaced(callbacks, "add_integration_callbacks", __name__)
 
 
 class _Logs:
@@ -150,10 +109,12 @@ def _guarded(trainer: Any, work: Callable[..., None]) -> None:
         )
 
 
-def _add(trainer: Any, event: str, function: Callable[[Any], None]) -> None:
-    """Add a callback unless it is there already."""
-    if function not in trainer.callbacks[event]:
-        trainer.callbacks[event].append(function)
+BEFORE = {  # by event: added before the host's loggers
+    "on_train_start": _start,
+    "on_train_epoch_end": _record,  # before the host saves a checkpoint to resume from
+    "on_fit_epoch_end": _lend,
+}
+AFTER = {"on_fit_epoch_end": _take_back, "on_train_end": _end}
 
 
 def _logger() -> Any:
