@@ -100,7 +100,7 @@ def test_tiles_of_a_picture() -> None:
 
 
 def test_plain_sahi(checkpoint: Path, picture: Path, choosy: None) -> None:
-    """Plain SAHI skips too, and with the threshold 0 gives what it gives for the model without its grid."""
+    """Plain SAHI skips too, in batches and tile by tile, and finds what the command finds."""
     pixels = tiles.read_picture(picture)
     options = {"slice_height": 64, "slice_width": 64, "overlap_height_ratio": 0.25, "overlap_width_ratio": 0.25}
     options |= {"perform_standard_pred": False, "verbose": 0}

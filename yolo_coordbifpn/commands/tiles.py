@@ -1,4 +1,4 @@
-"""Predict big pictures tile by tile through SAHI; with a grid activation, empty tiles cost about half.
+"""Predict big pictures tile by tile through SAHI; a model with a grid activation skips empty tiles.
 
     yolo-coordbifpn tiles model=best.pt source=scene.tif
     yolo-coordbifpn tiles model=best.pt source=pictures/ size=640 overlap=0.2 conf=0.25 batch=16 device=0
@@ -77,6 +77,8 @@ def run(options: dict[str, str]) -> int:
     install()
     source = options["source"]
     files = image_files(source if Path(source).exists() else [*filter(None, source.split(","))])
+    if not files:
+        raise UsageError(f"source= names no picture, got {source!r}.")
     model = TileModel(opened(options["model"]), tiling, options["model"])
     print(_grid_of(model, options["model"]))
     return _predict(model, files, draw, Path(options["project"] or "runs/tiles") / (options["name"] or "tiles"))
@@ -129,7 +131,8 @@ def _predict(model: TileModel, files: list[Path], draw: bool, folder: Path) -> i
                 found.append(tiles.summary(picture, file, len(found) + 1))
                 seconds = time.perf_counter() - start
                 if draw:
-                    tiles.draw(picture, folder, name.replace("/", "_"))
+                    drawn = increment_path(folder / f"{name.replace('/', '_')}.png", sep="_")
+                    tiles.draw(picture, folder, drawn.stem)
                 progress.console.print(_line(found[-1], seconds), soft_wrap=True, markup=False, highlight=False)
         finally:
             if found:

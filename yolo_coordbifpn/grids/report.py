@@ -23,9 +23,11 @@ def table(curve: Curve, now: float) -> str:
 
 def verdict(curve: Curve, threshold: float) -> str:
     """Say in a sentence what a threshold does to a data set."""
+    if not sum(curve.objects):
+        return f"threshold {threshold:.4f} skips {curve.skipped(threshold):.1%} of the pictures; there are no objects"
     return (
         f"threshold {threshold:.4f} keeps {curve.recall(threshold):.2%} of the objects and skips "
-        f"{curve.skipped(threshold):.1%} of the pictures, of which {curve.empty():.1%} have no object"
+        f"{curve.skipped(threshold):.1%} of the pictures; {curve.empty():.1%} of the pictures have no object"
     )
 
 

@@ -6,6 +6,7 @@ runs the model on batches of tiles, out of which the empty ones drop: see `patch
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import psutil
 from sahi.logger import logger
 from sahi.models.ultralytics import UltralyticsDetectionModel
 from sahi.predict import get_sliced_prediction
+from sahi.prediction import ObjectPrediction
 from sahi.slicing import get_slice_bboxes
-from sahi.utils.cv import read_image_as_pil, read_image_size, visualize_object_predictions
+from sahi.utils.cv import Colors, read_image_as_pil, read_image_size, visualize_object_predictions
 
 from ..errors import InspectError
 from ..files import write
@@ -84,6 +87,14 @@ class TiledPicture:
     skipped: list[int]
 
 
+class _Model(UltralyticsDetectionModel):
+    """SAHI's model, whose device the host chooses and checks."""
+
+    def set_device(self, device: str | None = None) -> None:
+        """Keep the device for the host's `predict`."""
+        self.device: Any = device
+
+
 class TileModel:
     """A model of the host under SAHI.
 
@@ -112,9 +123,9 @@ class TileModel:
         self.yolo, self.tiling = yolo, tiling
         self.grid = grid_of(yolo.model)
         self.threshold = float(self.grid.threshold) if self.grid is not None else 0.0
-        self._sahi = UltralyticsDetectionModel(
-            model=yolo, confidence_threshold=tiling.conf, image_size=tiling.imgsz, device=tiling.device
-        )
+        stride = int(max(yolo.model.stride))
+        size = -(-tiling.imgsz // stride) * stride  # else the host rounds it for each batch, with a warning
+        self._sahi = _Model(model=yolo, confidence_threshold=tiling.conf, image_size=size, device=tiling.device)
 
     def count(self, file: Path) -> int:
         """Return the number of tiles of a picture, from its header; 0 if it cannot be read."""
@@ -169,11 +180,22 @@ def read_picture(file: Path) -> Any:
                 f"{file}: {width} x {height} pixels need {needed / 2**30:.1f} GiB of memory, of which "
                 f"{free / 2**30:.1f} GiB are free: cut the picture into parts, each with a margin of a tile"
             )
-        return np.ascontiguousarray(_quietly(read_image_as_pil, file, return_arr=True))
+        return _pixels(file)
     except InspectError:
         raise
     except Exception as error:  # SAHI tries several readers, and raises what the last one does
         raise InspectError(f"{file}: this is not a picture, or its format is not supported") from error
+
+
+def _pixels(file: Path) -> Any:
+    """Read a picture as `yolo predict` does, or if OpenCV cannot, as SAHI does."""
+    from ultralytics.utils.patches import imread
+
+    with contextlib.suppress(cv2.error):  # more pixels than OpenCV allows
+        pixels = imread(str(file))
+        if pixels is not None and pixels.ndim == 3 and pixels.shape[2] == 3:
+            return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+    return np.ascontiguousarray(_quietly(read_image_as_pil, file, return_arr=True))
 
 
 def _quietly(read: Callable[..., Any], file: Path, **options: Any) -> Any:
@@ -194,18 +216,18 @@ def draw(picture: TiledPicture, folder: Path, name: str) -> Path:
         folder: Folder to write to.
         name: Name of the file, without its extension.
     """
-    pixels = picture.pixels
+    pixels = picture.pixels.copy()
     if picture.skipped:
-        pixels = pixels.copy()
         dark = np.ones(pixels.shape[:2], dtype=bool)
         for k in set(range(len(picture.tiles))) - set(picture.skipped):
             left, top, right, bottom = picture.tiles[k]
             dark[top:bottom, left:right] = False
         for rows, row in zip(pixels, dark):  # row by row, for want of memory
             rows[row] = (rows[row] * _SHADE).astype("uint8")
+    objects = [_with_outline(x, pixels) for x in picture.result.object_prediction_list]
     visualize_object_predictions(
         pixels,
-        picture.result.object_prediction_list,
+        objects,
         rect_th=2,  # SAHI's own lines and letters grow with the picture, and cover the objects
         text_size=0.5,
         text_th=1,
@@ -214,6 +236,17 @@ def draw(picture: TiledPicture, folder: Path, name: str) -> Path:
         export_format="png",
     )
     return folder / f"{name}.png"
+
+
+def _with_outline(found: Any, pixels: Any) -> Any:
+    """Draw the outline of a mask, and return the object without it: SAHI fills it in copies of the whole picture."""
+    parts = found.mask.segmentation if found.mask is not None else []
+    if not parts or (len(parts) == 1 and len(parts[0]) == 8):  # a rotated box, of which SAHI draws the outline
+        return found
+    colour = Colors()(found.category.id)
+    cv2.polylines(pixels, [np.reshape(x, (-1, 1, 2)).astype(np.int32) for x in parts], True, colour, 2)
+    box = found.bbox.to_xyxy()
+    return ObjectPrediction(box, found.category.id, found.category.name, score=found.score.value)
 
 
 def write_json(pictures: Sequence[dict[str, Any]], names: dict[int, str], file: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..host.models import open_model
+from ..inspection.sources import opened
 from .curve import Curve
 from .measure import needed_grid, noted_scores
 
@@ -23,7 +23,7 @@ def validate(checkpoint: Path, **options: Any) -> tuple[Curve, float]:
     Raises:
         InspectError: If the model has no grid.
     """
-    yolo = open_model(checkpoint, checkpoint.name)
+    yolo = opened(checkpoint)
     grid, curve = needed_grid(yolo.model, str(checkpoint)), Curve()
     now, grid.threshold = float(grid.threshold), 0.0
     base = yolo._smart_load("validator")

@@ -85,7 +85,7 @@ def _matches(source: str) -> list[Path]:
     from ultralytics.data.utils import IMG_FORMATS
 
     if "://" in source:
-        raise InspectError(f"source: {source} is a URL, which inspect does not read; download the image first")
+        raise InspectError(f"source: {source} is a URL; download the image first")
     path = Path(source).expanduser()
     is_image = lambda x: x.suffix[1:].lower() in IMG_FORMATS  # noqa: E731
     if path.is_file() and not is_image(path):

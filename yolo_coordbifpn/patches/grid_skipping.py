@@ -23,7 +23,8 @@ from .adaptive_nms import DENSITIES
 from .block_losses import ACTIVE, replace_methods
 from .replacement import Undo, is_replaced, model_method
 
-_WHOLE = ("profile", "visualize", "augment", "embed", "batch")  # arguments of `predict` that need every layer's output
+# arguments of `predict` that need every layer's output, read `x` a second time, or change the number of classes
+_WHOLE = ("profile", "visualize", "augment", "embed", "batch", "vpe", "return_vpe", "tpe", "txt_feats")
 _told: WeakSet[nn.Module] = WeakSet()  # models whose log says that an export has no grid
 _empty: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()  # outputs for no pictures, by model and size
 
@@ -66,7 +67,11 @@ def _skipping(host: ModuleType, original: Callable[..., Any]) -> Callable[..., A
                 )
             return original(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs).arguments
-        if hasattr(self, ACTIVE) or _watched(self) or any(given.get(x) for x in _WHOLE):
+        if (
+            hasattr(self, ACTIVE)
+            or _watched(self)
+            or any(given.get(x) is not None and given[x] is not False for x in _WHOLE)
+        ):
             return original(self, *args, **kwargs)
         return _predict(self, grid, given["x"], functools.partial(original, self, *args, **kwargs))
 
@@ -74,8 +79,8 @@ def _skipping(host: ModuleType, original: Callable[..., Any]) -> Callable[..., A
 
 
 def _watched(model: Any) -> bool:
-    """Return whether somebody's hooks read the features of layers, which they expect for every picture."""
-    return any(m._forward_hooks or m._forward_pre_hooks for m in model.model)
+    """Return whether somebody's hooks read features, which they expect for every picture."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in model.model.modules())
 
 
 class _NothingLeft(Exception):  # noqa: N818 - no error

@@ -26,7 +26,7 @@ def choose(trainer: Any) -> None:
         try:
             with quiet():
                 found = open_model(file, file.name).model.to(trainer.device)
-            curve = measure(found, map(trainer.validator.preprocess, trainer.test_loader))
+            curve = measure(found, map(trainer.validator.preprocess, _whole(trainer)))
             threshold = curve.best()
             store(file, threshold)
         except Exception as error:
@@ -36,3 +36,12 @@ def choose(trainer: Any) -> None:
             )
         else:
             LOGGER.info(f"yolo_coordbifpn: {file.name}: {verdict(curve, threshold)} (validation set)")
+
+
+def _whole(trainer: Any) -> Any:
+    """Return batches of the whole validation set, of which a process of several GPUs has a part."""
+    loader = trainer.test_loader
+    sampler = getattr(loader, "sampler", None)
+    if sampler is None or len(sampler) == len(loader.dataset):
+        return loader
+    return trainer.get_dataloader(trainer.data[trainer.args.split], batch_size=loader.batch_size, rank=-1, mode="val")
