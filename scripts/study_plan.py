@@ -73,13 +73,10 @@ TREATMENTS = {
     "stock+96px": Treatment(larger=96),
     "p2": Treatment({"coordatt": "none", "bifpn": "none", "levels": "P2"}),
     "dualpath": Treatment({"coordatt": "none", "neck": "dualpath"}),
-    "dualpath-p2": Treatment({"coordatt": "none", "neck": "dualpath", "levels": "P2"}),
     "all-x16": Treatment({"coordatt": "P3,P4,P5,N3,N4,N5,bottleneck", "bifpn": "concat"}, 16),
 }
 _LEVELS = ("stock", "p2", "dualpath", "coordatt-bifpn", "stock+96px")
-_SCREENED = tuple(
-    x for x in TREATMENTS if x not in ("stock-s", "bifpn-add", "stock+96px", "p2", "dualpath", "dualpath-p2")
-)
+_SCREENED = tuple(x for x in TREATMENTS if x not in ("stock-s", "bifpn-add", "stock+96px", "p2", "dualpath"))
 _FROM_SCRATCH = ("stock", "coordatt", "bifpn", "coordatt-bifpn", "N3-N5", "bifpn-add", "stock-s")
 STAGES = {
     "screen-hituav": Stage("hituav", 12, 320, (0, 1), _SCREENED),

@@ -167,6 +167,32 @@ def test_other_heads(name: str) -> None:
         assert first(run(model, x, 1.0)).shape == expected.shape
 
 
+def test_hooks_inside_layers(model: Any) -> None:
+    """A hook on a part of a layer behind the grid sees every picture, so none is skipped."""
+    seen: list[int] = []
+    part = model.model[-2].cv1
+    hook = part.register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    assert first(run(model, pictures(), 1.0)).any()
+    assert seen == [4]
+    hook.remove()
+    assert not first(run(model, pictures(), 1.0)).any()
+
+
+def test_prompts() -> None:
+    """Visual prompts of YOLOE read the whole batch, so nothing is skipped."""
+    torch.manual_seed(0)
+    model = choosy(build(graft("yoloe-11s-seg.yaml", coordatt="none", bifpn="none", grid="P3")))
+    x, prompt = pictures(2, width=64), torch.zeros(2, 1, 8, 8)
+    prompt[..., 2:6, 2:6] = 1
+    grid_of(model).threshold = 0.0
+    with torch.no_grad():
+        expected = model.predict(x, vpe=prompt, return_vpe=True)
+        grid_of(model).threshold = 1.0
+        assert torch.equal(model.predict(x, vpe=prompt, return_vpe=True), expected)
+    assert expected.any()
+    assert not first(run(model, x, 1.0)).any()
+
+
 def first(out: Any) -> Tensor:
     """Return the first tensor of an output, the predictions."""
     return next(iter(tensors(out)))
@@ -457,7 +483,7 @@ def test_measure_runs_up_to_the_grid(model: Any) -> None:
 
 
 def test_command(checkpoint: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command prints table and files, and changes the checkpoint only if it is told to."""
+    """The command prints table and files, and changes the checkpoint only on request."""
     before = checkpoint.read_bytes()
     words = ["grid", f"model={checkpoint}", f"data={scenes}", "imgsz=64", "workers=0", f"project={tmp_path}", "batch=2"]
     assert main(words) == 0
@@ -540,6 +566,22 @@ def test_no_threshold(
     (line,) = {x.getMessage() for x in caplog.records if "no threshold" in x.getMessage()}
     assert "best.pt has no threshold for its grid, so it skips nothing: RuntimeError" in line
     assert f"yolo-coordbifpn grid model={checkpoint} data=... chooses one" in line
+
+
+def test_whole_validation_set() -> None:
+    """The threshold is chosen on all of it, of which each process of several GPUs has a part."""
+    asked: list[Any] = []
+    loader = SimpleNamespace(dataset=range(8), sampler=range(4), batch_size=2)
+    trainer = SimpleNamespace(
+        test_loader=loader,
+        data={"val": "images/val"},
+        args=SimpleNamespace(split="val"),
+        get_dataloader=lambda *args, **options: asked.append((args, options)) or "whole",
+    )
+    assert grid_threshold._whole(trainer) == "whole"
+    assert asked == [(("images/val",), {"batch_size": 2, "rank": -1, "mode": "val"})]
+    loader.sampler = range(8)
+    assert grid_threshold._whole(trainer) is loader
 
 
 @pytest.mark.slow

@@ -215,6 +215,32 @@ def test_too_large(checkpoint: Path, picture: Path, monkeypatch: pytest.MonkeyPa
         tiles.read_picture(picture)
 
 
+def test_sixteen_bits(tmp_path: Path) -> None:
+    """A grey picture of 16 bits is read as `yolo predict` reads it, by its upper 8 bits."""
+    deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    found = tiles.read_picture(tmp_path / "deep.tif")
+    assert found.shape == (64, 64, 3)
+    assert np.abs(found[..., 0].astype(int) - (deep >> 8)).max() <= 1
+
+
+def test_outlines_of_masks(tmp_path: Path) -> None:
+    """Masks are drawn as outlines, on a copy of the picture, and the device is the host's choice if none is given."""
+    torch.manual_seed(0)
+    yolo: Any = YOLO("yolo11n-seg.yaml")
+    for branch in yolo.model.model[-1].cv3:
+        torch.nn.init.constant_(branch[-1].bias, 1.0)
+    yolo.model.args = {"imgsz": 64, "task": "segment"}
+    torch.save({"model": yolo.model, "ema": None, "train_args": {}}, tmp_path / "seg.pt")
+    model = TileModel(YOLO(tmp_path / "seg.pt"), Tiling(**{**vars(TILING), "device": None}), "seg.pt")
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    found = model.predict(pixels.copy())
+    assert any(x.mask is not None and len(x.mask.segmentation) for x in found.result.object_prediction_list)
+    with Image.open(tiles.draw(found, tmp_path, "drawn")) as image:
+        assert not np.array_equal(np.asarray(image.convert("RGB")), pixels)
+    assert np.array_equal(found.pixels, pixels)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -226,6 +252,8 @@ def test_too_large(checkpoint: Path, picture: Path, monkeypatch: pytest.MonkeyPa
         (["model=x.pt", "source=x.png", "batch=0"], "batch= must be a whole number of at least 1"),
         (["model=x.pt", "source=x.png", "overlpa=0.1"], "Did you mean overlap?"),
         (["model=x.pt", "source=x.png"], "there is no image or folder x.png"),
+        (["model=x.pt", "source=https://a.org/b.png"], "b.png is a URL, which tiles does not read"),
+        (["model=x.pt", "source=,"], "source= names no picture, got ','"),
     ],
 )
 def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,14 +48,14 @@ def run(options: dict[str, str]) -> int:
     from ..inspection.findings import notes
     from ..inspection.inspect import inspect
     from ..inspection.page import write_inspection
+    from ..inspection.sources import split_sources
     from ..patches.install import install
 
     given = {k: v for k, v in options.items() if k not in OPTIONS}
     refused = sorted(OWN & given.keys())
     if refused:
         raise UsageError(f"{refused[0]}= is not for inspect, which shows one pass over each image.")
-    source = options["source"]
-    sources: list[str | Path] = [source] if source and Path(source).exists() else [*filter(None, source.split(","))]
+    sources = split_sources(options["source"])
     try:
         install()
         found = inspect(options["model"], sources or None, options["against"] or None, **_predict_arguments(given))

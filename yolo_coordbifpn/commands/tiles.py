@@ -62,7 +62,7 @@ def run(options: dict[str, str]) -> int:
         raise UsageError("model= must be a checkpoint such as best.pt, and source= a picture or a folder of pictures.")
     size, draw = whole_number(options, "size", 32), truth(options, "draw")
     from ..grids.tiles import TileModel, Tiling
-    from ..inspection.sources import image_files, opened
+    from ..inspection.sources import image_files, opened, split_sources
     from ..patches.install import install
 
     tiling = Tiling(
@@ -75,10 +75,9 @@ def run(options: dict[str, str]) -> int:
         options["device"] or None,
     )
     install()
-    source = options["source"]
-    files = image_files(source if Path(source).exists() else [*filter(None, source.split(","))])
+    files = image_files(split_sources(options["source"]), "tiles")
     if not files:
-        raise UsageError(f"source= names no picture, got {source!r}.")
+        raise UsageError(f"source= names no picture, got {options['source']!r}.")
     model = TileModel(opened(options["model"]), tiling, options["model"])
     print(_grid_of(model, options["model"]))
     return _predict(model, files, draw, Path(options["project"] or "runs/tiles") / (options["name"] or "tiles"))

@@ -66,26 +66,32 @@ def torch_model(model: Any) -> Any:
     return whole
 
 
-def image_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
+def split_sources(text: str) -> list[str | Path]:
+    """Split sources that are separated by commas, unless the text as a whole is the name of a file or folder."""
+    return [text] if text and Path(text).exists() else [*filter(None, text.split(","))]
+
+
+def image_files(source: str | Path | Sequence[str | Path], reader: str = "inspect") -> list[Path]:
     """Return the images of a source, each once.
 
     Args:
         source: An image, a folder of images, a pattern with `*`, or a list of these.
+        reader: The command that reads them, for the message.
 
     Raises:
         InspectError: If a file does not exist or is not an image, if a folder or a pattern has none, or for a URL.
     """
     given = [source] if isinstance(source, (str, Path)) else source
-    files = [file for x in given for file in _matches(str(x))]
+    files = [file for x in given for file in _matches(str(x), reader)]
     return list({x.absolute(): x for x in files}.values())
 
 
-def _matches(source: str) -> list[Path]:
+def _matches(source: str, reader: str) -> list[Path]:
     """Return the images of one image, folder or pattern."""
     from ultralytics.data.utils import IMG_FORMATS
 
     if "://" in source:
-        raise InspectError(f"source: {source} is a URL; download the image first")
+        raise InspectError(f"source: {source} is a URL, which {reader} does not read; download the image first")
     path = Path(source).expanduser()
     is_image = lambda x: x.suffix[1:].lower() in IMG_FORMATS  # noqa: E731
     if path.is_file() and not is_image(path):
