@@ -12,9 +12,10 @@ picture= the picture; default scripts/results/pictures/grid.png
 yolo11n-grid is trained by the stock command, on ordinary pictures, and chooses its own threshold at the end. The big
 pictures are those of big_pictures.py, from the half of the validation set that chose nothing. A tile of 640 px is seen
 at 320 px. The time is that of the process, on one thread, so that other work of the machine does not count, from the
-pixels of the picture to the merged detections. The floor is the time when every tile is skipped. mAP50 is that of the
-big pictures, from detections above 0.01. The last row is the time of the model itself on ordinary pictures, none of
-which is skipped, against the same model without the grid.
+pixels of the picture to the merged detections: the sum over the pictures of the median of the rounds. The floor is the
+time when every tile is skipped. mAP50 is that of the big pictures, from detections above 0.01. The last row is the time
+of the model itself on ordinary pictures, none of which is skipped, against the same model without the grid: medians,
+and the median of the ratios of neighbours.
 """
 
 from __future__ import annotations
@@ -90,10 +91,11 @@ def measure(name: str, best: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """Measure the pictures of a folder; return the row."""
     files = sorted(folder.glob("*.png"))
     models = {kind: _model(best, kind) for kind in ("every", "skipping", "floor")}
-    times: dict[str, list[float]] = {kind: [] for kind in models}
+    seconds = dict.fromkeys(models, 0.0)
     count = skipped = 0
     for file in files:
         pixels = read_picture(file)
+        times: dict[str, list[float]] = {kind: [] for kind in models}
         for k in range(rounds + 1):  # the first round warms up
             for kind, model in models.items():
                 start = time.process_time()
@@ -102,7 +104,8 @@ def measure(name: str, best: Path, folder: Path, rounds: int) -> dict[str, Any]:
                     times[kind].append(time.process_time() - start)
                 if not k and kind == "skipping":
                     count, skipped = count + len(found.tiles), skipped + len(found.skipped)
-    seconds = {kind: len(files) * statistics.median(x) for kind, x in times.items()}
+        for kind, x in times.items():
+            seconds[kind] += statistics.median(x)
     maps = [_map50(folder, files, _model(best, kind, _LOW)) for kind in ("every", "skipping")]
     empty = statistics.mean(x["empty"] for x in _content(folder)["images"])
     return {
@@ -133,21 +136,22 @@ def ordinary(best: Path, rounds: int) -> dict[str, Any]:
     layers[grid.i].i, layers[grid.i].f, layers[grid.i].type = grid.i, grid.f, "Identity"
     without.model = torch.nn.Sequential(*layers)
     image = torch.rand(1, 3, 640, 640, generator=torch.Generator().manual_seed(0))
-    times: tuple[list[float], list[float]] = ([], [])
+    pairs = list[list[float]]()
     with torch.inference_mode():
-        for k in range(30 * rounds + 5):
-            for model, seconds in zip((without, with_grid), times):
+        for _ in range(60 * rounds + 5):
+            pairs.append([])
+            for model in (without, with_grid):
                 start = time.process_time()
                 model(image)
-                if k >= 5:
-                    seconds.append(time.process_time() - start)
-    plain, gridded = map(statistics.median, times)
+                pairs[-1].append(time.process_time() - start)
+    pairs = pairs[5:]  # the first warm up
+    plain, gridded = (statistics.median(x) for x in zip(*pairs))
     return {
         "set": "one picture of 640 px",
         "threshold": 1e-9,
         "every (s)": round(plain, 4),
         "skipping (s)": round(gridded, 4),
-        "ratio": round(plain / gridded, 3),
+        "ratio": round(statistics.median(a / b for a, b in pairs), 3),
         **_where(),
     }
 

@@ -53,12 +53,12 @@ def scatter(count: int, seed: int, objects: int = 8, size: float = 100) -> tuple
 def obvious(boxes: Tensor, scores: Tensor, thresholds: Tensor, greedy: bool = True, iou: Any = box_iou) -> list[int]:
     """Suppress box by box, as the paper says it; not greedy: a removed box removes others too."""
     order, removed, kept = sorted(range(len(boxes)), key=lambda k: -scores[k]), set(), []
-    overlaps = iou(boxes, boxes)
+    exceeds = (iou(boxes, boxes) > thresholds[:, None]).tolist()
     for place, m in enumerate(order):
         if m not in removed:
             kept.append(m)
         if m not in removed or not greedy:
-            removed |= {j for j in order[place + 1 :] if overlaps[m, j] > thresholds[m]}
+            removed |= {j for j in order[place + 1 :] if exceeds[m][j]}
     return kept
 
 

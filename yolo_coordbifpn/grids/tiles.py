@@ -88,11 +88,19 @@ class TiledPicture:
 
 
 class _Model(UltralyticsDetectionModel):
-    """SAHI's model, whose device the host chooses and checks."""
+    """SAHI's model, whose device the host chooses and checks, and whose tiles are quick to resize."""
 
     def set_device(self, device: str | None = None) -> None:
         """Keep the device for the host's `predict`."""
         self.device: Any = device
+
+    def perform_batch_inference(self, images: list[Any]) -> None:
+        """Predict tiles, each (height, width, 3), RGB.
+
+        SAHI reverses the channels without copying, and OpenCV takes 20 times as long to resize a reversed tile as a
+        contiguous one: so each tile is given as the reverse of a contiguous BGR tile.
+        """
+        super().perform_batch_inference([cv2.cvtColor(x, cv2.COLOR_RGB2BGR)[:, :, ::-1] for x in images])
 
 
 class TileModel:

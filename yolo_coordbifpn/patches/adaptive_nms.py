@@ -204,6 +204,7 @@ def _kind() -> str:
     return kind
 
 
+@functools.lru_cache
 def _adaptive(function: Any) -> Callable[..., Any]:
     """Compile a version of the host's NMS whose calls that suppress go to `_suppress`.
 

@@ -11,6 +11,7 @@ name that is already bound to the function sees the change.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 from collections.abc import Callable
 from types import CodeType, FunctionType, ModuleType
@@ -109,6 +110,12 @@ def _extended(host: ModuleType, original: CodeType) -> CodeType:
         source = inspect.getsource(host)
     except (OSError, TypeError) as error:
         raise HostError(f"the source of {host.__name__} cannot be read ({error})") from error
+    return _compiled(source, host.__name__, original)
+
+
+@functools.lru_cache
+def _compiled(source: str, host: str, original: CodeType) -> CodeType:
+    """Put our branch and guard into the code of the `parse_model` of a host's module; 0.1 s at the first call."""
     filename = original.co_filename
     tree = ast.parse(source, filename)
     function = next((x for x in tree.body if isinstance(x, ast.FunctionDef) and x.name == original.co_name), None)
@@ -117,7 +124,7 @@ def _extended(host: ModuleType, original: CodeType) -> CodeType:
         function is None
         or _function_code(compile(tree, filename, "exec", dont_inherit=True), function.name) != original
     ):
-        raise HostError(f"{host.__name__}.parse_model is not what its source file says: something else has patched it")
+        raise HostError(f"{host}.parse_model is not what its source file says: something else has patched it")
     assert function is not None  # its code is the same
     _add_branch(function, host)
     _add_inside(function, host)
@@ -132,7 +139,7 @@ def _function_code(module: CodeType, name: str) -> CodeType | None:
     return next((x for x in module.co_consts if isinstance(x, CodeType) and x.co_name == name), None)
 
 
-def _add_branch(function: ast.FunctionDef, host: ModuleType) -> None:
+def _add_branch(function: ast.FunctionDef, host: str) -> None:
     """Put our `elif` before the `else: c2 = ch[...]` that ends the chain over the module classes."""
     loops = [x for x in ast.walk(function) if isinstance(x, ast.For) and ast.dump(x.target) == _LOOP_TARGET]
     ends = [
@@ -140,7 +147,7 @@ def _add_branch(function: ast.FunctionDef, host: ModuleType) -> None:
     ]
     if len(loops) != 1 or len(ends) != 1:
         raise HostError(
-            f"{host.__name__}.parse_model has another shape than the known parsers "
+            f"{host}.parse_model has another shape than the known parsers "
             f"({len(loops)} loops over rows, {len(ends)} chains that end in `else: c2 = ch[...]`; expected one of each)"
         )
     (end,) = ends
@@ -162,13 +169,11 @@ def _is_last_else(body: list[ast.stmt]) -> bool:
     return [ast.unparse(x) for x in target] == ["c2"] and ast.unparse(value.value) == "ch" and {*names} == {"ch", "f"}
 
 
-def _add_inside(function: ast.FunctionDef, host: ModuleType) -> None:
+def _add_inside(function: ast.FunctionDef, host: str) -> None:
     """Let the table see the YAML before the rows are read, and the layers before they are returned."""
     end = function.body[-1]
     if not isinstance(end, ast.Return) or end.value is None:
-        raise HostError(
-            f"{host.__name__}.parse_model does not end in a `return` of its layers, as the known parsers do"
-        )
+        raise HostError(f"{host}.parse_model does not end in a `return` of its layers, as the known parsers do")
     (statement,) = _located(_FINISH, end)
     assert isinstance(statement, ast.Expr)
     assert isinstance(statement.value, ast.Call)
