@@ -56,6 +56,7 @@ def run(options: dict[str, str]) -> None:
         "workers": 0,
         "cache": "ram",
         "verbose": False,
+        "val": stage.best,
     }
     if not stage.pretrained:  # few steps: no gradient accumulation, as in the demo
         train |= {"batch": 8, "nbs": 8, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1}
