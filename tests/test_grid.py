@@ -346,21 +346,24 @@ def test_loss_without_objects(model: Any) -> None:
 
 
 def test_it_learns() -> None:
-    """From features that differ where an object is, the scores of pictures with objects become the larger ones."""
+    """At a usual learning rate 200 steps are enough to score the cell of an object higher than any other."""
     torch.manual_seed(0)
-    block = GridActivation(4, 4)
-    optimizer = torch.optim.Adam(block.parameters(), 0.02)
+    block, losses = GridActivation(4, 4), []
+    optimizer = torch.optim.Adam(block.parameters(), 0.001)
     batch = {"bboxes": torch.tensor([[0.3, 0.6, 0.1, 0.1]]), "batch_idx": torch.zeros(1)}
-    for _ in range(60):
+    for _ in range(200):
         x = torch.randn(4, 4, 16, 16)
         x[0, :, 9, 4] += 4
         block(x)
         optimizer.zero_grad()
-        block.loss(batch)["grid_loss"].backward()
+        loss = block.loss(batch)["grid_loss"]
+        loss.backward()
+        losses.append(loss.item())
         optimizer.step()
     block.eval()(x)
     assert block.scores()[0] > 0.5 > 0.2 > block.scores()[1:].max()
     assert block.logits[0].flatten().argmax() == 2 * 4 + 1
+    assert np.mean(losses[-20:]) < 0.03  # 0.06 from the convolutions' usual initial weights
 
 
 def test_state(model: Any) -> None:
