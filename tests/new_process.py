@@ -29,6 +29,20 @@ from pathlib import Path
 from typing import Any
 
 IMPORTED = ("torch", "torchvision", "cv2", "matplotlib.pyplot", "polars", "psutil", "requests", "scipy.spatial")
+IMPORTED += ("torch._inductor.config",)  # by `use_deterministic_algorithms`, before each training
+
+# the command `compare`, which on Linux starts its runs as forks of its own process
+COMPARE = f"""
+import sys
+from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.compare import executors, processes
+
+if sys.platform == "linux":
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    from new_process import Fork
+    executors.start = processes.start = Fork
+sys.exit(main(["compare", *sys.argv[1:]]))
+"""
 
 
 def run_fresh(*words: str, folder: Path, limit: int = 400, **env: str) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ import pytest
 from conftest import ROOT
 from filelock import FileLock
 from markdown_it import MarkdownIt
-from new_process import Program, run_fresh, run_python
+from new_process import COMPARE, Program, run_fresh, run_python
 from PIL import Image
 
 from yolo_coordbifpn.commands import main
@@ -475,21 +475,9 @@ def test_the_script_is_the_command(
     assert message in "".join(capsys.readouterr())
 
 
-IN_FORKS = f"""
-import sys
-sys.path.insert(0, {str(ROOT / "tests")!r})
-from new_process import Fork
-from yolo_coordbifpn.commands import main
-from yolo_coordbifpn.compare import executors, processes
-
-executors.start = processes.start = Fork
-sys.exit(main(["compare", *sys.argv[1:]]))
-"""
-
-
 def start(folder: Path, *words: str) -> Program:
     """Start the command in a folder; the processes that it starts are forks, which need no time to import torch."""
-    return Program("-c", IN_FORKS, *words, folder=folder)
+    return Program("-c", COMPARE, *words, folder=folder)
 
 
 def compared(folder: Path, *words: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, gap, inserted, scrambled, yolo
-from new_process import run_python
+from new_process import COMPARE, run_python
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
@@ -92,9 +92,8 @@ def test_one_file_is_all_it_takes(tmp_path: Path, data: Path, monkeypatch: pytes
     assert "yolo11n-eca-bifpn" in run(tmp_path, *ours, "models", "of=yolo11n")
     run(tmp_path, *ours, "graph", "model=yolo11n-eca.yaml", "save=eca.svg")
     assert "ECA" in (tmp_path / "eca.svg").read_text(encoding="utf-8")
-    run(
-        tmp_path, *ours, "compare", "models=yolo11n", "variants=eca", "seeds=0", f"data={data}", *TRAIN[1:5], "epochs=1"
-    )
+    words = ("models=yolo11n", "variants=eca", "seeds=0", f"data={data}", *TRAIN[1:5], "epochs=1")
+    run(tmp_path, "-c", COMPARE, *words)
     report = (tmp_path / "runs" / "compare" / "compare" / "report.md").read_text(encoding="utf-8")
     assert "yolo11n-eca" in report
 
