@@ -28,8 +28,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-IMPORTED = ("torch", "torchvision", "cv2", "matplotlib.pyplot", "polars", "psutil", "requests", "scipy.spatial")
-IMPORTED += ("torch._inductor.config",)  # by `use_deterministic_algorithms`, before each training
+IMPORTED = (
+    "torch", "torchvision", "cv2", "matplotlib.pyplot", "polars", "psutil", "requests", "scipy.spatial",
+    "torch._inductor.config",  # by `use_deterministic_algorithms`, at the start of a training
+)  # fmt: skip
 
 # the command `compare`, which on Linux starts its runs as forks of its own process
 COMPARE = f"""

@@ -23,9 +23,7 @@ from .dispatch import exported, symbolic
 _PRIOR = 0.01  # score of every cell before training
 _ALPHA, _GAMMA = 0.25, 2.0  # of the focal loss
 _HIDDEN = 16  # channels of the sub-network
-_SMALL = (
-    0.1  # factor on initial weights before a normalisation: the same outputs, and relative steps ten times as large
-)
+_SMALL = 0.1  # factor on initial weights before a batch normalisation: the same output, and steps that turn them sooner
 
 
 @block(variant="", paper="2212.13136")

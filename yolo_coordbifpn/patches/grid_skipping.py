@@ -81,10 +81,10 @@ def _skipping(host: ModuleType, original: Callable[..., Any]) -> Callable[..., A
 def _watched(model: Any) -> bool:
     """Return whether somebody's hooks read features, which they expect for every picture."""
     modules = [model.model]
-    for m in modules:  # `modules()` takes 1 ms, as it notes names
+    for m in modules:  # in less than half the time of `modules()`, which makes names
         if m._forward_hooks or m._forward_pre_hooks:
             return True
-        modules += filter(None, m._modules.values())
+        modules += [x for x in m._modules.values() if x is not None]
     return False
 
 
