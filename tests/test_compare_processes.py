@@ -92,6 +92,7 @@ def planned(folder: Path, *labels: str, seeds: tuple[int, ...] = (0,)) -> Plan:
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "whole_group", "status"),
     [

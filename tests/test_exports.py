@@ -83,6 +83,7 @@ def test_exported_models_give_the_same_output(kind: str, yolo: YOLO, tmp_path: P
     assert gap(exported(yolo, tmp_path, format=kind), yolo.model) < tolerance
 
 
+@pytest.mark.slow
 def test_dynamic_onnx(yolo: YOLO, tmp_path: Path) -> None:
     """A dynamic export accepts other sizes, also oblong ones."""
     run = exported(yolo, tmp_path, format="onnx", dynamic=True)

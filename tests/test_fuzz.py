@@ -34,7 +34,15 @@ def fuzz(own_blocks: None) -> Iterator[Any]:
     LOGGER.setLevel(level)
 
 
-@pytest.mark.parametrize(("kind", "count"), [("rows", 120), ("yamls", 80), ("grafts", 40), ("files", 10)])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        pytest.param("rows", 120, marks=pytest.mark.slow),
+        pytest.param("yamls", 80, marks=pytest.mark.slow),
+        ("grafts", 40),
+        ("files", 10),
+    ],
+)
 def test_cases(fuzz: Any, kind: str, count: int) -> None:
     """Each case is built and runs, or has the right error, and leaves the host unchanged; both outcomes occur."""
     bases = [fuzz.SMALL, *fuzz.load("yolo11.yaml"), *fuzz.load("yolov8-cls.yaml"), *fuzz.load("yolo11-bifpn.yaml")]

@@ -58,6 +58,7 @@ def test_options_without_effect_are_refused(options: dict[str, Any], message: st
         Variant(**options)
 
 
+@pytest.mark.slow
 def test_the_default_file_of_a_graft_is_no_shipped_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, quick_builds: None
 ) -> None:
@@ -70,6 +71,7 @@ def test_the_default_file_of_a_graft_is_no_shipped_name(
     assert "repeats= has no effect" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_scale_that_was_asked_for_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, quick_builds: None
 ) -> None:

@@ -535,6 +535,7 @@ def test_alignment_finds_every_layer() -> None:
 # The command ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_upgrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An upgraded checkpoint has the blocks, the same output and the same names, and the host reads it."""
     model = YOLO("yolo26n.yaml")
