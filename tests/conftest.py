@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from new_process import run_fresh, run_python
+from shapes import shape_alone
 from torch import Tensor, nn
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
@@ -37,8 +38,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests over many model YAMLs as slow, except for those of YOLO11 and YOLO26 themselves."""
-    quick = re.compile(r"\[yolo(11|26)n?(-pose)?(-coordatt-bifpn)?\]")
+    """Mark the tests over many model YAMLs as slow, except for those of YOLO11 and of YOLO26 with poses."""
+    quick = re.compile(r"\[yolo(11n?|26n?-pose)(-coordatt-bifpn)?\]")
     for item in items:
         if item.get_closest_marker("zoo") and not quick.search(item.name):
             item.add_marker(pytest.mark.slow)
@@ -148,13 +149,8 @@ def quick_builds(numbers: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
             tensor.copy_(numbers[start : start + tensor.numel()].view_as(tensor))
             return tensor.div_(tensor[0].numel() ** 0.5)
 
-    def shape_alone(conv: nn.Conv2d, x: Tensor, *args: Any) -> Tensor:
-        if not building:
-            return convolve(conv, x, *args)
-        sides = zip(x.shape[2:], conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-        return x.new_zeros(
-            len(x), conv.out_channels, *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
-        )
+    def shape_of_new(*args: Any) -> Tensor:
+        return (shape_alone if building else convolve)(*args)
 
     def run(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         building[:] = [] if hasattr(model, "stride") else [model]  # the host runs a new model to find its strides
@@ -164,7 +160,7 @@ def quick_builds(numbers: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
             building.clear()
 
     monkeypatch.setattr(nn.init, "kaiming_uniform_", draw)
-    monkeypatch.setattr(nn.Conv2d, "_conv_forward", shape_alone)
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", shape_of_new)
     monkeypatch.setattr(tasks.BaseModel, "forward", run)
     monkeypatch.setattr(tasks.BaseModel, "info", lambda *args, **kwargs: None)
 

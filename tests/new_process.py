@@ -23,13 +23,17 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 IMPORTED = (
-    "torch", "torchvision", "cv2", "matplotlib.pyplot", "polars", "psutil", "requests", "scipy.spatial",
+    "torch", "torchvision", "cv2", "matplotlib.pyplot", "polars", "requests", "scipy.spatial",
+    "ray", "thop",  # by integrations of the host and by its count of operations
     "torch._inductor.config",  # by `use_deterministic_algorithms`, at the start of a training
 )  # fmt: skip
 
@@ -68,6 +72,26 @@ def run_python(*words: str, folder: Path, limit: int = 400, **env: str) -> subpr
     if sys.platform != "linux":
         return run_fresh(*words, folder=folder, limit=limit, **env)
     return Program(*words, folder=folder, limit=limit, **env).ended()
+
+
+def all_end(processes: Sequence[psutil.Process], seconds: float) -> bool:
+    """Wait until processes have ended; return whether they did.
+
+    An orphan that waits to be reaped has ended; the first process of a container may reap once a second.
+    """
+    end = time.monotonic() + seconds
+    while any(map(_runs, processes)):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Program:
@@ -117,10 +141,10 @@ def _server() -> subprocess.Popen[bytes]:
 
 def serve() -> None:
     """Fork for each job that is read from the standard input; print the process, and its exit status when it ends."""
+    installed = sys.path[1:]  # before Ray adds to it
     for name in IMPORTED:
         with contextlib.suppress(ImportError):  # other hosts need other packages
             importlib.import_module(name)
-    installed = sys.path[1:]
     gc.freeze()
     for line in sys.stdin:
         child = os.fork()

@@ -133,6 +133,7 @@ def test_fx_inside_a_model(case: Case) -> None:
     torch.testing.assert_close(torch.fx.symbolic_trace(Model())(x), Model()(x))
 
 
+@pytest.mark.slow
 @MODES
 def test_compile(case: Case, train: bool) -> None:
     """Compiled without a graph break, a block gives the same output and gradients."""

@@ -188,6 +188,7 @@ def blocks() -> list[tuple[nn.Module, list[torch.Tensor] | torch.Tensor]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", range(3))
 def test_gradients(which: int) -> None:
     """Gradients of inputs and parameters are correct in float64, in train and in eval mode."""

@@ -20,12 +20,14 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from conftest import ROOT
 from filelock import FileLock
 from markdown_it import MarkdownIt
-from new_process import COMPARE, Program, run_fresh, run_python
+from new_process import COMPARE, Program, all_end, run_fresh, run_python
 from PIL import Image
 
+from yolo_coordbifpn import graft
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.commands.scenes import write_scenes
 from yolo_coordbifpn.compare.arguments import train_arguments
@@ -335,12 +337,40 @@ def test_names_are_escaped(name: str) -> None:
 # The command ----------------------------------------------------------------------------------------------------------
 
 SMALL = ["epochs=3", "imgsz=64", "batch=4", "nbs=4", "workers=0", "devices=cpu,cpu"]
+SMALL_MODEL: dict[str, Any] = {  # a training of YOLO11n spends most of its time on checkpoints of many layers
+    "nc": 4,
+    "backbone": [*([-1, 1, "Conv", [8 * 2**i, 3, 2]] for i in range(5)), [-1, 1, "SPPF", [128, 5]]],
+    "head": [
+        [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+        [[-1, 3], 1, "Concat", [1]],
+        [-1, 1, "Conv", [64, 1, 1]],
+        [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+        [[-1, 2], 1, "Concat", [1]],
+        [-1, 1, "Conv", [32, 1, 1]],  # 11, N3
+        [-1, 1, "Conv", [32, 3, 2]],
+        [[-1, 8], 1, "Concat", [1]],
+        [-1, 1, "Conv", [64, 1, 1]],  # 14, N4
+        [-1, 1, "Conv", [64, 3, 2]],
+        [[-1, 5], 1, "Concat", [1]],
+        [-1, 1, "Conv", [128, 1, 1]],  # 17, N5
+        [[11, 14, 17], 1, "Detect", ["nc"]],
+    ],
+}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw a data set of a few images."""
     return write_scenes(tmp_path_factory.mktemp("data") / "scenes", train=12, val=6, size=64, seed=0)
+
+
+@pytest.fixture
+def small_models(tmp_path: Path) -> str:
+    """Write a small detector and its variant with our blocks, and return `models=` of both."""
+    grafted = graft(SMALL_MODEL, bifpn="concat")
+    for name, cfg in (("small", SMALL_MODEL), ("small-coordatt-bifpn", grafted)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(cfg, sort_keys=False), encoding="utf-8")
+    return "models=small.yaml,small-coordatt-bifpn.yaml"
 
 
 @pytest.mark.parametrize(
@@ -523,17 +553,20 @@ def kill_after(changes: int, folder: Path, process: Program) -> bool:
     descendants = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     assert process.ended().returncode == -signal.SIGKILL
-    assert psutil.wait_procs(descendants, timeout=30)[1] == []
+    assert all_end(descendants, 30)
     return True
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills forks")
-def test_nothing_is_lost_when_it_is_killed(data: Path, tmp_path: Path) -> None:
-    """Killed twenty times while it writes, it gives the same numbers as without; no process outlives the parent."""
-    words = ["models=yolo11n", "variants=coordatt-bifpn", "seeds=0,1", f"data={data}", *SMALL]
+def test_nothing_is_lost_when_it_is_killed_and_grows(data: Path, small_models: str, tmp_path: Path) -> None:
+    """Grown by a model and a seed, and killed twenty times meanwhile, it gives the same numbers; no process is left."""
+    common = [f"data={data}", *SMALL]
+    words = [small_models, "seeds=0,1", *common]
     compared(tmp_path, *words, "name=calm")
+    compared(tmp_path, small_models.partition(",")[0], "seeds=0", *common, "name=killed")
     calm_folder, killed = tmp_path / "runs" / "compare" / "calm", tmp_path / "runs" / "compare" / "killed"
+    assert (len(figures(calm_folder)), len(figures(killed))) == (4, 1)
 
     moments, kills, ended = random.Random(0), 0, 0
     while kills < 20:  # once all runs are finished, it is killed while it reads the results and reports
@@ -557,45 +590,29 @@ def test_nothing_is_lost_when_it_is_killed(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_a_local_ray(data: Path, tmp_path: Path) -> None:
+def test_on_a_local_ray(data: Path, small_models: str, tmp_path: Path) -> None:
     """A Ray that is started on this machine carries out the runs."""
     pytest.importorskip("ray")
-    words = ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0", f"data={data}", *SMALL, "engine=ray"]
+    words = [small_models, "seeds=0", f"data={data}", *SMALL, "engine=ray"]
     done = run_python("-m", "yolo_coordbifpn", "compare", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(figures(tmp_path / "runs" / "compare" / "compare")) == 2
 
 
 @pytest.mark.slow
-def test_a_failing_run_is_reported(data: Path, tmp_path: Path) -> None:
+def test_a_failing_run_is_reported(data: Path, small_models: str, tmp_path: Path) -> None:
     """A model that fails in its run, here since its plan is not checked again, fails alone; the others are kept."""
     words = [f"data={data}", "epochs=1", *SMALL[1:-1]]
     folder = tmp_path / "runs" / "compare" / "compare"
     train, _ = train_arguments(dict(x.split("=") for x in words))
-    models = ("yolo11n.yaml", "yolo11n-pose.yaml")
+    models = (str(tmp_path / "small.yaml"), "yolo11n-pose.yaml")
     Plan(folder, models, label_models(models, {}), (0,), train).start()
-    words += ["models=yolo11n.yaml,yolo11n-pose.yaml", "seeds=0", "devices=cpu,cpu"]
-    done = run_python("-m", "yolo_coordbifpn", "compare", *words, folder=tmp_path)
+    words += [f"models={','.join(models)}", "seeds=0", "devices=cpu,cpu"]
+    done = run_python("-c", COMPARE, *words, folder=tmp_path)
     assert done.returncode == 1
     assert "yolo11n-pose seed 0 has no result:" in done.stderr
     assert len(figures(folder)) == 1
     assert "INCOMPLETE: 1 of 2 runs" in (folder / "report.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_a_comparison_grows(data: Path, tmp_path: Path) -> None:
-    """Seeds and models that are added later give the same numbers as all of them at once."""
-    words = [f"data={data}", "epochs=1", *SMALL[1:]]
-    for more in (
-        ["models=yolo11n.yaml", "seeds=0", "name=grown"],
-        ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0-1", "name=grown"],
-        ["models=yolo11n.yaml,yolo11n-bifpn.yaml", "seeds=0-1", "name=whole"],
-    ):
-        compared(tmp_path, *words, *more)
-    folder = tmp_path / "runs" / "compare"
-    assert len(figures(folder / "whole")) == 4
-    assert figures(folder / "grown") == figures(folder / "whole")
-    assert losses(folder / "grown") == losses(folder / "whole")
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:

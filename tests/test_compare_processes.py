@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from new_process import all_end
 
 from yolo_coordbifpn.compare import executors
 from yolo_coordbifpn.compare.executors import RETRIES, on_devices
@@ -123,7 +124,7 @@ def test_no_process_is_left_running(number: int, whole_group: bool, status: int,
     (os.killpg if whole_group else os.kill)(process.pid, number)
     text = process.communicate(timeout=30)[0]
     assert process.returncode == status
-    assert psutil.wait_procs(descendants, timeout=10)[1] == []
+    assert all_end(descendants, 10)
     if status == 130:
         assert "Interrupted: 0 of 2 runs have a result; the same command continues" in text
         assert "Traceback" not in text

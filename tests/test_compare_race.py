@@ -53,6 +53,7 @@ def layouts(number: int, models: int, seeds: int) -> list[Scores]:
 # Statistics -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sides", "freedom", "table"),
     [
@@ -129,6 +130,7 @@ def test_who_is_dropped_and_when() -> None:
     assert race(scores(bad=3), SEEDS, 5) == found  # results after its last seed do not matter
 
 
+@pytest.mark.slow
 def test_how_often_an_equal_variant_is_dropped() -> None:
     """Eight looks at ten seeds drop one of five equal variants in about 15 % of the races, as the module says."""
     races = [race(x, range(10), 10) for x in layouts(300, 6, 10)]

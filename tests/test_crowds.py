@@ -100,6 +100,7 @@ def test_sweep_is_the_hosts_validation(tmp_path: Path, monkeypatch: pytest.Monke
     assert crowded["adaptive 0.5"].false_positives > plain["adaptive 0.5"].false_positives
 
 
+@pytest.mark.slow
 def test_models_without_nms(tmp_path: Path) -> None:
     """A classifier, and a head that needs no NMS, are errors that say so."""
     YOLO("yolo11n-cls.yaml").save(tmp_path / "cls.pt")

@@ -89,7 +89,7 @@ def test_one_file_is_all_it_takes(tmp_path: Path, data: Path, monkeypatch: pytes
     answer = run(tmp_path, "-c", LOOK).splitlines()
     assert [answer[0], answer[-1]] == ["ReZero ECA True", "True True"]
     ours = ("-m", "yolo_coordbifpn")
-    assert "yolo11n-eca-bifpn" in run(tmp_path, *ours, "models", "of=yolo11n")
+    assert "yolo11n-eca-bifpn" in run(tmp_path, *ours, "models", "of=yolo11n", "only=*-eca-bifpn")
     run(tmp_path, *ours, "graph", "model=yolo11n-eca.yaml", "save=eca.svg")
     assert "ECA" in (tmp_path / "eca.svg").read_text(encoding="utf-8")
     words = ("models=yolo11n", "variants=eca", "seeds=0", f"data={data}", *TRAIN[1:5], "epochs=1")
@@ -264,6 +264,7 @@ def test_from_scratch_there_is_no_rezero(own_blocks: None) -> None:
     assert type(YOLO("yolo11n-gate.yaml").model.model[9]) is Gate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", ["deepest", "bottleneck", "N3"])
 def test_rezero_travels_with_the_model(own_blocks: None, tmp_path: Path, places: str) -> None:
     """A checkpoint, a model rebuilt from its YAML, and a new model of the same name get a and the block's weights."""

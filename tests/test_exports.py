@@ -74,7 +74,7 @@ def exported(yolo: YOLO, folder: Path, **options: Any) -> AutoBackend:
     return AutoBackend(yolo.export(imgsz=SIZE, device="cpu", verbose=False, **options), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("kind", [pytest.param(x, marks=[pytest.mark.slow] * (x == "openvino")) for x in FORMATS])
+@pytest.mark.parametrize("kind", [pytest.param(x, marks=[pytest.mark.slow] * (x != "onnx")) for x in FORMATS])
 def test_exported_models_give_the_same_output(kind: str, yolo: YOLO, tmp_path: Path) -> None:
     """Each format, opened by the host, gives the model's output."""
     packages, tolerance = FORMATS[kind]
@@ -104,6 +104,7 @@ def test_the_exported_graph_of_coordatt() -> None:
     assert kinds == {"ReduceMean": 2, "Conv": 4, "HardSwish": 2, "Sigmoid": 2, "Mul": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(torch, "export"), reason="this torch has no torch.export")
 def test_torch_export(yolo: YOLO) -> None:
     """`torch.export`, which other exporters build on, exports the whole model."""

@@ -146,6 +146,7 @@ class Folding(nn.Module):
         self.bn = nn.Identity()
 
 
+@pytest.mark.slow
 def test_a_head_with_many_queries_is_fused() -> None:
     """RT-DETR is fused, although its head needs an image of 300 cells."""
     cfg = models.load("rtdetr-l-bifpn.yaml") | {"scale": "l", "scales": {"l": [0.33, 0.125, 256]}}
@@ -188,6 +189,7 @@ def test_stock_models_are_fused_by_the_host_alone() -> None:
     assert status()[0]["fusing"]
 
 
+@pytest.mark.slow
 def test_the_exported_graph_has_no_weights_of_fusions(tmp_path: Path) -> None:
     """Exported, a model with BiFPN has as many multiplications as the stock model."""
     counts = []

@@ -225,6 +225,7 @@ def test_the_sum_neck_is_effdets(repeats: int) -> None:
         torch.testing.assert_close(outputs[i], x, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_options_of_the_sum_neck() -> None:
     """The edge, the repeats and the width have their effect; there are no nodes with a single input."""
     for edge, inputs in ((True, [2, 2, 3, 2]), (False, [2, 2, 2, 2])):
@@ -537,6 +538,7 @@ def test_a_file_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert made["nc"] == 3
 
 
+@pytest.mark.slow
 def test_every_stock_text_is_kept(quick_builds: None) -> None:
     """The rows in the new text of each stock model are those of the dict, and the indices in comments are right."""
     from yolo_coordbifpn.grafting.yaml_text import rewrite

@@ -256,6 +256,7 @@ class First(nn.Module):
         return self.model(x)[0]
 
 
+@pytest.mark.slow
 def test_when_everything_runs(model: Any, log: Any) -> None:
     """Training, losses, other people's hooks, embeddings, traces and exports get every picture."""
     x = pictures()
@@ -485,6 +486,7 @@ def test_measure_runs_up_to_the_grid(model: Any) -> None:
     assert curve.scores == pytest.approx([*scores, *scores[:2]], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_command(checkpoint: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command prints table and files, and changes the checkpoint only on request."""
     before = checkpoint.read_bytes()

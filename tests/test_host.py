@@ -75,6 +75,7 @@ def test_the_hook_loads_nothing(python: Callable[..., str]) -> None:
     assert python(code, fresh=True).split() == ["yolo_coordbifpn_startup"]
 
 
+@pytest.mark.slow
 def test_the_hook_can_be_switched_off(python: Callable[..., str]) -> None:
     """With the variable at 0 nothing of ours is loaded; an explicit import still works."""
     off = {"YOLO_COORDBIFPN_AUTOLOAD": "0"}
@@ -282,6 +283,7 @@ print(any(status()[0].values()), old.load.__module__, "has been replaced" in __i
 """
 
 
+@pytest.mark.slow
 def test_a_reloaded_host_is_patched_again(python: Callable[..., str]) -> None:
     """`importlib.reload` of the host's module undoes patches; the hook or `install()` makes them again, undoably."""
     code = f"import io, sys\nsys.stderr = io.StringIO()\n{RELOAD}"

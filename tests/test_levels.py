@@ -244,6 +244,7 @@ def test_the_hosts_own_p2_model(family: str, log: pytest.LogCaptureFixture) -> N
         torch.testing.assert_close(back.model[-1].cv2[k].state_dict(), old.model[-1].cv2[k].state_dict())
 
 
+@pytest.mark.slow
 def test_the_way_back(log: pytest.LogCaptureFixture) -> None:
     """Weights of a model with a level more give the stock model everything but that level."""
     old = stock("yolo11n")
@@ -394,6 +395,7 @@ def test_what_the_gates_learned_is_shown(tmp_path: Path) -> None:
     assert [x.change for x in seen[1:]] == [0] * (len(gates) - 1)
 
 
+@pytest.mark.slow
 def test_upgrade(tmp_path: Path) -> None:
     """A checkpoint gets the level and the gates, with its own predictions."""
     yolo = YOLO("yolo11n.yaml")

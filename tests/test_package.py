@@ -47,6 +47,7 @@ def names_of(requirements: Iterable[str]) -> set[str]:
     return {canonicalize_name(Requirement(x).name) for x in requirements}
 
 
+@pytest.mark.slow
 def test_contents(wheel: Path) -> None:
     """The wheel contains the package, the model YAMLs and, at the top level, only the start-up files."""
     names = zipfile.ZipFile(wheel).namelist()

@@ -338,6 +338,7 @@ def test_safe_loading_knows_every_block(checkpoints: Path) -> None:
     assert "Unsupported global: GLOBAL my_blocks.Scale" in out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_where_the_plugin_is_switched_off(checkpoints: Path) -> None:
     """Opening a checkpoint with our blocks imports the package, which activates the plugin in that process."""
     out = run(checkpoints, LOAD, NAMES="CoordAtt SE", YOLO_COORDBIFPN_AUTOLOAD="0")

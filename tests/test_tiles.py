@@ -99,6 +99,7 @@ def test_tiles_of_a_picture() -> None:
     assert covered.all()
 
 
+@pytest.mark.slow
 def test_plain_sahi(checkpoint: Path, picture: Path, choosy: None) -> None:
     """Plain SAHI skips too, in batches and tile by tile, and finds what the command finds."""
     pixels = tiles.read_picture(picture)

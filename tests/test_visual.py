@@ -264,6 +264,7 @@ def test_blocks_in_a_rezero_and_inside_layers_have_effects() -> None:
     assert all(x.low is None for x in found)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_continues_its_log(start: Any, model: Any, tmp_path: Path) -> None:
     """Repeated epochs are not logged twice, and a line that a kill has truncated is dropped."""
     start(tmp_path, model)[0].train(3)
@@ -350,6 +351,7 @@ def passes() -> Any:
     hook.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [
@@ -449,6 +451,7 @@ def test_an_unreadable_image_is_skipped(tmp_path: Path, log: Any) -> None:
     assert f"Skipped, because the file cannot be read as an image: {', '.join(map(str, found.skipped))}." in page(found)
 
 
+@pytest.mark.slow
 def test_many_images_have_a_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For four images the host's progress bar is shown, while they are inspected and drawn; for one it is not."""
     bars = []
@@ -509,6 +512,7 @@ def opened(model: Any, **changes: float) -> Any:
     return yolo
 
 
+@pytest.mark.slow
 def test_blocks_that_have_not_moved(model: Any, tmp_path: Path) -> None:
     """A sentence names the blocks at their start, and maps are drawn only of blocks whose gates differ."""
     file = ramp(tmp_path / "a.png", 96, 64)
@@ -528,6 +532,7 @@ def test_blocks_that_have_not_moved(model: Any, tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(figures(found)[-1].content)).width > 3 * flat
 
 
+@pytest.mark.slow
 def test_two_models(model: Any, tmp_path: Path) -> None:
     """With against=, each image has the maps of both models on one scale, and shares are matched by node and input."""
     yolo = YOLO("yolo11n-coordatt-bifpn.yaml")
@@ -561,6 +566,7 @@ def test_maps_of_one_place_have_one_scale() -> None:
     assert (low, high) == pytest.approx((values.min(), values.max()))
 
 
+@pytest.mark.slow
 def test_the_page_stays_small(model: Any, tmp_path: Path) -> None:
     """An image adds less than 70 kB to the page, so that 40 images stay under 3 MB."""
     generator = np.random.default_rng(0)
@@ -614,6 +620,7 @@ def test_arrows_carry_the_weights(model: Any) -> None:
     assert not any(a.weight for a in diagram(build(load("yolo11n.yaml")), "", weights=True).arrows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolo11n-coordatt-bifpn", "yolo11n-bifpn-add", "yolov8n-p6-bifpn", "rtdetr-l-bifpn"])
 def test_shares_touch_neither_arrows_nor_each_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every share of a neck drawing is clear of all arrows, also of those that pass, and of all other texts."""
@@ -668,6 +675,7 @@ def test_inspect_writes_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(list((tmp_path / "out").glob("x*/index.html"))) == 2
 
 
+@pytest.mark.slow
 def test_the_page_of_a_trained_checkpoint_shows_its_training(model: Any, tmp_path: Path, capsys: Any) -> None:
     """The fusion weights that the training logged beside the checkpoint are a figure of the page."""
     (tmp_path / "run" / "weights").mkdir(parents=True)

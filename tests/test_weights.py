@@ -118,7 +118,8 @@ def test_half_precision_weights() -> None:
     assert gap(new, old.float()) < 1e-5
 
 
-@pytest.mark.parametrize("family", ["yolo11n", *(pytest.param(x, marks=pytest.mark.slow) for x in FAMILIES[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_an_insertion_at_any_place(family: str, quick_builds: None) -> None:
     """A CoordAtt after any layer of the model keeps the output, whatever reads that layer."""
     old = stock(family)

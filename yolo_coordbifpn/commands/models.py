@@ -3,6 +3,7 @@
     yolo-coordbifpn models
     yolo-coordbifpn models only=yolo11* scale=nsx
     yolo-coordbifpn models of=yolo12n
+    yolo-coordbifpn models of=yolo12n only=*-bifpn*
     yolo-coordbifpn models only=yolov5-repository/* copy=models
 
 scale=      scales to count, letters of nsmlx; default n
@@ -42,13 +43,14 @@ def run(options: dict[str, str]) -> int:
     scales = options["scale"]
     if not scales or set(scales) - set(SCALES):
         raise UsageError(f"scale= takes letters of {SCALES}, such as scale=n or scale=nsmlx, got {scales!r}.")
-    names = [x for x in shipped() if fnmatch(x.removesuffix(".yaml"), options["only"])]
-    if not names:
-        raise UsageError(f"only= must match names such as yolo11-coordatt, got {options['only']!r}.")
-    names.sort(key=lambda x: ((split(x) or x)[0], len(x)))
+    names = sorted(shipped(), key=lambda x: ((split(x) or x)[0], len(x)))
     if options["of"]:
         TABLE.discovery.find_all()
         names, scales = [f"{options['of'].removesuffix('.yaml')}-{variant}.yaml" for variant in variants()], "-"
+    names = [x for x in names if fnmatch(x.removesuffix(".yaml"), options["only"])]
+    if not names:
+        example = f"{options['of'].removesuffix('.yaml') or 'yolo11'}-coordatt"
+        raise UsageError(f"only= must match names such as {example}, got {options['only']!r}.")
     install()
     print(f"{'model':34}{'variant':18}{'params (M)':>11}{'':9}{'GFLOPs':>8}")
     stock_summary = functools.cache(summarize)  # one for all variants of a family
