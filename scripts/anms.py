@@ -36,6 +36,8 @@ def main(words: list[str]) -> None:
         raise UsageError("sets= must be name:checkpoint:data.yaml, several with commas between.")
     yolo_coordbifpn.install()
     out, rows = Path(options["out"]), []
+    pictures = out.parent / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for k, (name, model, data) in enumerate(sets):
             size = whole_number(options, "imgsz", 32)
@@ -43,7 +45,7 @@ def main(words: list[str]) -> None:
             rows += [{"data": name, **x.row()} for x in scores]
             if not k:
                 picture = write_report(scores, Path(folder) / name)[1]
-                (out.parent / "pictures" / "anms.png").write_bytes(picture.read_bytes())
+                (pictures / "anms.png").write_bytes(picture.read_bytes())
     write(out, list(rows[0]), rows)
     print(table(read(out)))
 

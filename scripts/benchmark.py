@@ -76,7 +76,7 @@ class Bench:
         self.device = torch.device(f"cuda:{device}" if device.isdecimal() else device)
         self.dtype = getattr(torch, dtype)
         self.threads = torch.get_num_threads()  # kept because the host changes it in an export
-        self.where = machine() if self.device.type == "cuda" else f"CPU, {machine()}"
+        self.where = machine(self.device) if self.device.type == "cuda" else f"CPU, {machine(self.device)}"
         self.rows: list[Row] = []
 
     def compare(self, part: str, case: str, calls: Mapping[str, Callable[[], Any]], weight: float = 1.0) -> None:

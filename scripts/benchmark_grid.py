@@ -34,7 +34,7 @@ import big_pictures
 import numpy as np
 import torch
 import ultralytics
-from csv_rows import append, read, write
+from csv_rows import read, write
 from faster_coco_eval import COCO, COCOeval_faster
 from markdown_table import markdown
 from matplotlib.figure import Figure
@@ -73,17 +73,18 @@ def main(words: list[str]) -> None:
     yolo_coordbifpn.install()
     torch.set_num_threads(1)
     out, rounds = Path(options["out"]), whole_number(options, "rounds", 1)
-    write(out, FIELDS, [])
+    rows: list[dict[str, Any]] = []
     for name in ("hituav", "drawn") if options["hituav"] else ("drawn",):
         folder = Path(options["folder"]).absolute() / name
         if not (folder / "data.yaml").exists():
             big_pictures.main([f"out={folder}", *([f"hituav={options['hituav']}"] if name == "hituav" else [])])
         best = _trained(folder, Path(options["weights"]))
         for share in SHARES:
-            append(out, FIELDS, measure(name, best, folder / f"{share}", rounds))
+            rows.append(measure(name, best, folder / f"{share}", rounds))
+            write(out, FIELDS, rows)
         if name == "hituav":
             draw(best, folder / "80" / "1.png", Path(options["picture"]))
-    append(out, FIELDS, ordinary(best, rounds))
+    write(out, FIELDS, [*rows, ordinary(best, rounds)])
     print(table(read(out)))
 
 
@@ -268,7 +269,7 @@ def _where() -> dict[str, str]:
     """Return versions and machine for the CSV."""
     return {
         "versions": f"ultralytics {ultralytics.__version__}, torch {torch.__version__}, sahi {version('sahi')}",
-        "machine": machine(),
+        "machine": machine(torch.device("cpu")),
     }
 
 

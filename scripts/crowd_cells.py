@@ -42,6 +42,8 @@ def main(words: list[str]) -> None:
     if not options["data"] or not options["out"]:
         raise UsageError("data= must be the data YAML of BCCD, and out= the folder to write.")
     source, out = Path(options["data"]), Path(options["out"])
+    if out.resolve() == source.parent.resolve():
+        raise UsageError(f"out={out} is the folder of the data itself, whose images would be overwritten.")
     config = yaml.safe_load(source.read_text(encoding="utf-8"))
     low, high = float(options["low"]), float(options["high"])
     generator = random.Random(whole_number(options, "seed", 0))

@@ -66,11 +66,15 @@ def main(words: list[str]) -> None:
     todo = [x for x in _runs(options) if x not in done]
     print(f"{len(done)} runs are in {out}, {len(todo)} are missing", flush=True)
     with ThreadPoolExecutor(int(options["jobs"])) as pool:
-        for ended in as_completed([pool.submit(_subprocess, options, x, end) for x in todo]):
-            row = ended.result()
-            if row:
-                append(out, FIELDS, row)
-                print({k: row[k] for k in FIELDS[:6]}, flush=True)
+        try:
+            for ended in as_completed([pool.submit(_subprocess, options, x, end) for x in todo]):
+                row = ended.result()
+                if row:
+                    append(out, FIELDS, row)
+                    print({k: row[k] for k in FIELDS[:6]}, flush=True)
+        except KeyboardInterrupt:  # the runs have received it too; they continue with the next start
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _runs(options: dict[str, str]) -> Iterator[tuple[str, str, str]]:

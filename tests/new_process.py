@@ -205,7 +205,7 @@ def become(words: Sequence[str]) -> None:
 class Fork:
     """A fork of this process that runs a module, in place of what `compare.processes.start` starts."""
 
-    def __init__(self, module: str, *words: str, log: Path) -> None:
+    def __init__(self, module: str, *words: str, log: Path, **env: str) -> None:
         """Start the fork in its own session, with its output in a log and a pipe as its standard input."""
         sys.stdout.flush()
         sys.stderr.flush()
@@ -216,6 +216,7 @@ class Fork:
             os.close(theirs)
             return
         os.setsid()
+        os.environ.update(env)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -16,8 +16,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -30,19 +32,22 @@ from PIL import Image
 from yolo_coordbifpn import graft
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.commands.scenes import write_scenes
-from yolo_coordbifpn.compare.arguments import train_arguments
-from yolo_coordbifpn.compare.devices import read_devices
+from yolo_coordbifpn.compare.arguments import all_arguments, image_size, train_arguments
+from yolo_coordbifpn.compare.devices import read_devices, torch_device
 from yolo_coordbifpn.compare.formats import Report, Table, latex, markdown
 from yolo_coordbifpn.compare.labels import label_models
 from yolo_coordbifpn.compare.object_sizes import average_precision
 from yolo_coordbifpn.compare.plan import Plan, Run
 from yolo_coordbifpn.compare.preview import duration
-from yolo_coordbifpn.compare.report import write_report
+from yolo_coordbifpn.compare.report import _next_bigger, write_report
+from yolo_coordbifpn.compare.resume import ResumeState
 from yolo_coordbifpn.compare.session import compare
 from yolo_coordbifpn.compare.statistics import difference, interval, verdict
 from yolo_coordbifpn.compare.transfers import unequal_starts
+from yolo_coordbifpn.compare.validation import _classes, _sizes
 from yolo_coordbifpn.errors import CompareError
 from yolo_coordbifpn.files import write
+from yolo_coordbifpn.host.machine import machine
 
 # Statistics -----------------------------------------------------------------------------------------------------------
 
@@ -137,6 +142,22 @@ def test_another_plan_is_refused(changes: dict[str, Any], message: str, tmp_path
     assert (tmp_path / "x" / "plan.json").read_bytes() == before
 
 
+def test_a_changed_file_is_refused(tmp_path: Path) -> None:
+    """Seeds that are added after a model YAML or the data have changed could not be compared with the first ones."""
+    model, data = tmp_path / "my.yaml", tmp_path / "data.yaml"
+    model.write_text("nc: 2")
+    data.write_text("nc: 2")
+    changes = {"models": ("yolo11n.yaml", str(model)), "train": {"epochs": 2, "data": str(data)}}
+    planned(tmp_path / "x", **changes).start()
+    planned(tmp_path / "x", **changes, seeds=(0, 1, 2, 3)).start()
+    for file in (model, data):
+        file.write_text("nc: 3")
+        with pytest.raises(CompareError, match=f"{file} has changed since .* was started.* Restore it to continue"):
+            planned(tmp_path / "x", **changes, seeds=(0, 1, 2, 3, 4)).start()
+        file.write_text("nc: 2")
+    planned(tmp_path / "x", **changes, seeds=(0, 1, 2, 3, 4)).start()
+
+
 def test_a_plan_grows(tmp_path: Path) -> None:
     """More seeds and models, in another order too, change the stored plan; names of models stay as they are."""
     first = planned(tmp_path / "x")
@@ -214,6 +235,62 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
             planned(folder).check()
 
 
+# Runs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_epoch_is_saved_when_the_training_has_ended(tmp_path: Path) -> None:
+    """What follows the last epoch, such as the threshold of a grid, is not lost by an interrupt in between."""
+    (tmp_path / "weights").mkdir()
+    file, best = tmp_path / "resume.pt", tmp_path / "weights" / "best.pt"
+    parts = SimpleNamespace(state_dict=dict, ema=SimpleNamespace(state_dict=dict), updates=1)
+    trainer = SimpleNamespace(
+        stop=False, epoch=0, epochs=2, device="cpu", save_dir=tmp_path, batch_size=8, model=parts, ema=parts,
+        optimizer=parts, scaler=parts, stopper=SimpleNamespace(best_epoch=0), best_fitness=0.5,
+    )  # fmt: skip
+    state = ResumeState(file, 0)
+    for epoch, text in enumerate((b"first", b"second")):
+        best.write_bytes(text)
+        trainer.epoch, state._epoch_start = epoch, 0.0
+        state.on_fit_epoch_end(trainer)
+    assert ResumeState(file, 0).state["files"]["weights/best.pt"] == b"first"
+    assert not ResumeState(file, 0).finished
+    best.write_bytes(b"with its threshold")
+    state.finish(tmp_path)
+    ended = ResumeState(file, 0)
+    assert (ended.finished, ended.batch, len(ended.seconds)) == (True, 8, 2)
+    best.unlink()
+    ended.restore_files(tmp_path)
+    assert best.read_bytes() == b"with its threshold"
+
+
+@pytest.mark.parametrize(("names", "found"), [(("a/1.jpg", "b/2.jpg"), True), (("a/1.jpg", "b/01.png"), False)])
+def test_images_with_one_name(names: Sequence[str], found: bool, tmp_path: Path) -> None:
+    """AP by size is left out if the host's results do not tell which of two images they are of."""
+    labels = []
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (64, 64)).save(tmp_path / name)
+        labels.append({"im_file": str(tmp_path / name), "cls": np.zeros((1, 1)), "bboxes": np.full((1, 4), 0.5)})
+    box = {"image_id": 1, "category_id": 1, "bbox": [16, 16, 32, 32], "score": 0.9}
+    dataset = SimpleNamespace(dataset=SimpleNamespace(labels=labels))
+    validator = SimpleNamespace(dataloader=dataset, class_map=[1], jdict=[box])
+    assert bool(_sizes(validator)) == found
+
+
+def test_classes_have_the_metric_of_the_task() -> None:
+    """The mAP by class of a segmentation is that of masks, as the mAP over all classes."""
+    parts = {x: SimpleNamespace(ap_class_index=[0], maps=[k]) for k, x in enumerate(("box", "seg", "pose"))}
+    metrics = SimpleNamespace(names={0: "cell"}, **parts)
+    assert [_classes(metrics, x)["cell"] for x in ("detect", "obb", "segment", "pose")] == [0, 0, 1, 2]
+
+
+def test_the_machine_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on the processor of a machine with a GPU does not name the GPU."""
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"GPU {device.index}")
+    assert machine(torch_device("1")) == "GPU 1"
+    assert "threads" in machine(torch_device("cpu"))
+
+
 # Report ---------------------------------------------------------------------------------------------------------------
 
 
@@ -234,7 +311,7 @@ def finish(run: Run, value: float) -> None:
     run.folder.mkdir(parents=True)
     result = {
         "model": run.label, "seed": run.seed, "ultralytics": "8.4.190", "torch": "2.15", "python": "3.11",
-        "yolo_coordbifpn": "0.1.0", "commit": "abc", "machine": "CPU <two & cores>", "epochs": 2,
+        "yolo_coordbifpn": "0.1.0", "commit": "abc", "machine": "CPU <two & cores>", "epochs": 2, "batch_size": 16,
         "train_seconds": 10.0, "peak_memory_mib": 500.0, "items": "499/499", "task": "detect",
         "metrics": {"metrics/mAP50(B)": value + 0.2, "metrics/mAP50-95(B)": value},
         "classes": {"cell_a": value, "cell_b": value}, "sizes": {"small": value, "small objects": 12},
@@ -298,6 +375,35 @@ def test_an_incomplete_report_says_so(tmp_path: Path) -> None:
     assert "| yolo11s | missing |" in text
     assert "no verdict: 1 seed, at least 3 are needed" in text
     assert "yolo11s is the next larger stock model" in text
+
+
+def test_unequal_runs_are_named(tmp_path: Path) -> None:
+    """A batch that the host had to halve, and another version in the middle of a comparison, are findings."""
+    plan = planned(tmp_path / "x")
+    finished(plan, {"yolo11n": (0.5, 0.6, 0.7), "yolo11n-bifpn": (0.6, 0.7, 0.8)})
+    for name, change in (("yolo11n-bifpn-seed1", {"batch_size": 8}), ("yolo11n-seed2", {"torch": "2.16"})):
+        file = plan.folder / "runs" / name / "result.json"
+        write(file, json.dumps({**json.loads(file.read_text()), **change}))
+    write_report(plan)
+    text = (plan.folder / "report.md").read_text(encoding="utf-8")
+    assert "Not comparable: for lack of memory the host trained yolo11n-bifpn seed 1 with batches of 8 images" in text
+    assert "The runs have different versions, which may explain a difference: Ultralytics 8.4.190, torch 2.15" in text
+    assert text.count("torch 2.16") == 2  # there and in the notes
+
+
+@pytest.mark.parametrize(
+    ("name", "bigger"),
+    [
+        ("yolo11n", "yolo11s"),
+        ("yolo11n-bifpn", "yolo11s"),
+        ("yolov8m-pose", "yolov8l-pose"),
+        ("yolov9m", ""),
+        ("x", ""),
+    ],
+)
+def test_the_next_larger_stock_model(name: str, bigger: str) -> None:
+    """It is the stock model of the next scale if the host has that."""
+    assert _next_bigger(name) == bigger
 
 
 def test_unequal_starts_come_first(tmp_path: Path) -> None:
@@ -404,6 +510,10 @@ def small_models(tmp_path: Path) -> str:
             "the host's train does not accept lr=1: 'lr' is not a valid",
             1,
         ),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "batch=-1"], "batch= must be a whole number of at", 1),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "time=1"], "time= ends each run by the clock", 1),
+        (["models=yolo11n.yaml,yolo11n.yaml", "labels=x,y", "data=coco8.yaml", "epochs=1"], "yolo11n.yaml twice", 2),
+        (["models=yolo11n", "variants=bifpn", "labels=x,X", "data=coco8.yaml", "epochs=1"], "2 different names", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=one"], "the host's train does not accept epochs=one", 1),
         (["models=yolo11n", "data=mine.yaml", "epochs=1"], "data=mine.yaml: there is no such file", 1),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "engine=slurm"], "engine= must be local or ray", 1),
@@ -422,6 +532,38 @@ def test_bad_input(
     assert main(["compare", *words]) == status
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("runs/compare/compare/plan.json"))
+
+
+def test_a_file_of_arguments(tmp_path: Path) -> None:
+    """Arguments in cfg= count like those on the command line; it may be empty, but nothing else than arguments."""
+    file = tmp_path / "my.yaml"
+    for text, size in (("", 640), ("imgsz: 300", 320)):
+        file.write_text(text)
+        train, problems = train_arguments({"data": "coco8.yaml", "epochs": "1", "cfg": str(file)})
+        assert not problems
+        assert image_size(all_arguments(train)) == size
+    for text, message in (("batch: -1", "batch= must be a whole number of at least 1, got -1"), ("- 1", "a list")):
+        file.write_text(text)
+        assert message in "".join(train_arguments({"epochs": "1", "cfg": str(file)})[1])
+
+
+def test_downloaded_weights_are_no_change(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The preview downloads weights into the working folder; the plan has their path from the start."""
+    monkeypatch.chdir(tmp_path)
+
+    def preview(plan: Plan, *args: Any) -> str:
+        (tmp_path / "yolo11n.pt").write_bytes(b"weights")
+        return ""
+
+    plans: list[Plan] = []
+    monkeypatch.setattr("yolo_coordbifpn.compare.preview.preview", preview)
+    monkeypatch.setattr("yolo_coordbifpn.compare.session.compare", lambda plan, *_: plans.append(plan) or 0)
+    words = ["models=yolo11n.pt,yolo11n-bifpn.yaml", "pretrained=yolo11n.pt", f"data={data}", "epochs=1"]
+    assert [main(["compare", *words]) for _ in range(2)] == [0, 0]
+    assert plans[0] == plans[1]
+    assert plans[0].train["pretrained"] == plans[0].models[0] == str(tmp_path / "yolo11n.pt")
 
 
 def test_all_problems_at_once(

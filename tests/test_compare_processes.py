@@ -49,7 +49,8 @@ if run.label == "killed" or (run.label == "killed-once" and first):
 if run.label == "worker-lost" and first:
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(300)
-(run.folder / "result.json").write_text(json.dumps({"metrics": {"mAP": 0.5}}))
+seen = [sys.argv[3], os.environ.get("CUDA_VISIBLE_DEVICES")]
+(run.folder / "result.json").write_text(json.dumps({"metrics": {"mAP": 0.5}, "device": seen}))
 """
 SESSION = """
 import sys
@@ -155,6 +156,23 @@ def test_local_failures_have_a_reason(tmp_path: Path) -> None:
     on_devices(plan, plan.runs, ["cpu"], reasons.__setitem__, lambda: None)
     assert [reasons[x] for x in plan.runs[:2]] == ["ValueError: no such thing", "its process was killed by SIGKILL"]
     assert [x.result is not None for x in plan.runs] == [False, False, True]
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(
+    ("device", "visible", "expected"),
+    [("1", None, ["0", "1"]), ("1", "4, 6", ["0", "6"]), ("cpu", "4,6", ["cpu", "4,6"])],
+)
+def test_a_run_sees_its_gpu_alone(
+    device: str, visible: str | None, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older hosts would train on the first GPU that a process sees, whatever the number of the device."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    plan = planned(tmp_path / "compared", "works")
+    on_devices(plan, plan.runs, [device], lambda *_: None, lambda: None)
+    assert plan.runs[0].result["device"] == expected
 
 
 @pytest.mark.usefixtures("fakes")

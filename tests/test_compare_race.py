@@ -295,13 +295,15 @@ def test_the_leaderboard_shows_the_race(tmp_path: Path) -> None:
     reason = str(race_of(plan).drops[0])
     assert row(text, "bad")[-1] == reason
     assert row(text, "good")[-1] == ""
+    assert "bad against base: dropped; mAP50-95 differs by" in text
+    assert "no verdict on fewer than three seeds, nor on variants that the race dropped" in text
     assert "INCOMPLETE" not in text
     assert f"15 of at most 20 runs. Dropped: bad {reason}. End: the budget does not cover seed 2." in text
     assert "adjusted for 3 comparisons (Dunnett's test, seeds as blocks" in text
     assert "# mAP50-95 of 4 models, 3 to 4 seeds" in text
     with (plan.folder / "summary.csv").open(encoding="utf-8") as file:
         rows = {x["model"]: x for x in csv.DictReader(file) if x["metric"] == "mAP50-95"}
-    assert (rows["bad"]["rank"], rows["bad"]["dropped"]) == ("4", reason)
+    assert (rows["bad"]["rank"], rows["bad"]["dropped"], rows["bad"]["verdict"]) == ("4", reason, "dropped")
     assert float(rows["bad"]["difference_low"]) == pytest.approx(found.low)
 
 

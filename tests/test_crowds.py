@@ -100,6 +100,27 @@ def test_sweep_is_the_hosts_validation(tmp_path: Path, monkeypatch: pytest.Monke
     assert crowded["adaptive 0.5"].false_positives > plain["adaptive 0.5"].false_positives
 
 
+def test_each_nms_gets_the_same_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older hosts convert the boxes in place, which must not change what the next threshold sees."""
+    monkeypatch.setattr(sweeping, "THRESHOLDS", (0.5, 0.5))
+    seen: list[torch.Tensor] = []
+    original = sweeping.host_nms()
+
+    def in_place(x: torch.Tensor, **options: Any) -> Any:
+        seen.append(x.clone())
+        found = original(x, **options)
+        x.zero_()
+        return found
+
+    monkeypatch.setattr(sweeping, "host_nms", lambda: in_place)
+    data = write_scenes(tmp_path / "scenes", train=1, val=1, size=64, seed=0)
+    YOLO("yolo11n.yaml").save(tmp_path / "model.pt")
+    sweeping.sweep(tmp_path / "model.pt", str(data), project=str(tmp_path), **{**OPTIONS, "imgsz": 64})
+    assert len(seen) == 3  # two fixed, one soft
+    assert all(torch.equal(x, seen[0]) for x in seen)
+    assert seen[0].any()
+
+
 @pytest.mark.slow
 def test_models_without_nms(tmp_path: Path) -> None:
     """A classifier, and a head that needs no NMS, are errors that say so."""

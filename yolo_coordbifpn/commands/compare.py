@@ -81,11 +81,15 @@ def _compare(options: dict[str, str], given: dict[str, str], dry: bool) -> int:
     from ..compare.preview import preview
     from ..compare.session import compare
 
-    models, budget = _models(options), _budget(options["budget"])
+    budget = _budget(options["budget"])
     seeds = _seeds(options["seeds"] or (SEEDS if budget is None else RACE_SEEDS))
     folder = (Path(options["project"] or "runs/compare").expanduser() / (options["name"] or "compare")).absolute()
-    train, problems = train_arguments(given)
-    plan = Plan(folder, models, _labels(options["labels"], models, folder), seeds, train, budget)
+
+    def planned() -> tuple[Plan, list[str]]:
+        models, (train, problems) = _models(options), train_arguments(given)
+        return Plan(folder, models, _labels(options["labels"], models, folder), seeds, train, budget), problems
+
+    plan, problems = planned()
     try:
         devices = read_devices(options["devices"], options["engine"])
     except CompareError as error:
@@ -93,6 +97,7 @@ def _compare(options: dict[str, str], given: dict[str, str], dry: bool) -> int:
         devices = []
     if problems or dry or plan.stored != plan.content:
         print(preview(plan, devices, options["engine"], problems), flush=True)
+        plan, _ = planned()  # weights that the host has downloaded for the preview have a path now
     return 0 if dry else compare(plan, devices, options["engine"])
 
 
@@ -114,6 +119,9 @@ def _models(options: dict[str, str]) -> tuple[str, ...]:
             models += [f"{word}.yaml", *(f"{word}-{variant}.yaml" for variant in variants)]
     if options["variants"] and all(x.endswith(SUFFIXES) for x in words):
         raise UsageError("variants= needs a name without .yaml, such as models=yolo11n.")
+    twice = sorted({x for x in models if models.count(x) > 1})
+    if twice:
+        raise UsageError(f"models= names {', '.join(twice)} twice; give each model once, seeds= repeats it.")
     return tuple(map(absolute, models))
 
 
@@ -126,7 +134,7 @@ def _labels(text: str, models: tuple[str, ...], folder: Path) -> tuple[str, ...]
     if not labels:
         stored = Plan.read(folder) if (folder / "plan.json").is_file() else None
         return label_models(models, dict(zip(stored.models, stored.labels)) if stored else {})
-    if len(set(labels)) < len(labels) or len(labels) != len(models):
+    if len({x.lower() for x in labels}) < len(labels) or len(labels) != len(models):
         raise UsageError(f"labels= must be {len(models)} different names, one for each of the models, got {text!r}.")
     if any(set(x) & set("/\\:") for x in labels):
         raise UsageError(f"labels= are names of folders too, so they must not contain / \\ or :, got {text!r}.")

@@ -52,8 +52,8 @@ def run(options: dict[str, str]) -> int:
         arguments = read_arguments({**given, "data": options["data"]})
     except ValueError as error:
         raise InspectError(f"the host's val does not accept these arguments: {error}") from error
-    folder = Path(options["project"] or "runs/grid") / (options["name"] or "grid")
-    curve, now = validate(model, project=str(folder.absolute()), name="val", exist_ok=True, **arguments)
+    folder = (Path(options["project"] or "runs/grid").expanduser() / (options["name"] or "grid")).absolute()
+    curve, now = validate(model, project=str(folder), name="val", exist_ok=True, **arguments)
     best = curve.best()
     new = best if wanted == "best" else now if wanted is None else float(wanted)
     print(table(curve, new))

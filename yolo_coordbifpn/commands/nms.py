@@ -50,7 +50,7 @@ def run(options: dict[str, str]) -> int:
     except ValueError as error:
         raise InspectError(f"the host's val does not accept these arguments: {error}") from error
     data, confidence = arguments.pop("data"), float(arguments.pop("conf"))
-    folder = Path(options["project"] or "runs/nms") / (options["name"] or "nms")
+    folder = (Path(options["project"] or "runs/nms").expanduser() / (options["name"] or "nms")).absolute()
     scores = sweep(options["model"], data, confidence, project=str(folder), name="val", exist_ok=True, **arguments)
     print(table(scores))
     print(verdict(scores))

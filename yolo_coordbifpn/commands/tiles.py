@@ -80,7 +80,8 @@ def run(options: dict[str, str]) -> int:
         raise UsageError(f"source= names no picture, got {options['source']!r}.")
     model = TileModel(opened(options["model"]), tiling, options["model"])
     print(_grid_of(model, options["model"]))
-    return _predict(model, files, draw, Path(options["project"] or "runs/tiles") / (options["name"] or "tiles"))
+    folder = Path(options["project"] or "runs/tiles").expanduser() / (options["name"] or "tiles")
+    return _predict(model, files, draw, folder)
 
 
 def _grid_of(model: TileModel, name: str) -> str:

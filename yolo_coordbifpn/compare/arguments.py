@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 from ..host.arguments import read_arguments
 
 _FILES = ("data", "pretrained", "cfg")
-_COUNTS = ("epochs", "imgsz")  # whole numbers of at least 1, which older versions of the host do not check
+_COUNTS = ("epochs", "imgsz", "batch")  # whole numbers of at least 1: a batch that the host chooses may differ by model
 
 
 def train_arguments(given: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -32,12 +33,19 @@ def train_arguments(given: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
         except ValueError as error:
             problems.append(f"the host's train does not accept {key}={text}: {error}")
             continue
-        if key in _COUNTS and not (type(value) is int and value >= 1):
-            problems.append(f"{key}= must be a whole number of at least 1, got {text!r}")
+        if key == "time":
+            problems.append("time= ends each run by the clock, so that they differ; give epochs= alone")
         elif key in ("pretrained", "cfg") and isinstance(value, str) and is_missing(value):
             problems.append(f"{key}={value}: there is no such file")
         else:
             values[key] = value
+    try:
+        found = given_arguments(values)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return values, [*problems, f"cfg={values['cfg']} is not a YAML file of arguments: {error}"]
+    for key in _COUNTS:
+        if key in found and not (type(found[key]) is int and found[key] >= 1):
+            problems.append(f"{key}= must be a whole number of at least 1, got {found[key]!r}")
     return values, problems
 
 
@@ -45,8 +53,24 @@ def all_arguments(train: dict[str, Any]) -> SimpleNamespace:
     """Return all arguments of the host's `train`: those given, those of the file `cfg=`, and the host's defaults."""
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    file = yaml.safe_load(Path(train["cfg"]).read_text(encoding="utf-8")) if train.get("cfg") else {}
-    return SimpleNamespace(**{**DEFAULT_CFG_DICT, **file, **train})
+    return SimpleNamespace(**{**DEFAULT_CFG_DICT, **given_arguments(train)})
+
+
+def given_arguments(train: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that are given, in the file `cfg=` or themselves.
+
+    Raises:
+        ValueError: If the file contains something else.
+    """
+    file = yaml.safe_load(Path(train["cfg"]).read_text(encoding="utf-8")) if train.get("cfg") else None
+    if not isinstance(file or {}, dict):
+        raise ValueError(f"it contains a {type(file).__name__}")
+    return {**(file or {}), **train}
+
+
+def image_size(args: Any) -> int:
+    """Return the height and width of the images in pixels, as the host rounds them to a multiple of 32."""
+    return math.ceil(args.imgsz / 32) * 32
 
 
 def absolute(name: str) -> str:

@@ -38,6 +38,11 @@ def read_devices(text: str, engine: str) -> list[str]:
     return given
 
 
+def torch_device(name: str) -> torch.device:
+    """Return the device of a name of the host: `cpu`, `0`, `1`, ..., `mps`."""
+    return torch.device(f"cuda:{name}" if name.isdecimal() else name)
+
+
 def default_device() -> str:
     """Return the first GPU of this machine, or `cpu` if it has none."""
     return "0" if torch.cuda.is_available() else "cpu"

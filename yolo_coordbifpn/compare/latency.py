@@ -18,8 +18,11 @@ import torch
 
 from ..blocks.grid import grid_of
 from ..files import write
+from ..graph.layers import image_channels
 from ..host.machine import machine
 from ..host.models import open_model
+from .arguments import all_arguments, image_size
+from .devices import torch_device
 from .plan import Plan
 from .processes import end_with_parent
 
@@ -37,8 +40,8 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
         For each model the median and the first and third quartile in milliseconds, at batch 1 in float32; the device,
         the image size in pixels and the number of rounds.
     """
-    where = torch.device(f"cuda:{device}" if device.isdecimal() else device)
-    size = int(plan.train.get("imgsz", 640))
+    where = torch_device(device)
+    size = image_size(all_arguments(plan.train))
     models = {}
     for result in plan.results:
         if result["model"] not in models:
@@ -47,12 +50,12 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
             if grid is not None:
                 grid.threshold = 0.0  # the time of a picture that is not skipped
             models[result["model"]] = model.float().eval().fuse(verbose=False).to(where)
-    image = torch.rand(1, 3, size, size, device=where)
+    images = {x: torch.rand(1, image_channels(x), size, size, device=where) for x in models.values()}
     with torch.inference_mode():
-        times = in_turn({name: functools.partial(x, image) for name, x in models.items()}, where, ROUNDS)
+        times = in_turn({name: functools.partial(x, images[x]) for name, x in models.items()}, where, ROUNDS)
     quartiles = {name: statistics.quantiles([1000 * s for s in x], n=4) for name, x in times.items()}
     return {
-        "device": machine() if where.type == "cuda" else f"CPU, {machine()}",
+        "device": machine(where) if where.type == "cuda" else f"CPU, {machine(where)}",
         "imgsz": size,
         "rounds": ROUNDS,
         "models": {name: {"low": q[0], "median": q[1], "high": q[2]} for name, q in quartiles.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -91,14 +92,16 @@ class Plan:
 
     @property
     def content(self) -> dict[str, Any]:
-        """Return the contents of this plan as they are stored."""
+        """Return the contents of this plan as they are stored, with a hash of each file."""
         parts = {key: getattr(self, key) for key in ("models", "labels", "seeds", "train", "budget")}
-        return json.loads(json.dumps(parts))
+        files = [*self.models, *(self.train.get(x) for x in ("data", "pretrained", "cfg"))]
+        hashes = {x: _hash(Path(x)) for x in files if isinstance(x, str) and Path(x).is_file()}
+        return json.loads(json.dumps({**parts, "files": hashes}))
 
     def check(self) -> None:
         """Check that the plan can be carried out in its folder; write nothing.
 
-        A stored plan may grow by models and seeds, and its budget may change.
+        A stored plan may grow by models and seeds, and its budget may change; files must not.
 
         Raises:
             CompareError: If the folder cannot be written to, or contains something else or another plan; the message
@@ -117,6 +120,12 @@ class Plan:
         for key in sorted({*stored["train"], *given["train"]}):
             if stored["train"].get(key) != given["train"].get(key):
                 raise CompareError(self._changed(key, stored["train"].get(key), given["train"].get(key)))
+        for file, was in stored.get("files", {}).items():
+            if given["files"].get(file, was) != was:
+                raise CompareError(
+                    f"{file} has changed since {self.folder} was started, so more runs could not be compared with its "
+                    "results. Restore it to continue, or give another name= to start a new comparison"
+                )
 
     def _check_new(self) -> None:
         parent = next(x for x in (self.folder, *self.folder.parents) if x.exists())
@@ -161,6 +170,10 @@ class Plan:
             f"{key}= has changed: {self.folder} was started with {_text(stored)}, now it is {_text(given)}. "
             "Give the first value to continue, or another name= to start a new comparison"
         )
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _text(value: Any) -> str:

@@ -29,7 +29,7 @@ def curves(plan: Plan, metric: str) -> Path | None:
     axes = figure.subplots()
     drawn = False
     for k, label in enumerate(plan.labels):
-        rows = [x for run in plan.runs if run.label == label and (x := _by_epoch(run.folder, metric))]
+        rows = [x for run in plan.runs if run.label == label and run.result and (x := _by_epoch(run.folder, metric))]
         if not rows:
             continue
         drawn = True

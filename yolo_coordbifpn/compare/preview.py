@@ -15,7 +15,6 @@ from .datasets import Dataset
 from .models import BuiltModel, check_models
 from .plan import Plan
 from .processes import failure, run_to_end
-from .step_time import images_per_step
 from .transfers import unequal_starts
 
 _FORWARD = 1 / 3  # share of a forward pass in a training step
@@ -67,7 +66,7 @@ def _estimate(plan: Plan, data: Dataset, args: Any, devices: Sequence[str], seco
     """Estimate the time of the runs without a result; runs that share a device are not faster together."""
     if not seconds:
         return "the time on a cluster is not estimated"
-    images = args.epochs * (data.train + data.val * _FORWARD) / images_per_step(args)
+    images = args.epochs * (data.train + data.val * _FORWARD) / args.batch
     total = sum(seconds[run.label] * images for run in plan.runs if run.result is None)
     return f"about {duration(total / len(set(devices)))} on {','.join(devices)}"
 

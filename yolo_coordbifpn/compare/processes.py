@@ -17,8 +17,10 @@ from types import FrameType
 POLL = 0.2  # seconds between two looks at the children
 
 
-def start(module: str, *words: str, log: Path) -> subprocess.Popen[bytes]:
+def start(module: str, *words: str, log: Path, **env: str) -> subprocess.Popen[bytes]:
     """Run a module in a child process, in its own session (on POSIX), with its output appended to a log.
+
+    Variables in `env` are added to its environment.
 
     Its standard input is a pipe that only this process holds open, which `end_with_parent` relies on.
     """
@@ -28,6 +30,7 @@ def start(module: str, *words: str, log: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
+            env={**os.environ, **env},
             start_new_session=os.name == "posix",
         )
 

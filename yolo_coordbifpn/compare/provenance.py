@@ -13,11 +13,12 @@ import yolo_coordbifpn
 
 from ..grafting.names import find, folder
 from ..host.machine import machine
+from .devices import torch_device
 from .plan import Run
 
 
-def provenance(run: Run) -> dict[str, Any]:
-    """Return model and seed of a run, the installed versions, and the machine."""
+def provenance(run: Run, device: str) -> dict[str, Any]:
+    """Return model and seed of a run, the installed versions, and the machine with the host's name of the device."""
     import ultralytics
 
     return {
@@ -29,7 +30,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         "yolo_coordbifpn": yolo_coordbifpn.__version__,
         "commit": _commit(),
-        "machine": machine(),
+        "machine": machine(torch_device(device)),
     }
 
 

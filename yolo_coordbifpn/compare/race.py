@@ -81,6 +81,14 @@ def race(scores: Scores, seeds: Sequence[int], rounds: int) -> Race:
     return Race(racing, drops)
 
 
+def judged(plan: Plan, label: str, found: Interval, larger_is_better: bool = True) -> str:
+    """Return the verdict on a model's difference from the first, `dropped` for a variant that a race dropped.
+
+    It was dropped because its results were low, so an interval of these results would exclude 0 too often.
+    """
+    return "dropped" if label in {x.label for x in race_of(plan).drops} else verdict(found, larger_is_better)
+
+
 def race_of(plan: Plan, rounds: int | None = None) -> Race:
     """Replay the rounds of a plan, by default all of them; without a budget, nothing is dropped."""
     if plan.budget is None or not plan.results:

@@ -7,15 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..errors import GraftError
 from ..files import write
+from ..grafting.names import find, split
 from .formats import Report, html, latex, markdown
 from .leaderboard import leaderboard_table
 from .metrics import main_metric, short_name
 from .plan import Plan, Run
 from .plots import curves, pareto
-from .race import race_of
+from .race import judged, race_of
 from .simultaneous import differences
-from .statistics import LEAST_SEEDS, verdict
+from .statistics import LEAST_SEEDS
 from .summary import summary
 from .tables import bounds, class_table, difference_table, results_table, size_table
 from .transfers import unequal_starts
@@ -77,13 +79,37 @@ def _findings(plan: Plan) -> list[str]:
         findings.append(f"INCOMPLETE: {len(plan.results)} of {len(plan.runs)} runs are finished. Missing: {names}.")
     elif len(plan.seeds) < LEAST_SEEDS:
         findings.append("Fewer than three seeds: intervals are wide or missing. Give seeds=0,1,2 or more.")
+    findings += _unequal_runs(plan.results)
     items = {x["model"]: x["items"] for x in plan.results}
     findings += unequal_starts(dict(zip(plan.labels, plan.models)), items, plan.train.get("pretrained"))
     for label, found in differences(plan.scores(metric)).items():
         over = f" ({bounds(found)}) over {found.count} seeds" if found.count > 1 else ""
         change = f"{short_name(metric)} differs by {found.mean:+.4f}{over}"
-        findings.append(f"{label} against {base}: {verdict(found)}; {change}.")
+        findings.append(f"{label} against {base}: {judged(plan, label, found)}; {change}.")
     return findings
+
+
+def _unequal_runs(results: list[dict[str, Any]]) -> list[str]:
+    """Say which runs had other versions or another batch size than the others."""
+    findings = []
+    versions = list(dict.fromkeys(map(_versions, results)))
+    if len(versions) > 1:
+        findings.append(f"The runs have different versions, which may explain a difference: {'; '.join(versions)}.")
+    batches = {x["batch_size"] for x in results}
+    if len(batches) > 1:
+        few = ", ".join(f"{x['model']} seed {x['seed']}" for x in results if x["batch_size"] < max(batches))
+        findings.append(
+            f"Not comparable: for lack of memory the host trained {few} with batches of {min(batches)} images, the "
+            f"others with {max(batches)}. Give all models batch={min(batches)} and another name=."
+        )
+    return findings
+
+
+def _versions(result: dict[str, Any]) -> str:
+    """Return the versions of a run."""
+    commit = f" (commit {result['commit']})" if result["commit"] else ""
+    names = {"ultralytics": "Ultralytics", "torch": "torch", "python": "Python", "yolo_coordbifpn": "yolo_coordbifpn"}
+    return ", ".join(f"{name} {result[key]}" for key, name in names.items()) + commit
 
 
 def _race(plan: Plan, missing: list[Run]) -> str:
@@ -109,17 +135,20 @@ def _race(plan: Plan, missing: list[Run]) -> str:
 
 def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
     """Say how the models were trained and timed, with which versions, and where."""
-    first = plan.results[0]
     arguments = " ".join(f"{k}={Path(v).name if isinstance(v, str) else v}" for k, v in sorted(plan.train.items()))
     machines = sorted({r["machine"] for r in plan.results})
-    commit = f" (commit {first['commit']})" if first["commit"] else ""
+    others = f"are those of {Path(plan.train['cfg']).name} or" if plan.train.get("cfg") else "have"
     notes = [
-        f"Training: {arguments}; all other arguments have the host's defaults. The metrics are those of best.pt on the "
-        "validation data, on which it was also chosen; this is the same for all models.",
-        f"Ultralytics {first['ultralytics']}, torch {first['torch']}, Python {first['python']}, yolo_coordbifpn "
-        f"{first['yolo_coordbifpn']}{commit}; {', '.join(machines)}.",
+        f"Training: {arguments}; all other arguments {others} the host's defaults. The metrics are those of best.pt on "
+        "the validation data, on which it was also chosen; this is the same for all models.",
+        f"{'; '.join(dict.fromkeys(map(_versions, plan.results)))}; {', '.join(machines)}.",
         "Runs with the same seed see the same images in the same order with the same augmentation.",
     ]
+    if plan.results[0]["task"] in ("detect", "segment", "pose") and not any(r["sizes"] for r in plan.results):
+        notes.append(
+            "AP by size of the objects is missing: it needs validation images with objects, and with different names "
+            "up to folder and suffix, where 007 is 7."
+        )
     files = {r["model"]: r["file"] for r in plan.results if "file" in r}
     if files:
         notes.append(f"Models: {', '.join(f'{label} is {file}' for label, file in files.items())}.")
@@ -140,6 +169,15 @@ def _notes(plan: Plan, latency: dict[str, Any]) -> list[str]:
 
 
 def _next_bigger(name: str) -> str:
-    """Return the name of the stock model one scale above, or an empty string if there is none."""
-    match = re.fullmatch(r"(yolo(?:e-)?v?\d+)([nsml])(-\w+)?", name)
-    return f"{match[1]}{_SCALES[_SCALES.index(match[2]) + 1]}{match[3] or ''}" if match else ""
+    """Return the name of the stock model one scale above a model or variant, an empty string if there is none."""
+    found = split(f"{name}.yaml")
+    stock = found[0].removesuffix(".yaml") if found else name
+    match = re.fullmatch(r"(yolo(?:e-)?v?\d+)([nsml])(-\w+)?", stock)
+    if not match:
+        return ""
+    bigger = f"{match[1]}{_SCALES[_SCALES.index(match[2]) + 1]}{match[3] or ''}"
+    try:
+        find(f"{bigger}.yaml")
+    except GraftError:
+        return ""
+    return bigger

@@ -30,6 +30,7 @@ class ResumeState:
         state: Contents of the file at the start, empty if there was none.
         seconds: Duration of each complete epoch.
         memory: Peak memory of the training, MiB.
+        batch: Images in a batch, fewer than was asked for if the host found that they do not fit the memory.
         transfers: How many pretrained items were transferred.
     """
 
@@ -40,13 +41,14 @@ class ResumeState:
         self.state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else {}
         self.seconds: list[float] = list(self.state.get("seconds", []))
         self.memory = float(self.state.get("memory", 0))
+        self.batch = int(self.state.get("batch", 0))
         self.transfers = TransferCount()
         self.transfers.items = self.state.get("transferred", "")
         self._epoch_start: float | None = None
 
     @property
     def finished(self) -> bool:
-        """Return whether the training had finished when the state was saved."""
+        """Return whether the training had ended when the state was saved."""
         return bool(self.state.get("finished"))
 
     def restore_files(self, folder: Path) -> Path:
@@ -77,26 +79,40 @@ class ResumeState:
         _clear_mosaic_buffer(trainer.train_loader.dataset)
 
     def on_fit_epoch_end(self, trainer: Any) -> None:
-        """Save the state after a complete epoch, with the host's files as they are now."""
+        """Save the state after a complete epoch, with the host's files as they are now.
+
+        The last epoch is saved by `finish`: what follows it, such as the choice of a grid's threshold, is part of it.
+        """
         if self._epoch_start is None:  # called once more after the final validation
             return
         self.seconds.append(time.perf_counter() - self._epoch_start)
         self._epoch_start = None
         self.memory = max(self.memory, _peak_memory(str(trainer.device)))
-        folder = Path(trainer.save_dir)
-        state = {
-            "finished": bool(trainer.stop) or trainer.epoch + 1 >= trainer.epochs,
+        self.batch = int(trainer.batch_size)
+        if trainer.stop or trainer.epoch + 1 >= trainer.epochs:
+            return
+        self._save(
+            Path(trainer.save_dir),
+            model=trainer.model.state_dict(),
+            ema=trainer.ema.ema.state_dict(),
+            updates=trainer.ema.updates,
+            optimizer=trainer.optimizer.state_dict(),
+            scaler=trainer.scaler.state_dict(),
+            stopper={k: v for k, v in vars(trainer.stopper).items() if k in ("best_fitness", "best_epoch")},
+            best_fitness=trainer.best_fitness,
+        )
+
+    def finish(self, folder: Path) -> None:
+        """Save the host's files of a training that has ended; it will not be resumed."""
+        self._save(folder, finished=True)
+
+    def _save(self, folder: Path, **state: Any) -> None:
+        state |= {
             "seconds": self.seconds,
             "transferred": self.transfers.items,
             "memory": self.memory,
+            "batch": self.batch,
             "files": {x: (folder / x).read_bytes() for x in _HOST_FILES if (folder / x).is_file()},
-            "model": trainer.model.state_dict(),
-            "ema": trainer.ema.ema.state_dict(),
-            "updates": trainer.ema.updates,
-            "optimizer": trainer.optimizer.state_dict(),
-            "scaler": trainer.scaler.state_dict(),
-            "stopper": {k: v for k, v in vars(trainer.stopper).items() if k in ("best_fitness", "best_epoch")},
-            "best_fitness": trainer.best_fitness,
         }
         stream = io.BytesIO()
         torch.save(state, stream)

@@ -43,7 +43,7 @@ def carry_out(folder: Path, index: int, device: str) -> None:
         state_file = run.folder / "resume.pt"
         if run.result is None:
             best, training = _train(plan, run, state_file, device)
-            result = {**provenance(run), **training, **validate(plan, run, best, device)}
+            result = {**provenance(run, device), **training, **validate(plan, run, best, device)}
             write(run.folder / "result.json", json.dumps(result, indent=2))
         state_file.unlink(missing_ok=True)
 
@@ -55,7 +55,7 @@ def _train(plan: Plan, run: Run, state_file: Path, device: str) -> tuple[Path, d
     if resume.state:
         last = resume.restore_files(folder)
     if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats()  # starts CUDA, after which older hosts cannot make another GPU visible
     if not resume.finished:
         # One run sets up at a time, since two would write the host's label cache at once.
         setup = FileLock(plan.folder / "setup.lock")
@@ -72,8 +72,10 @@ def _train(plan: Plan, run: Run, state_file: Path, device: str) -> tuple[Path, d
                 with resume.transfers:
                     where = {"project": str(run.folder), "name": "train", "exist_ok": True}
                     model.train(**{"plots": False, **plan.train, **where, "seed": run.seed, "device": device})
+        resume.finish(folder)
     return folder / "weights" / "best.pt", {
         "epochs": len(resume.seconds),
+        "batch_size": resume.batch,
         "train_seconds": round(sum(resume.seconds), 2),
         "peak_memory_mib": resume.memory,
         "items": resume.transfers.items,

@@ -59,14 +59,15 @@ def compare(plan: Plan, devices: Sequence[str], engine: str) -> int:
 def _compare(plan: Plan, devices: Sequence[str], engine: str, console: Console) -> int:
     plan.start()
     most = "" if plan.budget is None else f"a race of {plan.budget} min with at most "
-    console.print(f"{most}{len(plan.runs)} runs, {len(plan.models)} models x {len(plan.seeds)} seeds, in {plan.folder}")
+    text = f"{most}{len(plan.runs)} runs, {len(plan.models)} models x {len(plan.seeds)} seeds, in {plan.folder}"
+    console.print(text, markup=False)
     failed = _carry_out(plan, devices, engine, console)
     if plan.results:
         plan.write_rows()
         _time_models(plan, _here(devices[0]), console)
         write_report(plan)
         console.print((plan.folder / "report.md").read_text(encoding="utf-8"), markup=False, highlight=False)
-        console.print(f"Report: {plan.folder / 'report.html'}")
+        console.print(f"Report: {plan.folder / 'report.html'}", markup=False)
     for run, reason in failed.items():
         console.print(
             f"{run.label} seed {run.seed} has no result: {reason} (whole log: {run.folder / 'log.txt'}); the same "

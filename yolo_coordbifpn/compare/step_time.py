@@ -6,7 +6,6 @@ python -m yolo_coordbifpn.compare.step_time FOLDER DEVICE
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -17,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from ..files import write
-from .arguments import all_arguments
+from .arguments import all_arguments, image_size
 from .datasets import check_data
+from .devices import torch_device
 from .models import build, open_checked
 from .plan import Plan
 from .processes import end_with_parent
 
 LONGEST = 5.0  # seconds; a step that takes longer is timed with few images
 FEW = 2  # images
-AUTOMATIC = 16  # batch where the host chooses it
 
 
 def measure(plan: Plan, device: str) -> dict[str, float | str]:
@@ -38,7 +37,7 @@ def measure(plan: Plan, device: str) -> dict[str, float | str]:
     Returns:
         Seconds by label, or why the step failed, for example for lack of memory.
     """
-    where = torch.device(f"cuda:{device}" if device.isdecimal() else device)
+    where = torch_device(device)
     args = all_arguments(plan.train)
     models = {label: open_checked(name) for label, name in zip(plan.labels, plan.models)}
     data = check_data(args, models[plan.labels[0]].task)
@@ -46,20 +45,10 @@ def measure(plan: Plan, device: str) -> dict[str, float | str]:
     for label in plan.labels:
         model = build(models.pop(label), data, args).to(where).train()
         try:
-            found[label] = step_seconds(model, images_per_step(args), image_size(args), data.content["channels"], where)
+            found[label] = step_seconds(model, args.batch, image_size(args), data.content["channels"], where)
         except (RuntimeError, ValueError) as error:
             found[label] = str(error).splitlines()[0]
     return found
-
-
-def images_per_step(args: Any) -> int:
-    """Return the batch size; where the host chooses it, the host's fallback."""
-    return int(args.batch) if args.batch >= 1 else AUTOMATIC
-
-
-def image_size(args: Any) -> int:
-    """Return the height and width of the images in pixels, as the host rounds them to a multiple of 32."""
-    return math.ceil(args.imgsz / 32) * 32
 
 
 def step_seconds(model: nn.Module, batch: int, size: int, channels: int, device: torch.device) -> float:

@@ -10,9 +10,9 @@ from typing import Any
 from .leaderboard import ranking
 from .metrics import main_metric, short_name
 from .plan import Plan
-from .race import race_of
+from .race import judged, race_of
 from .simultaneous import differences
-from .statistics import Interval, interval, verdict
+from .statistics import Interval, interval
 
 _COLUMNS = (
     *("model", "metric", "seeds", "mean", "low", "high"),
@@ -42,7 +42,7 @@ def summary(plan: Plan, latency: dict[str, Any]) -> str:
             if label in found[metric]:
                 mean_difference, low, high = _numbers(found[metric][label]).values()
                 row |= {"difference": mean_difference, "difference_low": low, "difference_high": high}
-                row["verdict"] = verdict(found[metric][label], larger_is_better="loss" not in metric)
+                row["verdict"] = judged(plan, label, found[metric][label], "loss" not in metric)
             if metric == main:
                 row |= {"rank": ranks.index(label) + 1 if label in ranks else "", "dropped": drops.get(label, "")}
             writer.writerow(row)

@@ -8,8 +8,9 @@ from typing import Any
 from .formats import Table
 from .metrics import short_name, table_metrics
 from .plan import Plan
+from .race import judged, race_of
 from .simultaneous import differences
-from .statistics import Interval, interval, verdict
+from .statistics import Interval, interval
 
 
 def results_table(plan: Plan, latency: dict[str, Any]) -> Table:
@@ -48,15 +49,16 @@ def difference_table(plan: Plan) -> Table:
     table = Table(
         f"Difference from {base}, paired by seed",
         ["model", "metric", "difference", "95 % interval", "seeds", "verdict"],
-        note="Better or worse if the interval excludes 0, otherwise not shown; no verdict on fewer than three seeds. "
+        note="Better or worse if the interval excludes 0, otherwise not shown; no verdict on fewer than three seeds"
+        + (", nor on variants that the race dropped, whose intervals are too narrow. " if race_of(plan).drops else ". ")
         + simultaneous_note(plan),
     )
     by_metric = {metric: differences(plan.scores(metric)) for metric in table_metrics(plan)}
     for label in plan.labels[1:]:
         for metric, every in by_metric.items():
             if found := every.get(label):
-                row = [label, short_name(metric), f"{found.mean:+.4f}", bounds(found), str(found.count), verdict(found)]
-                table.rows.append(row)
+                row = [label, short_name(metric), f"{found.mean:+.4f}", bounds(found), str(found.count)]
+                table.rows.append([*row, judged(plan, label, found)])
     return table
 
 
@@ -86,7 +88,8 @@ def size_table(plan: Plan) -> Table | None:
         "AP by size of the objects",
         ["model", *(f"{x} ({counts.get(f'{x} objects', 0)})" for x in sizes)],
         note="COCO's AP at IoU 0.50...0.95 (faster-coco-eval); small: below 32 x 32 pixels of the image, large: "
-        "above 96 x 96. In brackets: the number of objects in the validation data.",
+        "above 96 x 96. In brackets: the number of objects in the validation data."
+        + (" Of boxes, also for masks and poses." if plan.results[0]["task"] != "detect" else ""),
     )
     for label in plan.labels:
         results = plan.results_of(label)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..host.cost import count
 from ..host.models import open_model
+from .arguments import given_arguments
 from .object_sizes import average_precision
 from .plan import Plan, Run
 
@@ -17,7 +18,7 @@ def validate(plan: Plan, run: Run, best: Path, device: str) -> dict[str, Any]:
     seen: list[Any] = []
     model.add_callback("on_val_end", seen.append)
     keys = ("data", "imgsz", "batch", "workers", "single_cls", "iou", "max_det", "rect", "split", "classes")
-    options = {k: plan.train[k] for k in keys if k in plan.train}
+    options = {k: v for k, v in given_arguments(plan.train).items() if k in keys}
     where = {"project": str(run.folder), "name": "val", "exist_ok": True, "plots": False, "device": device}
     metrics = model.val(**options, **where, save_json=model.task in ("detect", "segment", "pose"))
     size = count(open_model(best, run.model).model)
@@ -25,7 +26,7 @@ def validate(plan: Plan, run: Run, best: Path, device: str) -> dict[str, Any]:
     return {
         "task": model.task,
         "metrics": results,
-        "classes": _classes(metrics),
+        "classes": _classes(metrics, model.task),
         "sizes": _sizes(seen[-1]) if model.task in ("detect", "segment", "pose") else {},
         "parameters": size.parameters,
         "gflops": round(size.gflops, 4),
@@ -33,16 +34,19 @@ def validate(plan: Plan, run: Run, best: Path, device: str) -> dict[str, Any]:
     }
 
 
-def _classes(metrics: Any) -> dict[str, float]:
-    """Return mAP50-95 of each class of the validation data."""
-    box = getattr(metrics, "box", None)
-    if box is None or not len(getattr(box, "ap_class_index", ())):
+def _classes(metrics: Any, task: str) -> dict[str, float]:
+    """Return mAP50-95 of each class of the validation data, of masks and poses where the model has them."""
+    part = getattr(metrics, {"segment": "seg", "pose": "pose"}.get(task, "box"), None)
+    if part is None or not len(getattr(part, "ap_class_index", ())):
         return {}
-    return {str(metrics.names[c]): float(box.maps[c]) for c in box.ap_class_index}
+    return {str(metrics.names[c]): float(part.maps[c]) for c in part.ap_class_index}
 
 
 def _sizes(validator: Any) -> dict[str, float]:
-    """Return COCO's AP of small, medium and large objects from a finished validation."""
+    """Return COCO's AP of small, medium and large boxes from a finished validation.
+
+    It is empty if two images have the same name up to folder and suffix, by which the host's results name them.
+    """
     from PIL import Image
     from ultralytics.data.utils import exif_size
 
@@ -57,6 +61,8 @@ def _sizes(validator: Any) -> dict[str, float]:
             truths.append((name, int(c), [float(v) for v in box]))
     classes = {x: i for i, x in enumerate(validator.class_map)}
     names = {str(int(x)) if x.isnumeric() else x: x for x in sizes}  # the host writes 007 as 7
+    if len(names) < len(validator.dataloader.dataset.labels):
+        return {}
     detections = [
         (names[str(x["image_id"])], classes[x["category_id"]], x["bbox"], x["score"]) for x in validator.jdict
     ]

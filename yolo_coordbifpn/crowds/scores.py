@@ -97,7 +97,7 @@ class Tally:
         if right.any():
             from ultralytics.utils.metrics import ap_per_class
 
-            precision = ap_per_class(right, detected[:, 0], detected[:, 1], objects[:, 0])[5]
+            precision = ap_per_class(right, detected[:, 0], detected[:, 1], objects[:, 0], names={})[5]
         _, density, found = objects.T
         shares = [found[density > d].mean() if (density > d).any() else float("nan") for d in (-1.0, *CROWDED)]
         return Score(

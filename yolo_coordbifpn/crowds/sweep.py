@@ -82,7 +82,8 @@ def _measure(validator: Any, tallies: Sequence[Tally], images: Sequence[tuple[Te
     if args.task == "obb":
         options["rotated"] = True
     for tally in tallies:
-        adapts, x = tally.kind.startswith("adaptive"), validator.candidates
+        adapts = tally.kind.startswith("adaptive")
+        x = validator.candidates.clone()  # older hosts convert the boxes in place
         setattr(x, DENSITIES, validator.densities if adapts else torch.zeros_like(x[:, 0]))
         with using("plain" if tally.kind == "fixed" else tally.kind.split()[-1]):
             found = host_nms()(x, iou_thres=tally.threshold, **options)
