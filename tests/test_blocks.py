@@ -449,3 +449,25 @@ def test_inputs_that_do_not_fit_are_named() -> None:
         fuse([torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 8, 8)])
     with pytest.raises(ValueError, match="fuses 2 inputs"):
         fuse([torch.zeros(1, 2, 4, 4)] * 3)
+
+
+def test_a_fusion_of_other_channels() -> None:
+    """A pruned model has fewer channels than its row says; batches that differ are an error, not unwritten memory."""
+    fusion = BiFPN_Concat([8, 8])
+    xs = [torch.rand(1, 6, 4, 4), torch.rand(1, 8, 4, 4)]
+    expected = fusion(xs).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(fusion(xs), expected)
+        with pytest.raises(RuntimeError):
+            fusion([torch.rand(2, 8, 4, 4), torch.rand(1, 8, 4, 4)])
+
+
+def test_a_gain_among_averaged_weights() -> None:
+    """Averages of weights leave the gain out, so that all that they average is of one type; a float64 is read too."""
+    attention = CoordAtt(8, gain=4.0)
+    state = attention.state_dict()
+    assert {x.dtype for x in state.values() if x.is_floating_point()} == {torch.float32}
+    for gain in (state["gain"], torch.tensor(4.0, dtype=torch.float64)):
+        other = CoordAtt(8)
+        other.load_state_dict({**state, "gain": gain})
+        assert other.gain == 4.0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from ultralytics import YOLO
 from ultralytics.nn import tasks
@@ -263,3 +264,38 @@ def test_a_report_says_which_file_each_model_is(tmp_path: Path, monkeypatch: pyt
     assert model_file("yolo11n-se.yaml") == "made from a stock YAML, yolo11-se.yaml"
     assert model_file("yolo11n-bifpn.yaml") == f"local file {tmp_path / 'yolo11-bifpn.yaml'}"
     assert model_file("runs/best.pt") == "checkpoint runs/best.pt"
+
+
+def test_a_host_with_its_own_cbam(own_blocks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host keeps its own block, and models that have nothing to do with it are built and trained as before."""
+    monkeypatch.setattr(tasks, "CBAM", torch.nn.Identity, raising=False)
+    file = tmp_path / "helmet-detector.yaml"
+    shutil.copy(tasks.check_yaml("yolo11.yaml"), file)
+    DetectionModel(str(file), verbose=True)
+    with pytest.raises(GraftError, match="this host keeps its own"):
+        DetectionModel("yolo11n-cbam.yaml", verbose=False)
+
+
+def test_a_name_draws_no_random_numbers(tmp_path: Path) -> None:
+    """The file of a name is made from a built stock model, but a model has the weights of its seed."""
+    cfg = {**tasks.yaml_model_load("yolo11n-se-fpn.yaml"), "yaml_file": "yolov8n-se-fpn.yaml"}
+    sums = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        sums.append(float(DetectionModel(dict(cfg), verbose=True).model[0].conv.weight.detach().sum()))
+        before = torch.get_rng_state()
+        tasks.check_yaml("yolov8n-pose-se-fpn.yaml")
+        assert torch.equal(torch.get_rng_state(), before)
+    assert sums[0] == sums[1]
+
+
+def test_a_file_in_another_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The host reads a comment in another encoding; the log does not fail at it, and `graft` says what is wrong."""
+    monkeypatch.chdir(tmp_path)
+    text = Path(tasks.check_yaml("yolo11.yaml")).read_bytes()
+    Path("yolo11n-bifpn.yaml").write_bytes("# \u4e2d\u6587\n".encode("gbk") + text)
+    assert DetectionModel("yolo11n-bifpn.yaml", verbose=True).stride.tolist() == [8, 16, 32]
+    assert main(["graft", "model=yolo11n-bifpn.yaml", "save=x.yaml"]) == 1
+    assert "yolo11n-bifpn.yaml is not UTF-8 text" in capsys.readouterr().err

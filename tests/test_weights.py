@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SHARED, gap, inserted, scrambled
+from conftest import SHARED, gap, inserted, scrambled, tensors
 from new_process import run_python
 from torch import Tensor, nn
 from ultralytics import YOLO
@@ -108,6 +108,20 @@ def test_another_number_of_classes() -> None:
     assert trunk_gap(new, old) < 1e-5
     torch.testing.assert_close(new.model[-1].cv2.state_dict(), old.model[-1].cv2.state_dict())
     assert new.model[-1].cv3[0][-1].out_channels == 3
+
+
+@pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo11n-bifpn.yaml"])
+def test_a_head_of_fewer_levels(name: str) -> None:
+    """Branches are aligned by stride where nothing but the levels of the head differs."""
+    old = scrambled(tasks.DetectionModel(name, verbose=False))
+    cfg = copy.deepcopy(old.yaml)
+    cfg["head"][-1][0] = cfg["head"][-1][0][1:]
+    new = tasks.DetectionModel(cfg, verbose=False)
+    new.load(old, verbose=False)
+    x = torch.rand(1, 3, 96, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found, expected = (next(tensors(model.eval()(x))) for model in (new, old))
+    torch.testing.assert_close(found, expected[..., -found.shape[-1] :], rtol=1e-4, atol=1e-4)
 
 
 def test_half_precision_weights() -> None:

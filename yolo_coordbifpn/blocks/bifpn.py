@@ -112,7 +112,7 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
             ValueError: If the number of inputs is not that of `channels`, or heights or widths differ.
         """
         xs = self._inputs(xs, alike=2)
-        if torch.is_grad_enabled() or not all(map(eager, xs)) or len({x.dtype for x in xs}) > 1:
+        if torch.is_grad_enabled() or not all(map(eager, xs)) or len({(x.dtype, len(x)) for x in xs}) > 1:
             return torch.cat(self._weighted(xs), 1)
         return self._written(xs)
 
@@ -120,11 +120,12 @@ class BiFPN_Concat(_WeightedFusion):  # noqa: N801 - the name the field writes i
         """Write each scaled input into its part of the output: one pass over the features instead of two."""
         first = xs[0]
         n, _, height, width = first.shape
+        channels = [x.shape[1] for x in xs]  # fewer than `channels` in a pruned model
         layout = torch.channels_last if channels_last(first) else torch.contiguous_format
-        size = (n, sum(self.channels), height, width)
+        size = (n, sum(channels), height, width)
         out = torch.empty(size, dtype=first.dtype, device=first.device, memory_format=layout)
         shares = self._numbers() if self.weight.is_cpu else self.normalized_weights() * self.gain
-        for x, share, part in zip(xs, shares, out.split(self.channels, 1)):
+        for x, share, part in zip(xs, shares, out.split(channels, 1)):
             torch.mul(x, share, out=part)
         return out
 

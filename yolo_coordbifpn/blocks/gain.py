@@ -20,8 +20,10 @@ class BlockWithGain(nn.Module):
     """A block with a constant gain on its output.
 
     The gain is a Python float, so casting the block to another dtype does not change it. A state dict holds it as
-    `gain`, a float64 tensor, unless it is 1: then the keys are those of the papers' own code. A state dict that holds
-    all parameters of the block and no gain sets it to 1; one that holds only some of them leaves it as it is.
+    `gain`, the bits of a float64 in an int64 tensor, unless it is 1: then the keys are those of the papers' own code.
+    Averages of weights skip whole numbers; a float64 on the CPU among them would cost a GPU one kernel for each weight.
+    A state dict that holds all parameters of the block and no gain sets it to 1; one that holds only some of them
+    leaves it as it is.
 
     Attributes:
         gain: Constant factor on the output.
@@ -46,9 +48,13 @@ class BlockWithGain(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.gain != 1:
-            destination[f"{prefix}gain"] = torch.tensor(self.gain, dtype=torch.float64, device="cpu")
+            destination[f"{prefix}gain"] = torch.tensor(self.gain, dtype=torch.float64, device="cpu").view(torch.int64)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         whole = all(f"{prefix}{name}" in state_dict for name, _ in self.named_parameters())
-        self.gain = float(state_dict.pop(f"{prefix}gain", 1.0 if whole else self.gain))
+        stored = state_dict.pop(f"{prefix}gain", None)
+        if stored is not None:
+            self.gain = float(stored.cpu().view(torch.float64) if stored.dtype == torch.int64 else stored)
+        elif whole:
+            self.gain = 1.0
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -167,6 +167,8 @@ def graft_text(file: Path, variant: Variant) -> tuple[str, Rows]:
             found = facts(model)
         rows = graft_rows(cfg, found, variant)
         return rewrite(text, rows), rows
+    except UnicodeDecodeError as error:
+        raise GraftError(f"{file.name} is not UTF-8 text ({error}); save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise GraftError(f"{file.name} is not valid YAML: {error}") from error
     except GraftError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..graph.layers import Facts
-from ..graph.rows import check_rows, where
+from ..graph.rows import KEY, check_rows, where
 
 
 @dataclass(eq=False)
@@ -123,7 +123,12 @@ class Rows:
         """Return the changed model YAML as a new dict, with updated indices."""
         rows = [self._row(index, node) for index, node in enumerate(self.nodes)]
         size = len(self.backbone)
-        return {**copy.deepcopy({**self._cfg, **self.keys}), "backbone": rows[:size], "head": rows[size:]}
+        found = {**copy.deepcopy({**self._cfg, **self.keys}), "backbone": rows[:size], "head": rows[size:]}
+        if "rezero" in (found.get(KEY) or {}):
+            places = {str(node.origin): str(index) for index, node in enumerate(self.nodes)}
+            paths = [path.partition(".") for path in found[KEY]["rezero"]]
+            found[KEY]["rezero"] = [f"{places[x]}{dot}{inside}" for x, dot, inside in paths if x in places]
+        return found
 
     def _row(self, index: int, node: Node) -> list[Any]:
         places = {id(x): i for i, x in enumerate(self.nodes)}

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..blocks import BiFPN_Add, BiFPN_Concat
 from .bottleneck import attended_channels
 from .channels import Channels, Reader
 from .layers import class_name, has_neutral, parts
@@ -23,7 +24,7 @@ def initial_layers(pairs: Pairs) -> list[nn.Module]:
     """
     layers = list(pairs.new)
     for j in pairs.blocks:
-        if pairs.partners[j] is not None or not isinstance(layers[j].f, list):
+        if pairs.partners[j] is not None or not isinstance(layers[j], (BiFPN_Add, BiFPN_Concat)):
             layers[j] = _neutral(layers[j], [""])
     for j, names in pairs.inside.items():
         layers[j] = _neutral(layers[j], names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from ..blocks.rezero import ReZero
 from .align import align
 from .layers import as_layer, parts, put, quietly
 from .rows import KEY
+
+_OF_A_LAYER = {"training", "i", "f", "type", "np"}  # what the host sets on any layer
 
 
 def is_identity(block: nn.Module, *like: Tensor) -> bool:
@@ -63,15 +66,19 @@ def fold_rezeros(model: Any) -> None:
             put(model.model, path, m.block if a else nn.Identity())
 
 
-def wrap_as(source: Any, target: Any) -> None:
+def wrap_as(source: Any, target: Any) -> list[str]:
     """Put the blocks of a model inside a `ReZero`, in place, that are so in the model whose weights it gets.
 
     Args:
         source: The model with the weights; it may have other layers.
         target: The model that gets them.
+
+    Returns:
+        The names of these blocks, for `unwrap`.
     """
+    wrapped: list[str] = []
     if not isinstance(getattr(source, "model", None), nn.Sequential) or not rezeros(source.model):
-        return
+        return wrapped
     old, new = list(source.model), list(target.model)
     inner = [m.block if isinstance(m, ReZero) else m for m in old]
     for j, i in enumerate(align(inner, [m.block if isinstance(m, ReZero) else m for m in new])):
@@ -80,13 +87,22 @@ def wrap_as(source: Any, target: Any) -> None:
             there = dict(target.model.named_modules()).get(path)
             if type(there) is type(old[i].get_submodule(inside).block):  # type: ignore[index]
                 wrap(target.model, path)
+                wrapped.append(path)
+    return wrapped
+
+
+def unwrap(target: Any, paths: Sequence[str]) -> None:
+    """Undo `wrap_as`, in place."""
+    for path in paths:
+        put(target.model, path, target.model.get_submodule(path).block)
 
 
 def adopt_starts(source: Any, target: Any) -> None:
-    """Copy the gains of the blocks to another model with the same layers, and write how they start into its YAML.
+    """Copy how the blocks start to another model with the same layers, and write it into its YAML.
 
-    From the YAML the host rebuilds the model, in other processes and to resume a training. A gain is an argument of the
-    block's row; the blocks inside a `ReZero` are listed under the package's own key.
+    What `neutral_()` of a block may have set is copied: numbers such as our gains, and buffers that a state dict leaves
+    out. From the YAML the host rebuilds the model, in other processes and to resume a training. A gain is an argument
+    of the block's row; the blocks inside a `ReZero` are listed under the package's own key.
     """
     target.yaml = copy.deepcopy(target.yaml)  # the host keeps the dict that a user built the model from
     rows = target.yaml["backbone"] + target.yaml["head"]
@@ -94,10 +110,23 @@ def adopt_starts(source: Any, target: Any) -> None:
         before = dict(old_layer.named_modules(remove_duplicate=False))
         for name, new in new_layer.named_modules(remove_duplicate=False):
             old = before.get(name)
-            if isinstance(new, BlockWithGain) and isinstance(old, BlockWithGain) and new.gain != old.gain:
-                new.gain = old.gain
-                if new in parts(new_layer):  # the row of a stock block cannot hold the gain of a block inside
-                    row[3] = new.row()
+            if old is None or type(old) is not type(new) or not callable(getattr(new, "neutral_", None)):
+                continue
+            gain = getattr(new, "gain", None)
+            _copy_state(old, new)
+            if isinstance(new, BlockWithGain) and new.gain != gain and new in parts(new_layer):
+                row[3] = new.row()  # the row of a stock block cannot hold the gain of a block inside
     found = rezeros(target.model)
     if found:
         target.yaml[KEY] = {**target.yaml.get(KEY, {}), "rezero": found}
+
+
+def _copy_state(old: nn.Module, new: nn.Module) -> None:
+    """Copy the state of a block that its state dict leaves out: plain attributes, and buffers that are not saved."""
+    for name, value in vars(old).items():
+        if isinstance(value, (bool, int, float, str)) and name not in _OF_A_LAYER:
+            setattr(new, name, value)
+    for name in new._non_persistent_buffers_set:
+        mine, theirs = new._buffers[name], old._buffers.get(name)
+        if mine is not None and theirs is not None and mine.shape == theirs.shape:
+            mine.copy_(theirs)

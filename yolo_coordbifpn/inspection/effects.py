@@ -79,6 +79,8 @@ def _noting(name: str, seen: dict[str, Effect]) -> Any:
 
     def note(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
         block = parts(module)[0]
+        if not isinstance(block, SpatialGate) and getattr(args[0], "shape", None) != getattr(out, "shape", None):
+            return  # it reads several layers or outputs another size, so that it is never the identity
         x = (args[0][0] if isinstance(block, SpatialGate) else args[0]).float()
         title = f"{inside} {type(block).__name__}".strip()
         change = float((out.float() - x).norm() / x.norm().clamp_min(1e-12))

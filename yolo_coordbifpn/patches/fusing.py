@@ -11,6 +11,8 @@ from ..graph.starts import fold_rezeros
 from ..registry import BlockTable
 from .replacement import Undo, is_replaced, model_method, replace
 
+_FUSED = "_fused_by_yolo_coordbifpn"  # set on a block that has fused itself
+
 
 def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
     """Make the host's `fuse()` fold fusion weights into convolutions and call `fuse()` of the registered blocks.
@@ -32,7 +34,9 @@ def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
         model = original(self, *args, **kwargs)
         if table.in_model(model):
             for block in [m for m in model.modules() if table.is_block(m) and callable(getattr(m, "fuse", None))]:
-                block.fuse()
+                if not getattr(block, _FUSED, False):  # a host may fuse a model again, as for each predictor
+                    block.fuse()
+                    setattr(block, _FUSED, True)
             fold_rezeros(model)
             folded = fold(model, host.Concat)
             if kwargs.get("verbose", args[0] if args else True):

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 import yaml
 
 from ..errors import GraftError, HostError
@@ -54,7 +55,8 @@ def patch_names(host: ModuleType, version: str, graft_text: Callable[[Path, Vari
         """Put a variant into a stock model YAML, in a file that is deleted when this process ends."""
         key = os.getpid(), source, variant  # a forked process makes its own
         if key not in files or not files[key].is_file():
-            text, _ = graft_text(source, variant)
+            with torch.random.fork_rng(devices=[]):  # the model of this name is not built yet
+                text, _ = graft_text(source, variant)
             place = Path(tempfile.mkdtemp(prefix="yolo_coordbifpn_"))
             atexit.register(_delete, place, os.getpid())
             file = place / f"{source.stem}-{variant.name}.yaml"
@@ -165,9 +167,9 @@ def report_file(host: ModuleType, cfg: dict[str, Any]) -> None:
         return
     try:
         file = Path(str(host.check_yaml(str(path), hard=False)))
-    except (OSError, GraftError, HostError):  # from a checkpoint of a newer host, say
-        return
-    if not file.is_file() or not _has_rows_of(cfg, file):  # from a checkpoint, or a dict of the user's own
+        if not file.is_file() or not _has_rows_of(cfg, file):  # from a checkpoint, or a dict of the user's own
+            return
+    except (OSError, ValueError, GraftError, HostError, yaml.YAMLError):  # from a checkpoint of a newer host, say
         return
     local = next((x for x in map(path.with_name, names) if x.exists()), None)
     if local is not None and (ours is None or fingerprint(local) != fingerprint(ours)):
@@ -181,7 +183,7 @@ def report_file(host: ModuleType, cfg: dict[str, Any]) -> None:
 
 def _has_rows_of(cfg: dict[str, Any], file: Path) -> bool:
     """Return whether a model YAML has the layers of a file; arguments may differ, such as a gain."""
-    there = yaml.safe_load(file.read_text(encoding="utf-8"))
+    there = yaml.safe_load(file.read_text(encoding="utf-8", errors="ignore"))  # as the host reads it
     given, written = ([_modules(x.get(part)) for part in ("backbone", "head")] for x in (cfg, there))
     return given == written
 

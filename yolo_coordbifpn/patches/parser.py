@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import HostError
 from ..registry import BlockTable
 from ..registry.row_builder import RowBuilder
+from ..registry.table import redefines
 from .replacement import Undo, replace
 
 BUILDER_NAME = "_yolo_coordbifpn_rows"  # the global by which the patched code finds the builder of rows
@@ -97,7 +98,7 @@ def check_names(host: ModuleType, blocks: BlockTable | list[type]) -> None:
     """Raise a `HostError` if the host has something else under the name of one of the blocks."""
     for block in blocks:
         other = host.__dict__.get(block.__name__, block)
-        if other is not block:
+        if other is not block and not (isinstance(other, type) and redefines(block, other)):
             raise HostError(
                 f"{host.__name__} already has a {block.__name__} ({getattr(other, '__module__', type(other))}); "
                 f"this host keeps its own, and {block.__module__}.{block.__name__} cannot have that name"

@@ -19,7 +19,7 @@ from ..errors import WeightsError
 from ..graph.head_levels import level_pairs, moves
 from ..graph.removal import Removal, remove_blocks
 from ..graph.rows import KEY
-from ..graph.starts import adopt_starts, wrap_as
+from ..graph.starts import adopt_starts, unwrap, wrap_as
 from ..graph.transfer import Transfer, listed
 from ..graph.transplant import same_architecture, transplant
 from ..registry import BlockTable
@@ -53,8 +53,8 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
             if removal is not None or not _has_other_levels(weights, self):
                 return original(self, weights if removal is None else removal.donor, verbose)
         source = _model(weights)
-        wrap_as(source, self)
-        if same_architecture(getattr(source, "model", ()), self.model):
+        wrapped = wrap_as(source, self)
+        if same_architecture(getattr(source, "model", ()), self.model) and not _has_other_levels(source, self):
             result = original(self, weights, verbose)
             adopt_starts(source, self)
             return result
@@ -63,6 +63,7 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
         try:
             transfer = transplant(source, self, table.is_block)
         except WeightsError:
+            unwrap(self, wrapped)
             if not stock:
                 raise
             return original(self, weights, verbose)  # of another family, of which a stock model takes what fits
@@ -118,7 +119,7 @@ def _has_other_layers(model: Any, table: BlockTable) -> bool:
 
 
 def _has_other_levels(weights: Any, model: Any) -> bool:
-    """Return whether the heads of weights and of a stock model have other levels, or the same in another order."""
+    """Return whether the heads of weights and of a model have other levels, or the same in another order."""
     layers = getattr(_given(weights), "model", None)
     if not isinstance(layers, nn.Sequential) or not isinstance(model.model, nn.Sequential):
         return False

@@ -51,7 +51,12 @@ class Discovery:
         self.missed = []
         names = [x for x in names if x not in host and "." not in x]
         for source in self._sources:
-            names = [x for x in names if not any(x == y or x.endswith(f"_{y}") for y in list(self._known()))]
+            known = list(self._known())
+            names = [
+                x
+                for x in names
+                if x not in known and not any(x.endswith(f"_{y}") and x.removesuffix(f"_{y}") in host for y in known)
+            ]
             if names:
                 self.missed += source(names)
 

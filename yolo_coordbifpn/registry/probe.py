@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib import metadata
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from ..errors import RowError
 
-_SIZES = ((8, 8), (5, 3), (1, 1))  # rectangular images are validated, and an image of one cell is allowed
+_SIZES = ((8, 8), (5, 3))  # rectangular images are validated
 
 
 def probe(cls: type[nn.Module], args: list[Any], channels: int) -> None:
@@ -22,10 +23,10 @@ def probe(cls: type[nn.Module], args: list[Any], channels: int) -> None:
         channels: Channels of its input.
 
     Raises:
-        RowError: If it fails on one of them; a block that outputs another size need not run on a single pixel.
+        RowError: If it fails on one of them; a block that outputs another size need not run on odd sizes.
     """
     with torch.random.fork_rng(devices=[]):  # the random numbers of the model's own weights stay the same
-        block = cls(*args).eval()
+        block = cls(*copy.deepcopy(args)).eval()  # which may keep or change its arguments
     tensors = [*block.parameters(), *block.buffers()]
     if any(x.is_meta for x in tensors):
         return
@@ -35,7 +36,7 @@ def probe(cls: type[nn.Module], args: list[Any], channels: int) -> None:
             x = torch.zeros(1, channels, height, width, dtype=like.dtype, device=like.device)
             with torch.no_grad():
                 out = block(x)
-            if (height, width) == _SIZES[-2] and getattr(out, "shape", None) != x.shape:
+            if getattr(out, "shape", x.shape)[2:] != x.shape[2:]:
                 break
     except Exception as error:  # whatever the block raises
         raise RowError(

@@ -14,6 +14,7 @@ from torch import nn
 from .. import blocks
 from ..blocks import timm_attention
 from ..blocks.declaration import declared_in
+from ..errors import HostError
 from .discovery import asks_for
 
 
@@ -33,12 +34,15 @@ def seek(names: Collection[str] | None, later: list[type[nn.Module]], register: 
         register: Registers a block, as `yolo_coordbifpn.register`.
 
     Returns:
-        Nothing: these blocks can always be registered.
+        Why some of them could not be registered: this host has its own block of the name, which it keeps.
     """
-    for cls in later:
-        if asks_for(names, cls.__name__):
+    problems = []
+    for cls in [x for x in later if asks_for(names, x.__name__)]:
+        try:
             register(cls)
-    return []
+        except HostError as error:
+            problems += [str(error)] if names is not None else []
+    return problems
 
 
 def seek_timm(names: Collection[str] | None, register: Callable[[Any], None]) -> list[str]:

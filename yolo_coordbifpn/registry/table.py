@@ -15,6 +15,14 @@ from .discovery import Discovery
 _CHOICES = f"{' or '.join(map(repr, RULES))} or a callable"
 
 
+def redefines(block: type, other: type) -> bool:
+    """Return whether a class takes the place of another: it is defined again, as in a notebook or a reloaded module."""
+    return "<locals>" not in block.__qualname__ and (block.__module__, block.__qualname__) == (
+        other.__module__,
+        other.__qualname__,
+    )
+
+
 class BlockTable:
     """Blocks by name and by class, with the channel rule of each.
 
@@ -66,7 +74,7 @@ class BlockTable:
             raise TypeError(f"register(): channels must be {_CHOICES}, got {rule!r}.")
         variant = declaration(block).variant
         for what, known in (("block named", self._by_name.get(block.__name__)), ("variant", self._owner(variant))):
-            if known is not None and known is not block:
+            if known is not None and known is not block and not redefines(block, known):
                 name = block.__name__ if what == "block named" else variant
                 raise ValueError(
                     f"a {what} {name} is already registered: {known.__module__}.{known.__qualname__}. "
@@ -82,6 +90,9 @@ class BlockTable:
             channels: How many channels it outputs; by default what its declaration says, else "same".
         """
         rule = self.check(block, channels)
+        for old in [x for x in self._rules if x is not block and redefines(block, x)]:
+            del self._rules[old]
+            self.variants = {word: x for word, x in self.variants.items() if x is not old}
         self._by_name[block.__name__] = block
         self._rules[block] = rule
         variant = variant_of(block)
