@@ -73,7 +73,7 @@ VARIANTS = {  # of the front page
     "dualpath": "BiFPN, with spatial attention where the paths of the neck meet, and a path that starts at P2",
     "p2": "detects at P2 too, for small objects",
     "anms": "a density for each anchor point, for adaptive NMS in crowds",
-    "grid": "pictures and tiles without objects drop out behind the backbone's P3",
+    "grid": "images and tiles without objects are skipped after the backbone's P3",
 }
 
 

@@ -24,6 +24,7 @@ from yolo_coordbifpn.commands.scenes import NAMES, draw_scene, write_scenes
 from yolo_coordbifpn.patches import install
 
 OURS = ("-m", "yolo_coordbifpn")
+PT = "trained.pt"  # an empty file in the working folder
 SCRIPTS = [x.stem for x in (ROOT / "scripts").glob("*.py") if "run_script(main)" in x.read_text(encoding="utf-8")]
 
 
@@ -71,14 +72,28 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["models", "scale="], "scale= takes letters of nsmlx"),
         (["models", "of=yolo12n", "only=*-ese"], "only= must match names such as yolo12n-coordatt, got '*-ese'"),
         (["models", "only=yolo13*"], "only= must match names such as yolo11-coordatt, got 'yolo13*'"),
+        (["models", "of=yolo11n-bifpn"], "of= takes a stock model such as yolo12n, got the variant yolo11n-bifpn"),
+        (["models", "of=yolo11n", "scale=s"], "scale= and copy= are not for it. See yolo-coordbifpn models --help."),
+        (["graft", "model=yolo11.yaml", "save=x.txt"], "save= must end in .yaml, got x.txt"),
+        (
+            ["upgrade", "model=best"],
+            "model= must be a checkpoint such as runs/detect/train/weights/best.pt, got 'best'",
+        ),
+        (["upgrade", "model=no.pt"], "model=no.pt: there is no such file"),
+        (["upgrade", f"model={PT}", "levels=P2-P4"], "levels= must be P2; P2-P4 may remove a level"),
+        (["upgrade", f"model={PT}", "save=x.yaml"], "save= must end in .pt, got x.yaml"),
         (["check", "x=1"], "there is no option 'x'. Options: none"),
         (["demo", "epochs=none"], "epochs= must be a whole number of at least 1, got 'none'"),
         (["demo", "epochs=0"], "epochs= must be a whole number of at least 1, got '0'"),
         (["demo", f"folder={__file__}"], "folder= is a file"),
     ],
 )
-def test_bad_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_words(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A wrong command line says what was expected and exits with status 2 before anything else."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / PT).touch()
     assert main(words) == 2
     assert message in capsys.readouterr().err
 
@@ -92,6 +107,10 @@ def test_bad_words(words: list[str], message: str, capsys: pytest.CaptureFixture
         (["upgrade", "model={file}.pt"], "upgrade: {file}.pt: this Ultralytics cannot read it as a checkpoint: "),
         (["inspect", "model=yolo11n-bifpn.yaml", "project={file}"], "inspect: {file}/inspect: Not a directory"),
         (["inspect", "model=yolo11n-bifpn.yaml", "imgsz=abc"], "inspect: the host's predict does not accept "),
+        (
+            ["graph", "model=yolo11n-bifpn"],
+            "graph: model must be a checkpoint (.pt) or a model YAML, got 'yolo11n-bifpn': d",
+        ),
         (["graph", "model=/no/x.yaml"], "graph: /no/x.yaml: there is no such model YAML."),
         (["compare", "models=/no/x.pt", "data=/no", "epochs=1"], "compare: models=: there is no checkpoint /no/x.pt"),
     ],
@@ -198,13 +217,15 @@ def test_check_finds_what_other_packages_did(
     monkeypatch.setattr(check.metadata, "version", lambda distribution: "1.0")
     monkeypatch.setattr(check.subprocess, "run", lambda *args, **kwargs: SimpleNamespace(stdout="False"))
     monkeypatch.setenv("YOLO_COORDBIFPN_PARSERS", "models.yolo")
+    monkeypatch.setenv("YOLO_COORDBIFPN_NMS", "sfot")
     assert main(["check"]) == 1
     lines = [" ".join(x.split()) for x in capsys.readouterr().out.splitlines()]
-    assert "parser: models.yolo waited for" in lines
+    assert "parser: models.yolo not imported yet" in lines
     faults = [x.removeprefix("conflict ") for x in lines if x.startswith("conflict ")]
     assert faults[0] == "the patch of the fusing was undone by other code"
     assert "hook is not active: not installed where this Python looks for .pth files" in faults[1]
-    assert faults[2].startswith("ultralytics and ultralytics-opencv-headless are installed over each other")
+    assert faults[2] == "YOLO_COORDBIFPN_NMS=sfot: expected adaptive, soft, plain"
+    assert faults[3].startswith("ultralytics and ultralytics-opencv-headless are installed over each other")
 
 
 def test_scenes_are_the_same_for_the_same_seed(tmp_path: Path) -> None:

@@ -482,7 +482,10 @@ def small_models(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("words", "message", "status"),
     [
-        ([], "data= and epochs= must be given", 2),
+        ([], "data= must be given", 2),
+        (["data=x.yaml"], "epochs= must be given: the length of each training. See yolo-coordbifpn compare --help", 2),
+        (["model=yolo11n"], "model= is set by the comparison. Did you mean models=?", 2),
+        (["models=yolo11n-coordatt", "data=coco8.yaml", "epochs=1"], "models= takes yolo11n-coordatt.yaml, or", 2),
         (["data=coco8.yaml", "epochs=1"], "models= must name models", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=0,0"], "seeds= must be different whole numbers", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=a"], "seeds= must be different whole numbers", 2),
@@ -634,7 +637,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 @pytest.mark.parametrize(
     ("word", "status", "message"),
-    [("--help", 0, "yolo-coordbifpn compare models="), ("epochs=1", 2, "data= and epochs= must be given")],
+    [("--help", 0, "yolo-coordbifpn compare models="), ("epochs=1", 2, "data= must be given")],
 )
 def test_the_script_is_the_command(
     word: str, status: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -79,8 +79,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_file_is_all_it_takes(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block in one file is built, trained from weights, fused, exported, drawn and compared, by the stock command."""
     (tmp_path / "my_blocks.py").write_text(ECA)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("YOLO_COORDBIFPN_BLOCKS", "my_blocks")
+    monkeypatch.setenv("YOLO_COORDBIFPN_BLOCKS", "my_blocks")  # found in the working folder
     YOLO("yolo11n.yaml").save(tmp_path / "stock.pt")
     start = ("pretrained=stock.pt", f"data={data}", *TRAIN)
     out = yolo(tmp_path, "train", "model=yolo11n-eca-bifpn.yaml", *start, f"project={tmp_path / 'runs'}", "name=eca")

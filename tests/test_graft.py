@@ -388,12 +388,12 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ),
     ("yolo11n-coordatt.yaml", {}, r"there is a CoordAtt already: yolo11n-coordatt.yaml, layer 9 (backbone row 9)"),
     ("yolo11n-bifpn.yaml", {}, r"the neck is weighted already: yolo11n-bifpn.yaml, layer 12 (head row 1)"),
-    ("yolo11n-cls.yaml", {}, "there is no neck to weigh: no Concat in the head"),
+    ("yolo11n-cls.yaml", {}, "the model has no neck to weight: there is no Concat in its head"),
     ("yolo11n-cls.yaml", {"coordatt": "N5", "bifpn": "none"}, "no neck output N5; it has no neck"),
     ("rtdetr-l.yaml", {"coordatt": "bottleneck"}, "no block of the backbone has bottlenecks; it is made of HGStem"),
     ("yolov8n-worldv2.yaml", {"bifpn": "add"}, "C2fAttn, [1024, 512, 16]] reads texts"),
     ("yolo13n.yaml", {}, "there is no model YAML yolo13n.yaml"),
-    (TINY, {}, "there is no neck to weigh"),
+    (TINY, {}, "the model has no neck to weight"),
     (TINY, {"coordatt": "none", "bifpn": "add"}, "no row of the head makes a feature map larger"),
     ({"backbone": []}, {}, "a model YAML has a list of rows under `backbone` and one under `head`"),
     (
@@ -662,7 +662,7 @@ def test_a_future_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("yolo11n-cls-bifpn.yaml", GraftError, "bifpn in yolo11-cls.yaml: there is no neck to weigh"),
+        ("yolo11n-cls-bifpn.yaml", GraftError, "bifpn in yolo11-cls.yaml: the model has no neck to weight"),
         ("yolov3-fpn.yaml", GraftError, "fpn in yolov3.yaml: neck=fpn: the neck has no bottom-up path"),
         ("yolo12n-pose-cordatt.yaml", FileNotFoundError, "Did you mean yolo12.*-pose-coordatt"),
         ("yolo31n-bifpn.yaml", FileNotFoundError, "Did you mean"),

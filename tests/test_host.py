@@ -443,6 +443,7 @@ BAD_ROWS = [
     ([[-1], 1, "CBAM", []], "CBAM takes one input, got a list"),
     ([-1, 1, "CoordAttn", []], "unknown module CoordAttn. Did you mean CoordAtt?"),
     ([[-1, 2], 1, "BiFPNConcat", [1]], "unknown module BiFPNConcat. Did you mean BiFPN_Concat?"),
+    ([-1, 2, "C3k2_CoordAt", [64]], "unknown module C3k2_CoordAt. Did you mean C3k2_CoordAtt?"),
     ([-1, 1, "coordatt", []], "unknown module coordatt. Did you mean CoordAtt?"),
 ]
 

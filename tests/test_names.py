@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -266,14 +267,19 @@ def test_a_report_says_which_file_each_model_is(tmp_path: Path, monkeypatch: pyt
     assert model_file("runs/best.pt") == "checkpoint runs/best.pt"
 
 
-def test_a_host_with_its_own_cbam(own_blocks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_with_its_own_cbam(python: Callable[..., str]) -> None:
     """The host keeps its own block, and models that have nothing to do with it are built and trained as before."""
-    monkeypatch.setattr(tasks, "CBAM", torch.nn.Identity, raising=False)
-    file = tmp_path / "helmet-detector.yaml"
-    shutil.copy(tasks.check_yaml("yolo11.yaml"), file)
-    DetectionModel(str(file), verbose=True)
-    with pytest.raises(GraftError, match="this host keeps its own"):
-        DetectionModel("yolo11n-cbam.yaml", verbose=False)
+    code = """
+import shutil, torch
+from ultralytics.nn import tasks
+tasks.CBAM = torch.nn.Identity
+shutil.copy(tasks.check_yaml("yolo11.yaml"), "helmet-detector.yaml")
+print(tasks.DetectionModel("helmet-detector.yaml", verbose=True).stride.tolist())
+tasks.DetectionModel("yolo11n-cbam.yaml", verbose=False)
+"""
+    text = python(code, check=False)
+    assert "[8.0, 16.0, 32.0]" in text
+    assert re.search("GraftError: .*this host keeps its own", text), text[-2000:]
 
 
 def test_a_name_draws_no_random_numbers(tmp_path: Path) -> None:

@@ -775,7 +775,7 @@ def test_few_epochs_have_whole_ticks(count: int, tmp_path: Path, monkeypatch: py
     (tmp_path / "train" / "results.csv").write_text(
         "\n".join(["epoch,m", *(f"{e},0.{e}" for e in range(1, count + 1))])
     )
-    run = SimpleNamespace(label="a", folder=tmp_path)
+    run = SimpleNamespace(label="a", folder=tmp_path, result={"seed": 0})
     plots.curves(SimpleNamespace(labels=["a"], runs=[run], seed_counts="1", folder=tmp_path), "m")  # type: ignore[arg-type]
     for figure in drawn:
         FigureCanvasAgg(figure).draw()

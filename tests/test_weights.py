@@ -607,8 +607,8 @@ def test_an_upgraded_checkpoint_trains(place: str, count: int, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "model= must be a checkpoint file such as runs/train/weights/best.pt, got ''"),
-        (["model=nowhere.pt"], "got 'nowhere.pt'"),
+        ([], "model= must be a checkpoint such as runs/detect/train/weights/best.pt, got ''"),
+        (["model=nowhere.pt"], "model=nowhere.pt: there is no such file"),
         (["model={pt}", "coordatt=none", "bifpn=none"], "leave nothing to do"),
         (["model={pt}", "save={pt}"], "exists already"),
         (["model={pt}", "save={pt}/x/y.pt"], "there is no folder"),

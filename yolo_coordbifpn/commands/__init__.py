@@ -6,9 +6,9 @@
     yolo-coordbifpn graph    draw the layer graph of a model, with the blocks marked
     yolo-coordbifpn inspect  show what the blocks learned: gates over images, weights of the fusions
     yolo-coordbifpn nms      measure fixed, soft and adaptive NMS in crowds, on a validation set
-    yolo-coordbifpn grid     show and set which share of empty pictures a grid activation skips
+    yolo-coordbifpn grid     show what each threshold of a grid activation would skip, and set it
     yolo-coordbifpn tiles    predict big pictures tile by tile; empty tiles are skipped by a grid activation
-    yolo-coordbifpn compare  train several models with several seeds, and report with intervals which is better
+    yolo-coordbifpn compare  train several models with several seeds, and report which is better, with intervals
     yolo-coordbifpn check    show the versions, the start-up hook and the patches, and find conflicts
     yolo-coordbifpn demo     make a small data set and train a model on it, in about five minutes on two CPU cores
 
@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(name, rest)
     except UsageError as error:
-        print(f"yolo-coordbifpn: {error} See yolo-coordbifpn --help.", file=sys.stderr)
+        known = f"{name} " if name in COMMANDS else ""
+        print(f"yolo-coordbifpn: {error} See yolo-coordbifpn {known}--help.", file=sys.stderr)
         return 2
     except FAILURES as error:
         for line in str(error).splitlines():

@@ -50,7 +50,7 @@ def run(options: dict[str, str]) -> int:
             if not holds and not faults:
                 faults.append(f"the patch of the {name} was undone by other code")
     for name in hook.forks():
-        print(f"{'parser: ' + name:26}{'imported' if name in sys.modules else 'waited for'}")
+        print(f"{'parser: ' + name:26}{'imported' if name in sys.modules else 'not imported yet'}")
     for entry in environment.entries():
         problem = environment.load(entry, register)
         print(f"{'block: ' + entry:26}{'registered' if not problem else 'NOT registered'}")
@@ -64,6 +64,7 @@ def run(options: dict[str, str]) -> int:
     print(f"{'start-up hook':26}{reason}")
     if not active:
         faults.append(f"the start-up hook is not active: {reason}; `import yolo_coordbifpn` in a script does the same")
+    faults += _switches()
     installed = [x for x in HOSTS if _installed(x)]
     if len(installed) > 1:
         faults.append(f"{' and '.join(installed)} are installed over each other: uninstall both, install one")
@@ -72,6 +73,15 @@ def run(options: dict[str, str]) -> int:
     if not faults:
         print(f"{'conflicts':26}none")
     return 1 if faults else 0
+
+
+def _switches() -> list[str]:
+    """Name the environment variables of this package with values that it does not know."""
+    from ..patches import adaptive_nms, training_log
+
+    known = {hook.AUTOLOAD: hook.SWITCH, training_log.SETTING: hook.SWITCH, adaptive_nms.SETTING: adaptive_nms.KINDS}
+    given = {variable: os.environ.get(variable, "").strip().lower() for variable in known}
+    return [f"{x}={given[x]}: expected {', '.join(known[x])}" for x in known if given[x] and given[x] not in known[x]]
 
 
 def _hook() -> tuple[bool, str]:

@@ -1,4 +1,4 @@
-"""Train several models with several seeds, and report with intervals which is better on your data.
+"""Train several models with several seeds, and report which is better on your data, with confidence intervals.
 
     yolo-coordbifpn compare models=yolo11n variants=coordatt,bifpn data=my.yaml epochs=50 pretrained=yolo11n.pt
     yolo-coordbifpn compare models=yolo11n.yaml,yolo11n-bifpn.yaml,yolo11s.yaml data=my.yaml seeds=0-4 epochs=9 dry=True
@@ -67,9 +67,11 @@ def run(options: dict[str, str]) -> int:
     given = {k: v for k, v in options.items() if k not in OPTIONS}
     refused = sorted(OWN & given.keys())
     if refused:
-        raise UsageError(f"{refused[0]}= is set by the comparison; it takes models=, seeds=, devices=, name=.")
-    if "data" not in given or "epochs" not in given:
-        raise UsageError("data= and epochs= must be given: the data to compare on, and the length of each training.")
+        instead = f" Did you mean {refused[0]}s=?" if f"{refused[0]}s" in OPTIONS else ""
+        raise UsageError(f"{refused[0]}= is set by the comparison.{instead}")
+    for key, meaning in (("data", "the data to compare on"), ("epochs", "the length of each training")):
+        if key not in given:
+            raise UsageError(f"{key}= must be given: {meaning}.")
     return _compare(options, given, truth(options, "dry"))
 
 
@@ -104,6 +106,7 @@ def _compare(options: dict[str, str], given: dict[str, str], dry: bool) -> int:
 def _models(options: dict[str, str]) -> tuple[str, ...]:
     """Return the models, with absolute paths for files, and with the variants of each name without .yaml."""
     from ..compare.arguments import absolute
+    from ..grafting.names import split
 
     words = _words(options["models"])
     if not words:
@@ -115,6 +118,10 @@ def _models(options: dict[str, str]) -> tuple[str, ...]:
         if word.endswith(SUFFIXES):
             models.append(word)
         else:
+            if split(f"{word}.yaml"):
+                raise UsageError(
+                    f"models= takes {word}.yaml, or a stock name such as yolo11n with variants=, got {word}."
+                )
             variants = _words(options["variants"] or VARIANTS)
             models += [f"{word}.yaml", *(f"{word}-{variant}.yaml" for variant in variants)]
     if options["variants"] and all(x.endswith(SUFFIXES) for x in words):

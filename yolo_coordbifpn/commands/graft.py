@@ -17,7 +17,7 @@ edge=       True or False: give the middle levels the same-level edge of BiFPN; 
 repeats=    how many times the layer of bifpn=add is repeated; default 3
 width=      channels of all levels of bifpn=add, before the model's width multiple; default 256
 nms=        adaptive: a density head beside the head, for adaptive NMS in crowds; plain; default plain
-grid=       P3 or P4: score a grid there, so that pictures without objects run no layer behind it; none; default none
+grid=       P3 or P4: score a grid there, so that images without objects run no layer after it; none; default none
 save=       file to write; default the model's name followed by the variant's and by what is not default, in this folder
 
 Each scale of the new model is built and counted before the file is written. An existing file is not overwritten. Stock
@@ -78,6 +78,8 @@ def run(options: dict[str, str]) -> int:
         install()
         source = find(options["model"])
         save = Path(options["save"] or f"{source.stem}-{variant.name}.yaml").expanduser()
+        if save.suffix not in (".yaml", ".yml"):
+            raise UsageError(f"save= must end in .yaml, got {save}.")
         if save.exists():
             raise UsageError(f"save={save} exists already; give another name.")
         if not save.parent.is_dir():

@@ -1,10 +1,10 @@
 """List the shipped models and their cost compared with the stock models, counted by the installed Ultralytics.
 
     yolo-coordbifpn models
-    yolo-coordbifpn models only=yolo11* scale=nsx
+    yolo-coordbifpn models only='yolo11*' scale=nsx
     yolo-coordbifpn models of=yolo12n
-    yolo-coordbifpn models of=yolo12n only=*-bifpn*
-    yolo-coordbifpn models only=yolov5-repository/* copy=models
+    yolo-coordbifpn models of=yolo12n only='*-bifpn*'
+    yolo-coordbifpn models only='yolov5-repository/*' copy=models
 
 scale=      scales to count, letters of nsmlx; default n
 only=       pattern of the models' names; default *, all of them, which takes about a minute
@@ -38,6 +38,10 @@ def run(options: dict[str, str]) -> int:
     from ..patches.install import install
     from ..registry import TABLE
 
+    if options["of"] and (options["copy"] or options["scale"] != OPTIONS["scale"]):
+        raise UsageError("of= lists the variants of one model, such as of=yolo12s; scale= and copy= are not for it.")
+    if options["of"] and split(f"{options['of'].removesuffix('.yaml')}.yaml"):
+        raise UsageError(f"of= takes a stock model such as yolo12n, got the variant {options['of']}.")
     if options["copy"]:
         return _copy(options["only"], Path(options["copy"]))
     scales = options["scale"]

@@ -39,14 +39,18 @@ def run(options: dict[str, str]) -> int:
     from ..errors import GraftError, HostError, WeightsError
 
     model = Path(options["model"]).expanduser()
-    if not options["model"] or model.suffix != ".pt" or not model.is_file():
+    if model.suffix != ".pt":
         raise UsageError(
-            f"model= must be a checkpoint file such as runs/train/weights/best.pt, got {options['model']!r}."
+            f"model= must be a checkpoint such as runs/detect/train/weights/best.pt, got {options['model']!r}."
         )
+    if not model.is_file():
+        raise UsageError(f"model={model}: there is no such file.")
     if options["bifpn"] == "add":
         raise UsageError("bifpn=add is another neck with newly initialised weights; bifpn=concat keeps the output.")
     if options["neck"] == "fpn":
         raise UsageError("neck=fpn removes trained layers, which changes the output; neck=pan keeps it.")
+    if options["levels"] not in ("", "P2"):
+        raise UsageError(f"levels= must be P2; {options['levels']} may remove a level, which changes the output.")
     try:
         from ..grafting.variant import Variant
 
@@ -61,6 +65,8 @@ def run(options: dict[str, str]) -> int:
     except GraftError as error:
         raise UsageError(f"{error}.") from error
     save = Path(options["save"] or model.with_name(f"{model.stem}-{variant.name}.pt")).expanduser()
+    if save.suffix != ".pt":
+        raise UsageError(f"save= must end in .pt, got {save}.")
     if save.exists():
         raise UsageError(f"save={save} exists already; give another name.")
     if not save.parent.is_dir():

@@ -93,7 +93,7 @@ def graft(
         width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256.
         levels: Levels of the head: `P2` to add it, or a range such as `P2-P4`; those of the model if None.
         nms: `adaptive` for a density head, with which NMS is adaptive, or `plain`.
-        grid: `P3` or `P4`: the stage of the backbone behind which pictures without objects drop out; or `none`.
+        grid: `P3` or `P4`: the stage of the backbone after which images without objects are skipped; or `none`.
 
     Returns:
         A new YAML dict, from which a model has been built; `cfg` is not changed. If `cfg` is a name with a scale, such

@@ -29,4 +29,6 @@ def add_grid(rows: Rows, level: str) -> None:
         raise GraftError(f"grid={level}: there is a GridActivation already: {rows.where(there)}")
     node = stage(rows, level)
     cell = _CELL // 2 ** int(level[1:])
-    rows.insert_after(node, "GridActivation", [] if cell == 8 else [cell]).note = f"{level}, pictures may drop out here"
+    rows.insert_after(
+        node, "GridActivation", [] if cell == 8 else [cell]
+    ).note = f"{level}, images without objects are skipped from here on"

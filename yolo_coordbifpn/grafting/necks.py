@@ -27,7 +27,9 @@ def weigh(rows: Rows, edge: bool) -> None:
     _refuse_weighted(rows)
     joins = [node for node in rows.neck if node.module == "Concat"]
     if not joins:
-        raise GraftError("there is no neck to weigh: no Concat in the head; bifpn=none leaves it as it is")
+        raise GraftError(
+            "the model has no neck to weight: there is no Concat in its head. It takes attention alone (bifpn=none)"
+        )
     strides = {node.stride for node in joins if node.stride} | {node.stride for node in rows.backbone[-1:]}
     middle = sorted(x for x in strides if x)[1:-1]
     laterals: dict[float, Node] = {}  # stride -> what the first join of that level reads from the backbone

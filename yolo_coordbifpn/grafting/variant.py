@@ -28,7 +28,7 @@ class Variant:
             the 64 channels of EfficientDet-D0 at scale n.
         levels: Levels of the head: `P2` to add it, or a range such as `P2-P4`; those of the model if None.
         nms: `adaptive` for a density head, with which NMS is adaptive, or `plain`.
-        grid: `P3` or `P4`: the stage of the backbone behind which pictures without objects drop out; or `none`.
+        grid: `P3` or `P4`: the stage of the backbone after which images without objects are skipped; or `none`.
     """
 
     coordatt: str = "deepest"

@@ -15,8 +15,6 @@ from .align import align
 from .layers import as_layer, parts, put, quietly
 from .rows import KEY
 
-_OF_A_LAYER = {"training", "i", "f", "type", "np"}  # what the host sets on any layer
-
 
 def is_identity(block: nn.Module, *like: Tensor) -> bool:
     """Return whether a block outputs random values unchanged, in features of the shape of others, in eval mode.
@@ -112,21 +110,28 @@ def adopt_starts(source: Any, target: Any) -> None:
             old = before.get(name)
             if old is None or type(old) is not type(new) or not callable(getattr(new, "neutral_", None)):
                 continue
-            gain = getattr(new, "gain", None)
+            if isinstance(new, BlockWithGain) and new.gain != old.gain:
+                new.gain = old.gain
+                if new in parts(new_layer):  # the row of a stock block cannot hold the gain of a block inside
+                    row[3] = new.row()
             _copy_state(old, new)
-            if isinstance(new, BlockWithGain) and new.gain != gain and new in parts(new_layer):
-                row[3] = new.row()  # the row of a stock block cannot hold the gain of a block inside
     found = rezeros(target.model)
     if found:
         target.yaml[KEY] = {**target.yaml.get(KEY, {}), "rezero": found}
 
 
 def _copy_state(old: nn.Module, new: nn.Module) -> None:
-    """Copy the state of a block that its state dict leaves out: plain attributes, and buffers that are not saved."""
-    for name, value in vars(old).items():
-        if isinstance(value, (bool, int, float, str)) and name not in _OF_A_LAYER:
-            setattr(new, name, value)
+    """Copy what `neutral_()` sets and a state dict leaves out: numbers, and buffers that are not saved."""
+    neutral: Any = copy.deepcopy(new)
+    neutral.neutral_()
+    before, after, there = _numbers(new), _numbers(neutral), _numbers(old)
+    for name in [x for x in after if after[x] != before.get(x) and x in there]:
+        setattr(new, name, there[name])
     for name in new._non_persistent_buffers_set:
         mine, theirs = new._buffers[name], old._buffers.get(name)
         if mine is not None and theirs is not None and mine.shape == theirs.shape:
             mine.copy_(theirs)
+
+
+def _numbers(block: nn.Module) -> dict[str, Any]:
+    return {k: v for k, v in vars(block).items() if isinstance(v, (bool, int, float, str)) and k != "training"}

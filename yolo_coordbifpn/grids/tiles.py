@@ -1,4 +1,4 @@
-"""Big pictures, predicted tile by tile through SAHI; tiles in which the model's grid sees nothing drop out.
+"""Big pictures, predicted tile by tile through SAHI; tiles in which the model's grid sees nothing are skipped.
 
 Slicing, merging across tiles, conversion to COCO and drawing are those of SAHI (Akyon et al., arXiv 2202.06934). It
 runs the model on batches of tiles, out of which the empty ones drop: see `patches/grid_skipping.py`.

@@ -35,9 +35,8 @@ def opened(model: Any) -> Any:
 
     name = str(Path(model).expanduser())
     if not name.endswith((".pt", ".yaml", ".yml")):
-        raise InspectError(
-            f"model must be a checkpoint (.pt) or a model YAML, got {name!r}: other files have no blocks"
-        )
+        hint = f": did you mean {name}.yaml?" if not Path(name).suffix else ": other files have no blocks"
+        raise InspectError(f"model must be a checkpoint (.pt) or a model YAML, got {name!r}{hint}")
     if name.endswith(".pt") and not Path(name).is_file() and name not in GITHUB_ASSETS_NAMES:
         raise InspectError(f"there is no checkpoint {name}")
     try:

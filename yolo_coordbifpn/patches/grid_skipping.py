@@ -1,4 +1,4 @@
-"""Patch: in inference, pictures in which a model's `GridActivation` sees nothing drop out behind it.
+"""Patch: in inference, images in which a model's `GridActivation` sees nothing are skipped after it.
 
 For the time of one `predict`, hooks cut the model in two at the row: the row's output, and whatever a later layer reads
 from before it, is reduced to the pictures that remain; the output is spread over the whole batch again, zeros for those
@@ -30,7 +30,7 @@ _empty: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()  # ou
 
 
 def patch_grid_skipping(host: ModuleType) -> Undo:
-    """Let pictures without objects drop out of models with a `GridActivation`, in eval mode.
+    """Skip images without objects in models with a `GridActivation`, in eval mode.
 
     Args:
         host: `ultralytics.nn.tasks`.

@@ -13,6 +13,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Collection
+from types import ModuleType
 from typing import Any
 
 from ..blocks.declaration import ChannelRule, declaration, declared_in
@@ -82,7 +83,7 @@ def load(entry: str, register: Callable[..., None]) -> str:
     module, _, rest = entry.partition(":")
     name, _, rule = rest.partition(":")
     try:
-        home = importlib.import_module(module)
+        home = _module(module)
         for word in filter(None, (name, rule if rule not in RULES else "")):
             if not hasattr(home, word):
                 there = [x for x, value in vars(home).items() if isinstance(value, type) and value.__module__ == module]
@@ -92,6 +93,23 @@ def load(entry: str, register: Callable[..., None]) -> str:
     except Exception as error:  # of a user's module; the error of the model's row reports it
         return f"{VARIABLE} names {entry}: {type(error).__name__}: {error}"
     return ""
+
+
+def _module(name: str) -> ModuleType:
+    """Import a module, from the working folder too, where a console script such as `yolo` does not search."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if f"{error.name}" not in (name, name.partition(".")[0]) or os.getcwd() in sys.path:
+            raise
+        sys.path.append(os.getcwd())
+        importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name in (name, name.partition(".")[0]):
+            error.args = (f"{error}, neither on Python's path nor in {os.getcwd()}",)
+        raise
 
 
 def _find(module: str, name: str) -> Any:

@@ -42,6 +42,9 @@ def explain_unknown(
     near = difflib.get_close_matches(word, [x.lower() for x in table.names], 1, 0.8)
     aliases = {x.lower(): block.__name__ for block in table for x in declaration(block).aliases}
     name = aliases.get(word) or next((x for x in table.names if [x.lower()] == near), None)
+    stock, _, inside = str(row[2]).partition("_")
+    if not name and stock in host and inside:  # such as C3k2_CoordAt
+        name = next((f"{stock}_{x}" for x in difflib.get_close_matches(inside, table.names, 1, 0.8)), None)
     if name:
         raise RowError(f"{where(cfg, index, row)}: unknown module {row[2]}. Did you mean {name}?") from error
     if isinstance(row[2], str) and row[2] not in host:
