@@ -111,6 +111,10 @@ def test_bad_words(
             ["graph", "model=yolo11n-bifpn"],
             "graph: model must be a checkpoint (.pt) or a model YAML, got 'yolo11n-bifpn': d",
         ),
+        (
+            ["graph", "model=yolo11n-coordatt-bifnp.yaml"],
+            "graph: yolo11n-coordatt-bifnp.yaml: there is no such model YA",
+        ),
         (["graph", "model=/no/x.yaml"], "graph: /no/x.yaml: there is no such model YAML."),
         (["compare", "models=/no/x.pt", "data=/no", "epochs=1"], "compare: models=: there is no checkpoint /no/x.pt"),
     ],
@@ -179,6 +183,7 @@ def test_models(capsys: pytest.CaptureFixture[str], quick_builds: None) -> None:
     assert rows["yolo11n-cls-coordatt.yaml"][0] == "coordatt"
     assert rows["yolov10s-bifpn.yaml"][0] == "bifpn"
     assert len(rows) == 4 + 3 + 3  # files and stock models
+    assert "has no neck to weight" in " ".join(table("of=yolo11n-cls", "only=*-bifpn")["yolo11n-cls-bifpn.yaml"])
     assert list(table("of=yolo12n", "only=*-se")) == ["yolo12n.yaml", "yolo12n-se.yaml"]
 
 

@@ -608,3 +608,13 @@ def test_train_val_predict(scenes: Path, tmp_path: Path) -> None:
     assert "mAP50-95" in yolo(tmp_path, "val", f"model={best}", *options)
     folder = scenes.parent / "images" / "val"
     assert "4/4" in yolo(tmp_path, "predict", f"model={best}", f"source={folder}", "imgsz=64", "batch=4")
+
+
+def test_upgrade(tmp_path: Path) -> None:
+    """A trained checkpoint gets a grid that skips nothing yet, with the same output."""
+    stock = YOLO("yolo11n.yaml")
+    stock.save(tmp_path / "best.pt")
+    assert main(["upgrade", f"model={tmp_path / 'best.pt'}", "coordatt=none", "bifpn=none", "grid=P3"]) == 0
+    ours = YOLO(tmp_path / "best-grid.pt").model
+    assert grid_of(ours).threshold == 0
+    assert gap(ours.float(), copy.deepcopy(stock.model).half().float()) < 1e-3

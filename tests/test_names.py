@@ -111,6 +111,10 @@ def test_words_of_a_name_in_any_order() -> None:
             "/no/such/yolo11x-coordatt.yaml",
             "/no/such/yolo11x-coordatt.yaml does not exist.* write yolo11x-coordatt.yaml",
         ),
+        (
+            "yolo11n-eca-bifpn.yaml",
+            "No block eca is known; if it is your own, name its module in YOLO_COORDBIFPN_BLOCKS",
+        ),
         ("yolo11x-cordatt-seg.yaml", "Did you mean yolo11x-seg-coordatt.yaml"),
     ],
 )

@@ -1,7 +1,7 @@
 """Draw the layers of a model by level and path, with the blocks marked.
 
     yolo-coordbifpn graph model=yolo11n-coordatt-bifpn.yaml save=graph.svg
-    yolo-coordbifpn graph model=best.pt against=yolo11n.yaml save=graft.svg
+    yolo-coordbifpn graph model=best.pt against=yolo11n.yaml save=both.svg
 
 model=      a model YAML, a name such as yolo12n-bifpn.yaml, or a checkpoint
 against=    a second model, drawn before the first, or `none`; default: the stock model, if model= names a variant of it
@@ -46,8 +46,8 @@ def run(options: dict[str, str]) -> int:
         install()
         variant = split(Path(model).name) if not Path(model).is_file() else None
         against = options["against"] or (variant[0] if variant else "none")
-        names = [x for x in (against, model) if x != "none"]
-        content = draw([diagram(built(x), Path(x).stem) for x in names], save.suffix[1:])
+        names = [x for x in (model, against) if x != "none"]  # an error is about the model first
+        content = draw([diagram(built(x), Path(x).stem) for x in names][::-1], save.suffix[1:])
     except (HostError, InspectError) as error:
         print(f"yolo-coordbifpn graph: {error}", file=sys.stderr)
         return 1

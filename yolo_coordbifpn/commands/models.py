@@ -56,7 +56,7 @@ def run(options: dict[str, str]) -> int:
         example = f"{options['of'].removesuffix('.yaml') or 'yolo11'}-coordatt"
         raise UsageError(f"only= must match names such as {example}, got {options['only']!r}.")
     install()
-    print(f"{'model':34}{'variant':18}{'params (M)':>11}{'':9}{'GFLOPs':>8}")
+    print(f"{'model':38}{'variant':20}{'params (M)':>11}{'':9}{'GFLOPs':>8}")
     stock_summary = functools.cache(summarize)  # one for all variants of a family
     status = 0
     listed: set[str] = set()
@@ -71,6 +71,9 @@ def run(options: dict[str, str]) -> int:
                     listed.add(base)
                 ours = summarize(name)
             except (GraftError, HostError) as error:
+                if options["of"] and listed:
+                    print(f"{name:38}{variant.name:20}{str(error).partition(': ')[2] or error}")
+                    continue
                 print(f"yolo-coordbifpn models: {name}: {error}", file=sys.stderr)
                 status = 1
                 if not listed:  # there is no such stock model
@@ -100,4 +103,4 @@ def _copy(pattern: str, to: Path) -> int:
 def _row(name: str, variant: str, ours: Summary, stock: Summary) -> None:
     """Print one model, with its cost relative to the stock model."""
     share = [f"{a / b - 1:+8.2%}" if a is not b else " " * 8 for a, b in zip(ours[1::2], stock[1::2])]
-    print(f"{name:34}{variant:18}{ours.parameters / 1e6:11.3f}{share[0]} {ours.gflops:8.2f}{share[1]}", flush=True)
+    print(f"{name:38}{variant:20}{ours.parameters / 1e6:11.3f}{share[0]} {ours.gflops:8.2f}{share[1]}", flush=True)

@@ -10,6 +10,7 @@ neck=       pan: keep the neck's paths; dualpath: add spatial attention and a de
 levels=     P2: detect at this level too, with newly initialised layers; default the levels of the model
 attention=  CoordAtt, CBAM, SE, an attention of timm such as timm_eca, or your own block; default CoordAtt
 nms=        adaptive: add the density head of adaptive NMS, see `graft`; plain; default plain
+grid=       P3 or P4: add a grid activation, see `graft`; none; default none
 save=       file to write; default the checkpoint's name followed by the variant's, in its folder
 
 An existing file is not overwritten. Then: yolo train model=best-coordatt-bifpn.pt data=my.yaml
@@ -30,6 +31,7 @@ OPTIONS = {
     "levels": "",
     "attention": "CoordAtt",
     "nms": "plain",
+    "grid": "none",
     "save": "",
 }
 
@@ -61,6 +63,7 @@ def run(options: dict[str, str]) -> int:
             options["attention"],
             levels=options["levels"] or None,
             nms=options["nms"],
+            grid=options["grid"],
         )
     except GraftError as error:
         raise UsageError(f"{error}.") from error

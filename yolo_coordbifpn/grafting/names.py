@@ -17,6 +17,7 @@ import yaml
 from ..blocks.timm_attention import PREFIX
 from ..errors import GraftError
 from ..registry import TABLE
+from ..registry.environment import VARIABLE
 from .variant import Variant
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -106,7 +107,11 @@ def _without_levels(stem: str) -> tuple[str, str | None]:
 
 def missed_blocks(name: str) -> list[str]:
     """Say why blocks that the words of a file name may ask for could not be registered; nothing for a usual name."""
-    return _discover(name.removesuffix(".yaml").split("-")[1:])
+    first, *words = name.removesuffix(".yaml").replace("-bifpn-add", "-bifpn_add").split("-")
+    problems = _discover(words)
+    if not problems and unscaled(f"{first}.yaml") in _stock_names():
+        problems = [f"No block {x} is known; if it is your own, name its module in {VARIABLE}" for x in _unknown(words)]
+    return problems
 
 
 def _discover(words: Collection[str]) -> list[str]:
@@ -115,19 +120,20 @@ def _discover(words: Collection[str]) -> list[str]:
     Returns:
         Why blocks could not be registered, if a word is still unknown.
     """
-
-    def unknown() -> list[str]:
-        known = {*TABLE.variants, *_NECKS, _ADAPTIVE, _GRID, *_stock_words(), *"-".join(_LEVELS).split("-")}
-        return [x for x in words if x not in known]
-
-    if not unknown():
+    if not _unknown(words):
         return []
-    TABLE.discovery.find(unknown())
+    TABLE.discovery.find(_unknown(words))
     missed = TABLE.discovery.missed
-    if not unknown():
+    if not _unknown(words):
         return []
     TABLE.discovery.find_all()
-    return list(dict.fromkeys([*missed, *TABLE.discovery.missed])) if unknown() else []
+    return list(dict.fromkeys([*missed, *TABLE.discovery.missed])) if _unknown(words) else []
+
+
+def _unknown(words: Collection[str]) -> list[str]:
+    """Return the words that are neither a variant that is known so far nor a word of a stock model's name."""
+    known = {*TABLE.variants, *_NECKS, _ADAPTIVE, _GRID, *_stock_words(), *"-".join(_LEVELS).split("-")}
+    return [x for x in words if x not in known]
 
 
 @functools.cache
