@@ -35,7 +35,7 @@ from yolo_coordbifpn.graph.rows import flow
 from yolo_coordbifpn.host.models import build, load
 
 STOCK = {x.stem: x for x in stock(tasks)}
-NO_NECK = "there is no neck"
+NO_NECK = "there is no neck|has no neck to weight"
 REASONS = {  # why a variant has no place in some models
     "bifpn-add": f"{NO_NECK}|reads texts, which the paper's neck has no place for",
     "fpn": f"{NO_NECK}|no bottom-up path to take out",
