@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import gap, inserted, scrambled
 from new_process import run_python
+from test_declared_blocks import Gate
 from torch import Tensor, nn
 from ultralytics.nn import tasks
 
@@ -64,17 +65,6 @@ class TwoGate(nn.Module):
 
     def forward(self, xs: list[Tensor]) -> Tensor:
         return xs[0] * (1 + self.gamma * xs[1].mean((2, 3), keepdim=True).sigmoid().mean(1, keepdim=True))
-
-
-class Gate(nn.Module):
-    """A gate that is never the identity."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv(x.mean((2, 3), keepdim=True)).sigmoid()
 
 
 def test_a_neutral_state_outside_the_state_dict(own_blocks: None) -> None:
