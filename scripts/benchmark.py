@@ -43,6 +43,7 @@ from torch import Tensor
 
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt
 from yolo_coordbifpn.commands import UsageError, parse
+from yolo_coordbifpn.compare.devices import torch_device
 from yolo_coordbifpn.compare.latency import in_turn
 from yolo_coordbifpn.host.machine import machine
 
@@ -73,7 +74,7 @@ class Bench:
     def __init__(self, device: str, dtype: str, seconds: str) -> None:
         """Set the device, the dtype of torch, and the seconds for one case of a block."""
         self.seconds = float(seconds)
-        self.device = torch.device(f"cuda:{device}" if device.isdecimal() else device)
+        self.device = torch_device(device)
         self.dtype = getattr(torch, dtype)
         self.threads = torch.get_num_threads()  # kept because the host changes it in an export
         self.where = machine(self.device) if self.device.type == "cuda" else f"CPU, {machine(self.device)}"

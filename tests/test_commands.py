@@ -74,7 +74,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["models", "only=yolo13*"], "only= must match names such as yolo11-coordatt, got 'yolo13*'"),
         (["models", "of=yolo11n-bifpn"], "of= takes a stock model such as yolo12n, got the variant yolo11n-bifpn"),
         (["models", "of=yolo11n", "scale=s"], "scale= and copy= are not for it. See yolo-coordbifpn models --help."),
-        (["graft", "model=yolo11.yaml", "save=x.txt"], "save= must end in .yaml, got x.txt"),
+        (["graft", "model=yolo11.yaml", "save=x.txt"], "save= must end in .yaml, .yml, got x.txt"),
         (
             ["upgrade", "model=best"],
             "model= must be a checkpoint such as runs/detect/train/weights/best.pt, got 'best'",

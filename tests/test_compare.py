@@ -515,7 +515,7 @@ def small_models(tmp_path: Path) -> str:
         ),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "batch=-1"], "batch= must be a whole number of at", 1),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "time=1"], "time= ends each run by the clock", 1),
-        (["models=yolo11n.yaml,yolo11n.yaml", "labels=x,y", "data=coco8.yaml", "epochs=1"], "yolo11n.yaml twice", 2),
+        (["models=yolo11n.yaml,yolo11n.yaml", "labels=x,y", "data=coco8.yaml", "epochs=1"], "yolo11n.yaml twice", 1),
         (["models=yolo11n", "variants=bifpn", "labels=x,X", "data=coco8.yaml", "epochs=1"], "2 different names", 2),
         (["models=yolo11n", "data=coco8.yaml", "epochs=one"], "the host's train does not accept epochs=one", 1),
         (["models=yolo11n", "data=mine.yaml", "epochs=1"], "data=mine.yaml: there is no such file", 1),

@@ -22,6 +22,7 @@ import difflib
 import sys
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 
 from ..errors import CompareError, GraftError, HostError, InspectError, RowError, WeightsError
 
@@ -148,6 +149,27 @@ def truth(options: dict[str, str], key: str) -> bool:
     if options[key].lower() not in {"true", "false"}:
         raise UsageError(f"{key}= must be True or False, got {options[key]!r}.")
     return options[key].lower() == "true"
+
+
+def new_file(path: str | Path, *suffixes: str) -> Path:
+    """Return the path of a file to write, given as `save=`.
+
+    Raises:
+        UsageError: If it has another suffix or exists already, or if there is no such folder.
+    """
+    save = Path(path).expanduser()
+    if save.suffix not in suffixes:
+        raise UsageError(f"save= must end in {', '.join(suffixes)}, got {save}.")
+    if save.exists():
+        raise UsageError(f"save={save} exists already; give another name.")
+    if not save.parent.is_dir():
+        raise UsageError(f"save={save}: there is no folder {save.parent}.")
+    return save
+
+
+def folder_of(options: dict[str, str], command: str) -> Path:
+    """Return the folder that a command writes to, given as `project=` and `name=`."""
+    return Path(options["project"] or f"runs/{command}").expanduser() / (options["name"] or command)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

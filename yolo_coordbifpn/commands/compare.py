@@ -29,7 +29,7 @@ import re
 from pathlib import Path
 
 from ..errors import CompareError
-from . import UsageError, truth
+from . import UsageError, folder_of, truth
 
 OPTIONS = {
     "models": "",
@@ -85,7 +85,7 @@ def _compare(options: dict[str, str], given: dict[str, str], dry: bool) -> int:
 
     budget = _budget(options["budget"])
     seeds = _seeds(options["seeds"] or (SEEDS if budget is None else RACE_SEEDS))
-    folder = (Path(options["project"] or "runs/compare").expanduser() / (options["name"] or "compare")).absolute()
+    folder = folder_of(options, "compare").absolute()
 
     def planned() -> tuple[Plan, list[str]]:
         models, (train, problems) = _models(options), train_arguments(given)
@@ -126,17 +126,15 @@ def _models(options: dict[str, str]) -> tuple[str, ...]:
             models += [f"{word}.yaml", *(f"{word}-{variant}.yaml" for variant in variants)]
     if options["variants"] and all(x.endswith(SUFFIXES) for x in words):
         raise UsageError("variants= needs a name without .yaml, such as models=yolo11n.")
-    twice = sorted({x for x in models if models.count(x) > 1})
-    if twice:
-        raise UsageError(f"models= names {', '.join(twice)} twice; give each model once, seeds= repeats it.")
     return tuple(map(absolute, models))
 
 
 def _labels(text: str, models: tuple[str, ...], folder: Path) -> tuple[str, ...]:
     """Return the names of the models: those given, those of the stored plan, or new ones."""
-    from ..compare.labels import label_models
+    from ..compare.labels import label_models, refuse_twice
     from ..compare.plan import Plan
 
+    refuse_twice(models)
     labels = tuple(_words(text))
     if not labels:
         stored = Plan.read(folder) if (folder / "plan.json").is_file() else None

@@ -27,10 +27,9 @@ models need no file: yolo train model=yolo12n-coordatt-bifpn.yaml works as it is
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from ..files import write
-from . import UsageError, truth, whole_number
+from . import UsageError, new_file, truth, whole_number
 
 OPTIONS = {
     "model": "",
@@ -77,13 +76,7 @@ def run(options: dict[str, str]) -> int:
         )
         install()
         source = find(options["model"])
-        save = Path(options["save"] or f"{source.stem}-{variant.name}.yaml").expanduser()
-        if save.suffix not in (".yaml", ".yml"):
-            raise UsageError(f"save= must end in .yaml, got {save}.")
-        if save.exists():
-            raise UsageError(f"save={save} exists already; give another name.")
-        if not save.parent.is_dir():
-            raise UsageError(f"save={save}: there is no folder {save.parent}.")
+        save = new_file(options["save"] or f"{source.stem}-{variant.name}.yaml", ".yaml", ".yml")
         text, rows, costs = graft_file(source, variant)
         scale = scale_of(options["model"])
         text = put_scale_first(text, scale) if scale in costs else text

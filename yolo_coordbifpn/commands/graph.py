@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from ..files import write
-from . import UsageError
+from . import UsageError, new_file
 
 OPTIONS = {"model": "", "against": "", "save": ""}
 FORMATS = (".svg", ".pdf", ".png")
@@ -29,13 +29,7 @@ def run(options: dict[str, str]) -> int:
     model = options["model"]
     if not model:
         raise UsageError("model= must be a model YAML such as yolo11n-coordatt-bifpn.yaml, or a checkpoint.")
-    save = Path(options["save"] or f"{Path(model).stem}.svg").expanduser()
-    if save.suffix not in FORMATS:
-        raise UsageError(f"save= must end in {', '.join(FORMATS)}, got {save}.")
-    if save.exists():
-        raise UsageError(f"save={save} exists already; give another name.")
-    if not save.parent.is_dir():
-        raise UsageError(f"save={save}: there is no folder {save.parent}.")
+    save = new_file(options["save"] or f"{Path(model).stem}.svg", *FORMATS)
     try:
         from ..grafting.names import split
         from ..inspection.diagram import diagram

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import UsageError
+from . import UsageError, folder_of
 
 OPTIONS = {"model": "", "data": "", "threshold": "", "project": "", "name": "", "*": ""}
 OWN = {"plots", "save_json", "save_txt", "augment", "mode", "task", "exist_ok"}
@@ -52,7 +52,7 @@ def run(options: dict[str, str]) -> int:
         arguments = read_arguments({**given, "data": options["data"]})
     except ValueError as error:
         raise InspectError(f"the host's val does not accept these arguments: {error}") from error
-    folder = (Path(options["project"] or "runs/grid").expanduser() / (options["name"] or "grid")).absolute()
+    folder = folder_of(options, "grid").absolute()
     curve, now = validate(model, project=str(folder), name="val", exist_ok=True, **arguments)
     best = curve.best()
     new = best if wanted == "best" else now if wanted is None else float(wanted)

@@ -22,10 +22,9 @@ from __future__ import annotations
 
 import itertools
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import UsageError
+from . import UsageError, folder_of
 
 if TYPE_CHECKING:
     from ..inspection.inspect import Inspection
@@ -65,7 +64,7 @@ def run(options: dict[str, str]) -> int:
             return 0
         if not sources and any(x.attention or x.spatial_gates for x in both):
             raise UsageError("source= must be an image or a folder of images: the gates depend on the image.")
-        folder = write_inspection(found, Path(options["project"] or "runs/inspect") / (options["name"] or "inspect"))
+        folder = write_inspection(found, folder_of(options, "inspect"))
     except (HostError, InspectError) as error:
         print(f"yolo-coordbifpn inspect: {error}", file=sys.stderr)
         return 1

@@ -38,23 +38,23 @@ def run(options: dict[str, str]) -> int:
     from ..patches.install import install
     from ..registry import TABLE
 
-    if options["of"] and (options["copy"] or options["scale"] != OPTIONS["scale"]):
+    of = options["of"].removesuffix(".yaml")
+    if of and (options["copy"] or options["scale"] != OPTIONS["scale"]):
         raise UsageError("of= lists the variants of one model, such as of=yolo12s; scale= and copy= are not for it.")
-    if options["of"] and split(f"{options['of'].removesuffix('.yaml')}.yaml"):
-        raise UsageError(f"of= takes a stock model such as yolo12n, got the variant {options['of']}.")
+    if of and split(f"{of}.yaml"):
+        raise UsageError(f"of= takes a stock model such as yolo12n, got the variant {of}.")
     if options["copy"]:
         return _copy(options["only"], Path(options["copy"]))
     scales = options["scale"]
     if not scales or set(scales) - set(SCALES):
         raise UsageError(f"scale= takes letters of {SCALES}, such as scale=n or scale=nsmlx, got {scales!r}.")
     names = sorted(shipped(), key=lambda x: ((split(x) or x)[0], len(x)))
-    if options["of"]:
+    if of:
         TABLE.discovery.find_all()
-        names, scales = [f"{options['of'].removesuffix('.yaml')}-{variant}.yaml" for variant in variants()], "-"
+        names, scales = [f"{of}-{variant}.yaml" for variant in variants()], "-"
     names = [x for x in names if fnmatch(x.removesuffix(".yaml"), options["only"])]
     if not names:
-        example = f"{options['of'].removesuffix('.yaml') or 'yolo11'}-coordatt"
-        raise UsageError(f"only= must match names such as {example}, got {options['only']!r}.")
+        raise UsageError(f"only= must match names such as {of or 'yolo11'}-coordatt, got {options['only']!r}.")
     install()
     print(f"{'model':38}{'variant':20}{'params (M)':>11}{'':9}{'GFLOPs':>8}")
     stock_summary = functools.cache(summarize)  # one for all variants of a family
@@ -71,7 +71,7 @@ def run(options: dict[str, str]) -> int:
                     listed.add(base)
                 ours = summarize(name)
             except (GraftError, HostError) as error:
-                if options["of"] and listed:
+                if of and listed:
                     print(f"{name:38}{variant.name:20}{str(error).partition(': ')[2] or error}")
                     continue
                 print(f"yolo-coordbifpn models: {name}: {error}", file=sys.stderr)

@@ -17,9 +17,7 @@ and nms.png.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from . import UsageError
+from . import UsageError, folder_of
 
 OPTIONS = {"model": "", "data": "", "conf": "0.25", "project": "", "name": "", "*": ""}
 OWN = {"iou", "plots", "nms", "end2end", "save_json", "save_txt", "augment", "mode", "task", "exist_ok"}
@@ -50,7 +48,7 @@ def run(options: dict[str, str]) -> int:
     except ValueError as error:
         raise InspectError(f"the host's val does not accept these arguments: {error}") from error
     data, confidence = arguments.pop("data"), float(arguments.pop("conf"))
-    folder = (Path(options["project"] or "runs/nms").expanduser() / (options["name"] or "nms")).absolute()
+    folder = folder_of(options, "nms").absolute()
     scores = sweep(options["model"], data, confidence, project=str(folder), name="val", exist_ok=True, **arguments)
     print(table(scores))
     print(verdict(scores))

@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import UsageError, share, truth, whole_number
+from . import UsageError, folder_of, share, truth, whole_number
 
 if TYPE_CHECKING:
     from ..grids.tiles import TileModel
@@ -80,8 +80,7 @@ def run(options: dict[str, str]) -> int:
         raise UsageError(f"source= names no picture, got {options['source']!r}.")
     model = TileModel(opened(options["model"]), tiling, options["model"])
     print(_grid_of(model, options["model"]))
-    folder = Path(options["project"] or "runs/tiles").expanduser() / (options["name"] or "tiles")
-    return _predict(model, files, draw, folder)
+    return _predict(model, files, draw, folder_of(options, "tiles"))
 
 
 def _grid_of(model: TileModel, name: str) -> str:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import UsageError
+from . import UsageError, new_file
 
 OPTIONS = {
     "model": "",
@@ -67,13 +67,7 @@ def run(options: dict[str, str]) -> int:
         )
     except GraftError as error:
         raise UsageError(f"{error}.") from error
-    save = Path(options["save"] or model.with_name(f"{model.stem}-{variant.name}.pt")).expanduser()
-    if save.suffix != ".pt":
-        raise UsageError(f"save= must end in .pt, got {save}.")
-    if save.exists():
-        raise UsageError(f"save={save} exists already; give another name.")
-    if not save.parent.is_dir():
-        raise UsageError(f"save={save}: there is no folder {save.parent}.")
+    save = new_file(options["save"] or model.with_name(f"{model.stem}-{variant.name}.pt"), ".pt")
     try:
         from ..grafting.upgrade import upgrade
         from ..patches.install import install

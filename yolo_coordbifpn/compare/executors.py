@@ -147,9 +147,9 @@ def _log(run: Run) -> Path:
 
 def _start(folder: Path, index: int, device: str, run: Run) -> subprocess.Popen[bytes]:
     run.folder.mkdir(parents=True, exist_ok=True)
-    if not device.isdecimal():
-        return start(RUN, str(folder), str(index), device, log=_log(run))
-    # The run sees its GPU alone. By its number, older hosts would train on the first one if CUDA has been started.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpu = visible.split(",")[int(device)].strip() if visible else device
-    return start(RUN, str(folder), str(index), "0", log=_log(run), CUDA_VISIBLE_DEVICES=gpu)
+    env = {}
+    if device.isdecimal():  # by its number, older hosts would train on the first GPU if CUDA has been started
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(device)].strip() if visible else device
+        device = "0"  # the only one that the run sees
+    return start(RUN, str(folder), str(index), device, log=_log(run), **env)

@@ -28,9 +28,7 @@ def label_models(models: Sequence[str], known: Mapping[str, str]) -> tuple[str, 
     Raises:
         CompareError: If a model is given twice, or if two paths give the same name.
     """
-    twice = sorted({x for x in models if models.count(x) > 1})
-    if twice:
-        raise CompareError(f"models= names {', '.join(twice)} twice; give each model once, seeds= repeats it")
+    refuse_twice(models)
     places = [_parts(x) for x in models]
     parts = {x: (*place, Path(x).name) if places.count(place) > 1 else place for x, place in zip(models, places)}
     depth = dict.fromkeys(models, 1)
@@ -43,6 +41,13 @@ def label_models(models: Sequence[str], known: Mapping[str, str]) -> tuple[str, 
         if all(depth[x] >= len(parts[x]) for x in equal):
             raise CompareError(f"models= has the name {labels[equal[0]]} twice; give each model a name with labels=")
         depth.update({x: depth[x] + 1 for x in equal})
+
+
+def refuse_twice(models: Sequence[str]) -> None:
+    """Raise a `CompareError` if a model is given twice."""
+    twice = sorted({x for x in models if models.count(x) > 1})
+    if twice:
+        raise CompareError(f"models= names {', '.join(twice)} twice; give each model once, seeds= repeats it")
 
 
 def _parts(model: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from .formats import Table
 from .metrics import main_metric, short_name
 from .plan import Plan
-from .race import race_of
+from .race import dropped_from
 from .simultaneous import differences
 from .statistics import Interval, interval
 from .tables import bounds, latency_cell, parameters_cell, simultaneous_note
@@ -42,7 +42,7 @@ def leaderboard_table(plan: Plan, latency: dict[str, Any]) -> Table | None:
     found = differences(scores)
     if len(plan.labels) < 3 or not found:
         return None
-    drops = {x.label: str(x) for x in race_of(plan).drops}
+    drops = dropped_from(plan)
     header = ["model", "rank", "seeds", short_name(metric), f"difference from {base}", "95 % interval"]
     table = Table(
         "Leaderboard",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -90,7 +91,7 @@ class Plan:
         file = self.folder / "plan.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
-    @property
+    @functools.cached_property
     def content(self) -> dict[str, Any]:
         """Return the contents of this plan as they are stored, with a hash of each file."""
         parts = {key: getattr(self, key) for key in ("models", "labels", "seeds", "train", "budget")}

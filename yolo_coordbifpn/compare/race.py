@@ -7,7 +7,7 @@ dropped within ten seeds with a probability of about 15 %.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from .metrics import main_metric
@@ -81,12 +81,17 @@ def race(scores: Scores, seeds: Sequence[int], rounds: int) -> Race:
     return Race(racing, drops)
 
 
-def judged(plan: Plan, label: str, found: Interval, larger_is_better: bool = True) -> str:
+def judged(label: str, found: Interval, dropped: Container[str], larger_is_better: bool = True) -> str:
     """Return the verdict on a model's difference from the first, `dropped` for a variant that a race dropped.
 
     It was dropped because its results were low, so an interval of these results would exclude 0 too often.
     """
-    return "dropped" if label in {x.label for x in race_of(plan).drops} else verdict(found, larger_is_better)
+    return "dropped" if label in dropped else verdict(found, larger_is_better)
+
+
+def dropped_from(plan: Plan) -> dict[str, str]:
+    """Return the variants that a race dropped, and when and why."""
+    return {x.label: str(x) for x in race_of(plan).drops}
 
 
 def race_of(plan: Plan, rounds: int | None = None) -> Race:

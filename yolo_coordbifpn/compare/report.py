@@ -15,7 +15,7 @@ from .leaderboard import leaderboard_table
 from .metrics import main_metric, short_name
 from .plan import Plan, Run
 from .plots import curves, pareto
-from .race import judged, race_of
+from .race import dropped_from, judged, race_of
 from .simultaneous import differences
 from .statistics import LEAST_SEEDS
 from .summary import summary
@@ -68,7 +68,7 @@ def build_report(plan: Plan, latency: dict[str, Any]) -> Report:
 def _findings(plan: Plan) -> list[str]:
     """Say which runs are missing, which starts are unequal, and whether each model is better than the first."""
     metric = main_metric(plan)
-    base = plan.labels[0]
+    base, drops = plan.labels[0], dropped_from(plan)
     findings = []
     missing = [x for x in plan.runs if x.result is None]
     if plan.budget is not None:
@@ -85,7 +85,7 @@ def _findings(plan: Plan) -> list[str]:
     for label, found in differences(plan.scores(metric)).items():
         over = f" ({bounds(found)}) over {found.count} seeds" if found.count > 1 else ""
         change = f"{short_name(metric)} differs by {found.mean:+.4f}{over}"
-        findings.append(f"{label} against {base}: {judged(plan, label, found)}; {change}.")
+        findings.append(f"{label} against {base}: {judged(label, found, drops)}; {change}.")
     return findings
 
 

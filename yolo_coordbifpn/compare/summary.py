@@ -10,7 +10,7 @@ from typing import Any
 from .leaderboard import ranking
 from .metrics import main_metric, short_name
 from .plan import Plan
-from .race import judged, race_of
+from .race import dropped_from, judged
 from .simultaneous import differences
 from .statistics import Interval, interval
 
@@ -34,7 +34,7 @@ def summary(plan: Plan, latency: dict[str, Any]) -> str:
     found = {metric: differences(x) for metric, x in scores.items()}
     main = main_metric(plan)
     ranks = ranking(plan, found[main])
-    drops = {x.label: str(x) for x in race_of(plan).drops}
+    drops = dropped_from(plan)
     for label in [x for x in plan.labels if scores[main][x]]:
         for metric in scores:
             mean = interval(list(scores[metric][label].values()))
@@ -42,7 +42,7 @@ def summary(plan: Plan, latency: dict[str, Any]) -> str:
             if label in found[metric]:
                 mean_difference, low, high = _numbers(found[metric][label]).values()
                 row |= {"difference": mean_difference, "difference_low": low, "difference_high": high}
-                row["verdict"] = judged(plan, label, found[metric][label], "loss" not in metric)
+                row["verdict"] = judged(label, found[metric][label], drops, "loss" not in metric)
             if metric == main:
                 row |= {"rank": ranks.index(label) + 1 if label in ranks else "", "dropped": drops.get(label, "")}
             writer.writerow(row)

@@ -8,7 +8,7 @@ from typing import Any
 from .formats import Table
 from .metrics import short_name, table_metrics
 from .plan import Plan
-from .race import judged, race_of
+from .race import dropped_from, judged
 from .simultaneous import differences
 from .statistics import Interval, interval
 
@@ -45,12 +45,12 @@ def results_table(plan: Plan, latency: dict[str, Any]) -> Table:
 
 def difference_table(plan: Plan) -> Table:
     """Make the table of the differences between each model and the first, paired by seed."""
-    base = plan.labels[0]
+    base, drops = plan.labels[0], dropped_from(plan)
     table = Table(
         f"Difference from {base}, paired by seed",
         ["model", "metric", "difference", "95 % interval", "seeds", "verdict"],
         note="Better or worse if the interval excludes 0, otherwise not shown; no verdict on fewer than three seeds"
-        + (", nor on variants that the race dropped, whose intervals are too narrow. " if race_of(plan).drops else ". ")
+        + (", nor on variants that the race dropped, whose intervals are too narrow. " if drops else ". ")
         + simultaneous_note(plan),
     )
     by_metric = {metric: differences(plan.scores(metric)) for metric in table_metrics(plan)}
@@ -58,7 +58,7 @@ def difference_table(plan: Plan) -> Table:
         for metric, every in by_metric.items():
             if found := every.get(label):
                 row = [label, short_name(metric), f"{found.mean:+.4f}", bounds(found), str(found.count)]
-                table.rows.append([*row, judged(plan, label, found)])
+                table.rows.append([*row, judged(label, found, drops)])
     return table
 
 

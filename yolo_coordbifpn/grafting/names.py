@@ -70,7 +70,7 @@ def split(name: str) -> tuple[str, Variant] | None:
         The stock model's file name and what to put into it, None if the name has no variant. The levels of a stock
         model's own name, such as `yolov8-p2.yaml`, are no variant.
     """
-    first, *words = name.removesuffix(".yaml").replace("-bifpn-add", "-bifpn_add").split("-")
+    first, *words = _words(name)
     _discover(words)
     attention = [x for x in words if x in TABLE.variants and x not in _stock_words()]
     neck = [x for x in words if x in _NECKS]
@@ -93,6 +93,11 @@ def split(name: str) -> tuple[str, Variant] | None:
     return f"{stock}.yaml", variant
 
 
+def _words(name: str) -> list[str]:
+    """Return the words of a file name, with `bifpn_add` for the two of that neck."""
+    return name.removesuffix(".yaml").replace("-bifpn-add", "-bifpn_add").split("-")
+
+
 def _without_levels(stem: str) -> tuple[str, str | None]:
     """Take the levels from a name without its other variants, unless the host has a model of that name."""
     for words in _LEVELS:
@@ -107,7 +112,7 @@ def _without_levels(stem: str) -> tuple[str, str | None]:
 
 def missed_blocks(name: str) -> list[str]:
     """Say why blocks that the words of a file name may ask for could not be registered; nothing for a usual name."""
-    first, *words = name.removesuffix(".yaml").replace("-bifpn-add", "-bifpn_add").split("-")
+    first, *words = _words(name)
     problems = _discover(words)
     if not problems and unscaled(f"{first}.yaml") in _stock_names():
         problems = [f"No block {x} is known; if it is your own, name its module in {VARIABLE}" for x in _unknown(words)]

@@ -10,7 +10,8 @@ import sys
 HOST = "ultralytics.nn.tasks"
 ENGINE = "ultralytics.engine.model"
 AUTOLOAD = "YOLO_COORDBIFPN_AUTOLOAD"  # environment variable: off to leave the host alone until this is imported
-SWITCH = ("1", "true", "yes", "on", "0", "false", "no", "off")  # values of a switch
+OFF = ("0", "false", "no", "off")  # values of a switch
+SWITCH = ("1", "true", "yes", "on", *OFF)
 PARSERS = "YOLO_COORDBIFPN_PARSERS"  # environment variable: parser modules of forks, separated by commas
 
 
@@ -93,7 +94,7 @@ def is_on(variable):  # type: ignore[no-untyped-def]
     value = os.environ.get(variable, "").strip().lower()
     if value and value not in SWITCH:
         sys.stderr.write(f"yolo_coordbifpn: {variable}={value!r} is neither on (1, true, yes) nor off (0, false, no)\n")
-    return value not in ("0", "false", "no", "off")
+    return value not in OFF
 
 
 def arm():  # type: ignore[no-untyped-def]

@@ -10,6 +10,7 @@ imported when a model YAML, a model name or a checkpoint first names an unknown 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Collection
@@ -97,18 +98,14 @@ def load(entry: str, register: Callable[..., None]) -> str:
 
 def _module(name: str) -> ModuleType:
     """Import a module, from the working folder too, where a console script such as `yolo` does not search."""
+    top, here = name.partition(".")[0], os.getcwd()
+    if top not in sys.modules and importlib.util.find_spec(top) is None and here not in sys.path:
+        sys.path.append(here)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if f"{error.name}" not in (name, name.partition(".")[0]) or os.getcwd() in sys.path:
-            raise
-        sys.path.append(os.getcwd())
-        importlib.invalidate_caches()
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name in (name, name.partition(".")[0]):
-            error.args = (f"{error}, neither on Python's path nor in {os.getcwd()}",)
+        if error.name == top:
+            error.args = (f"{error}, neither on Python's path nor in {here}",)
         raise
 
 
