@@ -1,20 +1,20 @@
-"""Time SAHI with every tile against SAHI with a grid activation that skips the empty ones, on big sparse pictures.
+"""Time SAHI with every tile against SAHI with a grid activation that skips the empty ones, on large sparse images.
 
     python scripts/benchmark_grid.py hituav=hituav/data.yaml weights=yolo11n.pt
 
 hituav=  the data YAML of HIT-UAV; without it only drawn scenes are measured
 weights= COCO weights to train from
-folder=  folder of pictures and trainings, kept if they exist; default runs/benchmark_grid
-rounds=  how often each picture is timed; default 5
+folder=  folder of images and trainings, kept if they exist; default runs/benchmark_grid
+rounds=  how often each image is timed; default 5
 out=     the CSV; default scripts/results/benchmark_grid.csv
-picture= the picture; default scripts/results/pictures/grid.png
+plot=    the plot; default scripts/results/pictures/grid.png
 
-yolo11n-grid is trained by the stock command, on ordinary pictures, and chooses its own threshold at the end. The big
-pictures are those of big_pictures.py, from the half of the validation set that chose nothing. A tile of 640 px is seen
+yolo11n-grid is trained by the stock command, on ordinary images, and chooses its own threshold at the end. The large
+images are those of large_images.py, from the half of the validation set that chose nothing. A tile of 640 px is seen
 at 320 px. The time is that of the process, on one thread, so that other work of the machine does not count, from the
-pixels of the picture to the merged detections: the median of the rounds with every tile, times the median of the ratios
-of neighbours, summed over the pictures. The floor is the time when every tile is skipped. mAP50 is that of the big
-pictures, from detections above 0.01. The last row is the time of the model itself on ordinary pictures, none of which
+pixels of the image to the merged detections: the median of the rounds with every tile, times the median of the ratios
+of neighbours, summed over the images. The floor is the time when every tile is skipped. mAP50 is that of the large
+images, from detections above 0.01. The last row is the time of the model itself on ordinary images, none of which
 is skipped, against the same model without the grid: medians, and the median of the ratios of neighbours.
 """
 
@@ -30,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import big_pictures
+import large_images
 import numpy as np
 import torch
 import ultralytics
@@ -45,7 +45,7 @@ import yolo_coordbifpn
 from yolo_coordbifpn.blocks.grid import GridActivation
 from yolo_coordbifpn.commands import UsageError, parse, whole_number
 from yolo_coordbifpn.grids.measure import needed_grid
-from yolo_coordbifpn.grids.tiles import TileModel, Tiling, read_picture
+from yolo_coordbifpn.grids.tiles import TileModel, Tiling, read_image
 from yolo_coordbifpn.host.machine import machine
 
 OPTIONS = {
@@ -54,7 +54,7 @@ OPTIONS = {
     "folder": "runs/benchmark_grid",
     "rounds": "5",
     "out": "scripts/results/benchmark_grid.csv",
-    "picture": "scripts/results/pictures/grid.png",
+    "plot": "scripts/results/pictures/grid.png",
 }
 FIELDS = (
     "set", "empty", "tiles", "skipped", "threshold", "every (s)", "skipping (s)", "ratio", "floor", "mAP50, every",
@@ -77,25 +77,25 @@ def main(words: list[str]) -> None:
     for name in ("hituav", "drawn") if options["hituav"] else ("drawn",):
         folder = Path(options["folder"]).absolute() / name
         if not (folder / "data.yaml").exists():
-            big_pictures.main([f"out={folder}", *([f"hituav={options['hituav']}"] if name == "hituav" else [])])
+            large_images.main([f"out={folder}", *([f"hituav={options['hituav']}"] if name == "hituav" else [])])
         best = _trained(folder, Path(options["weights"]))
         for share in SHARES:
             rows.append(measure(name, best, folder / f"{share}", rounds))
             write(out, FIELDS, rows)
         if name == "hituav":
-            draw(best, folder / "80" / "1.png", Path(options["picture"]))
+            draw(best, folder / "80" / "1.png", Path(options["plot"]))
     write(out, FIELDS, [*rows, ordinary(best, rounds)])
     print(table(read(out)))
 
 
 def measure(name: str, best: Path, folder: Path, rounds: int) -> dict[str, Any]:
-    """Measure the pictures of a folder; return the row."""
+    """Measure the images of a folder; return the row."""
     files = sorted(folder.glob("*.png"))
     models = {kind: _model(best, kind) for kind in ("every", "skipping", "floor")}
     seconds = dict.fromkeys(models, 0.0)
     count = skipped = 0
     for file in files:
-        pixels = read_picture(file)
+        pixels = read_image(file)
         times: dict[str, list[float]] = {kind: [] for kind in models}
         for k in range(rounds + 1):  # the first round warms up
             for kind, model in models.items():
@@ -127,7 +127,7 @@ def measure(name: str, best: Path, folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def ordinary(best: Path, rounds: int) -> dict[str, Any]:
-    """Time the model on pictures none of which is skipped, with and without the grid; return the row."""
+    """Time the model on images none of which is skipped, with and without the grid; return the row."""
     with_grid: Any = YOLO(best).model
     with_grid = with_grid.float().fuse().eval()
     needed_grid(with_grid, best.name).threshold = 1e-9
@@ -150,7 +150,7 @@ def ordinary(best: Path, rounds: int) -> dict[str, Any]:
     pairs = pairs[6:]  # the first warm up
     plain, gridded = (statistics.median(x) for x in zip(*pairs))
     return {
-        "set": "one picture of 640 px",
+        "set": "one image of 640 px",
         "threshold": 1e-9,
         "every (s)": round(plain, 4),
         "skipping (s)": round(gridded, 4),
@@ -160,7 +160,7 @@ def ordinary(best: Path, rounds: int) -> dict[str, Any]:
 
 
 def draw(best: Path, file: Path, out: Path) -> None:
-    """Draw the scores of the cells over a picture, skipped tiles dark, with the objects."""
+    """Draw the scores of the cells over an image, skipped tiles dark, with the objects."""
     model, cells = _model(best, "skipping"), list[Any]()
 
     def note(module: Any, *args: Any) -> None:
@@ -169,30 +169,30 @@ def draw(best: Path, file: Path, out: Path) -> None:
 
     hook = torch.nn.modules.module.register_module_forward_hook(note)
     try:
-        model.predict(read_picture(file))  # the host's warm-up
+        model.predict(read_image(file))  # the host's warm-up
         cells.clear()
-        picture = model.predict(read_picture(file))
+        image = model.predict(read_image(file))
     finally:
         hook.remove()
-    height, width = picture.pixels.shape[:2]
+    height, width = image.pixels.shape[:2]
     scores = np.zeros((height // 32, width // 32))
     light = np.full((height // 32, width // 32), 0.45)
-    for k, (tile, cell) in enumerate(zip(picture.tiles, cells)):
+    for k, (tile, cell) in enumerate(zip(image.tiles, cells)):
         left, top, right, bottom = (x // 32 for x in tile)
         part = np.s_[top:bottom, left:right]
         fine = np.kron(cell, np.ones((4, 4)))[: bottom - top, : right - left]  # a cell is 64 px of 320: 128 px of 640
         scores[part] = np.maximum(scores[part], fine)
-        if k not in picture.skipped:
+        if k not in image.skipped:
             light[part] = 1
-    grey = picture.pixels[::4, ::4].mean(2) * np.kron(light, np.ones((8, 8)))
+    grey = image.pixels[::4, ::4].mean(2) * np.kron(light, np.ones((8, 8)))
     figure = Figure(figsize=(10, 5), layout="constrained")
     left_axes, right_axes = figure.subplots(1, 2)
     extent = (0, width, height, 0)
     left_axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent)
-    for x in picture.result.object_prediction_list:
+    for x in image.result.object_prediction_list:
         a, b, c, d = x.bbox.to_xyxy()
         left_axes.plot([a, c, c, a, a], [b, b, d, d, b], color="#D55E00", linewidth=1)
-    left_axes.set_title(f"{len(picture.tiles)} tiles, dark where they are skipped; detections", fontsize=10)
+    left_axes.set_title(f"{len(image.tiles)} tiles, dark where they are skipped; detections", fontsize=10)
     shown = right_axes.imshow(scores, extent=extent, cmap="viridis", vmin=0)
     boxes = [x["bbox"] for x in _content(file.parent)["annotations"] if x["image_id"] == int(file.stem)]
     right_axes.scatter([x + w / 2 for x, _, w, _ in boxes], [y + h / 2 for _, y, _, h in boxes], s=4, c="#D55E00")
@@ -206,7 +206,7 @@ def draw(best: Path, file: Path, out: Path) -> None:
 
 def table(rows: list[dict[str, str]]) -> str:
     """Write the table of the page."""
-    head = ["pictures", "empty tiles", "skipped", "time, every tile", "time, skipping", "quicker", "at most"]
+    head = ["images", "empty tiles", "skipped", "time, every tile", "time, skipping", "quicker", "at most"]
     head += ["mAP50, every tile", "mAP50, skipping"]
     body = [
         (
@@ -240,20 +240,20 @@ def _model(best: Path, kind: str, conf: float = _CONF) -> TileModel:
     yolo = YOLO(best)
     grid = needed_grid(yolo.model, best.name)
     grid.threshold = {"every": 0.0, "skipping": grid.threshold, "floor": 1.0}[kind]
-    return TileModel(yolo, Tiling(big_pictures.TILE, big_pictures.OVERLAP, 16, False, conf, 320, "cpu"), best.name)
+    return TileModel(yolo, Tiling(large_images.TILE, large_images.OVERLAP, 16, False, conf, 320, "cpu"), best.name)
 
 
 def _map50(folder: Path, files: list[Path], model: TileModel) -> float:
-    """Return mAP50 of the pictures of a folder, as COCO does."""
+    """Return mAP50 of the images of a folder, as COCO does."""
     found = [
         {"image_id": int(file.stem), "category_id": x.category.id, "bbox": x.bbox.to_xywh(), "score": x.score.value}
         for file in files
-        for x in model.predict(read_picture(file)).result.object_prediction_list
+        for x in model.predict(read_image(file)).result.object_prediction_list
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO({"info": {}, **_content(folder)})
         evaluation = COCOeval_faster(truth, truth.loadRes(found), "bbox")
-        evaluation.params.maxDets = [1, 10, 1000]  # a big picture has many objects
+        evaluation.params.maxDets = [1, 10, 1000]  # a large image has many objects
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][0, :, :, 0, -1]

@@ -9,9 +9,9 @@ low=    smallest IoU of a pasted cell with its neighbour; default 0.3
 high=   largest; default 0.75
 seed=   default 0
 
-The pictures of the new set are those of BCCD, and their labels too, with those of the pasted cells. A pasted cell is a
+The images of the new set are those of BCCD, and their labels too, with those of the pasted cells. A pasted cell is a
 real one of the same part of the data, of nearly the size of its neighbour. The microscope looks through the cells, so
-the light that a pasted cell absorbs is multiplied into the picture, inside the ellipse of its box: both stay visible,
+the light that a pasted cell absorbs is multiplied into the image, inside the ellipse of its box: both stay visible,
 as real cells do that lie over each other. The IoU is drawn evenly between the bounds, the direction too; the box is
 moved in this direction until it has the IoU. Nothing else is controlled: where three cells meet, an IoU can be larger.
 """
@@ -48,39 +48,39 @@ def main(words: list[str]) -> None:
     low, high = float(options["low"]), float(options["high"])
     generator = random.Random(whole_number(options, "seed", 0))
     for part in ("train", "val"):
-        images = sorted((source.parent / config[part]).glob("*.jpg"))
-        pictures = [(_read(x), _labels(x)) for x in images]
-        cells = [x for picture, labels in pictures for x in _cells(picture, labels)]
+        files = sorted((source.parent / config[part]).glob("*.jpg"))
+        images = [(_read(x), _labels(x)) for x in files]
+        cells = [x for image, labels in images for x in _cells(image, labels)]
         for name in ("images", "labels"):
             (out / name / part).mkdir(parents=True, exist_ok=True)
-        for file, (picture, labels) in zip(images, pictures):
+        for file, (image, labels) in zip(files, images):
             for _ in range(whole_number(options, "pasted", 0)):
-                labels = paste(picture, labels, generator.choice(cells), generator, (low, high))
-            cv2.imwrite(str(out / "images" / part / file.name), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
-            _write(out / "labels" / part / f"{file.stem}.txt", picture, labels)
+                labels = paste(image, labels, generator.choice(cells), generator, (low, high))
+            cv2.imwrite(str(out / "images" / part / file.name), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+            _write(out / "labels" / part / f"{file.stem}.txt", image, labels)
     content = {"train": "images/train", "val": "images/val", "names": config["names"]}
     (out / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     print(out / "data.yaml")
 
 
 def paste(
-    picture: Array,
+    image: Array,
     labels: list[tuple[int, Box]],
     cell: Array,
     generator: random.Random,
     bounds: tuple[float, float],
 ) -> list[tuple[int, Box]]:
-    """Paste one cell beside another one of the picture, in place.
+    """Paste one cell beside another one of the image, in place.
 
     Args:
-        picture: Pixels, shape (H, W, 3), 0...255.
+        image: Pixels, shape (H, W, 3), 0...255.
         labels: Class and box of each object.
         cell: The light that the cell lets through, shape (h, w, 3), 0...1.
         generator: Draws neighbour, size, direction and IoU.
         bounds: Smallest and largest IoU.
 
     Returns:
-        The labels with that of the new cell; as they were if the picture has no red cell, or no room there.
+        The labels with that of the new cell; as they were if the image has no red cell, or no room there.
     """
     neighbours = [box for c, box in labels if c == CELL]
     if not neighbours:
@@ -95,10 +95,10 @@ def paste(
         box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
         near, far = (middle, far) if iou(box, (x1, y1, x2, y2)) > target else (near, middle)
     left, top, right, bottom = (round(x) for x in box)
-    if left < 0 or top < 0 or right > picture.shape[1] or bottom > picture.shape[0]:
+    if left < 0 or top < 0 or right > image.shape[1] or bottom > image.shape[0]:
         return labels
     light = cv2.resize(cell, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
-    picture[top:bottom, left:right] = (picture[top:bottom, left:right] * light).round().clip(0, 255)
+    image[top:bottom, left:right] = (image[top:bottom, left:right] * light).round().clip(0, 255)
     return [*labels, (CELL, (float(left), float(top), float(right), float(bottom)))]
 
 
@@ -109,33 +109,33 @@ def iou(a: Box, b: Box) -> float:
     return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
-def _cells(picture: Array, labels: list[tuple[int, Box]]) -> list[Array]:
+def _cells(image: Array, labels: list[tuple[int, Box]]) -> list[Array]:
     """Cut out the red cells that touch no other object, as the light that they let through, 1 outside their ellipse."""
     found = []
     boxes = [box for _, box in labels]
-    background = np.percentile(picture.reshape(-1, 3), 90, axis=0)
+    background = np.percentile(image.reshape(-1, 3), 90, axis=0)
     for c, box in labels:
         x1, y1, x2, y2 = (int(x) for x in box)
-        inside = x1 > 1 and y1 > 1 and x2 < picture.shape[1] - 1 and y2 < picture.shape[0] - 1
+        inside = x1 > 1 and y1 > 1 and x2 < image.shape[1] - 1 and y2 < image.shape[0] - 1
         if c != CELL or not inside or sum(iou(box, x) > 0 for x in boxes) > 1 or min(x2 - x1, y2 - y1) < 40:
             continue
-        light = np.minimum(picture[y1:y2, x1:x2] / background, 1.0).astype(np.float32)
+        light = np.minimum(image[y1:y2, x1:x2] / background, 1.0).astype(np.float32)
         y, x = np.mgrid[-1 : 1 : (y2 - y1) * 1j, -1 : 1 : (x2 - x1) * 1j]
         weight = np.clip((1 - np.hypot(x, y)) / 0.1, 0, 1)[..., None].astype(np.float32)  # soft at the rim
         found.append(light * weight + (1 - weight))
     return found
 
 
-def _read(image: Path) -> Array:
+def _read(file: Path) -> Array:
     """Read an image.
 
     Raises:
         UsageError: If that is not possible.
     """
-    picture = cv2.imread(str(image))
-    if picture is None:
-        raise UsageError(f"data=: {image} cannot be read as an image.")
-    return picture
+    image = cv2.imread(str(file))
+    if image is None:
+        raise UsageError(f"data=: {file} cannot be read as an image.")
+    return image
 
 
 def _labels(image: Path) -> list[tuple[int, Box]]:
@@ -151,9 +151,9 @@ def _labels(image: Path) -> list[tuple[int, Box]]:
     return found
 
 
-def _write(file: Path, picture: Array, labels: list[tuple[int, Box]]) -> None:
+def _write(file: Path, image: Array, labels: list[tuple[int, Box]]) -> None:
     """Write labels as the host reads them."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     lines = [
         f"{c} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} {(x2 - x1) / width:.6f} {(y2 - y1) / height:.6f}"
         for c, (x1, y1, x2, y2) in labels

@@ -1,4 +1,4 @@
-"""Grid activation: its loss, and pictures that drop out in inference."""
+"""Grid activation: its loss, and images that drop out in inference."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, YOLO]:
-    """Build a small model of each task with a grid whose scores differ between pictures."""
+    """Build a small model of each task with a grid whose scores differ between images."""
     torch.manual_seed(0)
     found = {task: YOLO(f"{name}-grid.yaml") for task, name in NAMES.items()}
     for x in found.values():
@@ -51,12 +51,12 @@ def models() -> dict[str, YOLO]:
 
 
 def choosy(model: Any) -> Any:
-    """Give a model features, and its grid scores, that differ between pictures: statistics of a batch of them."""
+    """Give a model features, and its grid scores, that differ between images: statistics of a batch of them."""
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
             m.momentum = 1.0
     with torch.no_grad():
-        model.train()(pictures())
+        model.train()(images())
     nn.init.normal_(grid_of(model).out.weight, std=0.3)
     return model.eval()
 
@@ -67,8 +67,8 @@ def model(models: dict[str, YOLO]) -> Any:
     return copy.deepcopy(models["detect"].model)
 
 
-def pictures(count: int = 4, width: int = 96) -> Tensor:
-    """Draw pictures of different brightness."""
+def images(count: int = 4, width: int = 96) -> Tensor:
+    """Draw images of different brightness."""
     g = torch.Generator().manual_seed(3)
     return torch.rand(count, 3, 64, width, generator=g) * torch.linspace(0.1, 1, count)[:, None, None, None]
 
@@ -81,7 +81,7 @@ def run(model: Any, x: Tensor, threshold: float = 0.0) -> Any:
 
 
 def between(model: Any, x: Tensor, kept: int) -> float:
-    """Return a threshold that keeps a number of pictures."""
+    """Return a threshold that keeps a number of images."""
     run(model, x)
     scores = grid_of(model).scores().sort(descending=True).values.tolist()
     assert scores[kept - 1] > scores[kept] * 1.0001
@@ -108,7 +108,7 @@ def layers_run(model: Any, x: Tensor, threshold: float) -> list[int]:
 @pytest.mark.parametrize("task", NAMES)
 def test_nothing_is_skipped(models: dict[str, YOLO], task: str) -> None:
     """Where every score reaches the threshold, and where there is none, all outputs are the same bit for bit."""
-    model, x = models[task].model, pictures()
+    model, x = models[task].model, images()
     plain = [*tensors(run(model, x))]
     for a, b in zip([*tensors(run(model, x, 1e-9))], plain, strict=True):
         assert torch.equal(a, b)
@@ -120,8 +120,8 @@ def test_nothing_is_skipped(models: dict[str, YOLO], task: str) -> None:
 
 @pytest.mark.parametrize("task", NAMES)
 def test_some_are_skipped(models: dict[str, YOLO], task: str) -> None:
-    """The pictures that remain have what they have without skipping, the others zeros, in every output."""
-    model, x = models[task].model, pictures()
+    """The images that remain have what they have without skipping, the others zeros, in every output."""
+    model, x = models[task].model, images()
     threshold = between(model, x, 2)
     kept = grid_of(model).scores() >= threshold
     expected = [*tensors(run(model, x))]
@@ -135,9 +135,9 @@ def test_some_are_skipped(models: dict[str, YOLO], task: str) -> None:
 
 @pytest.mark.parametrize("task", NAMES)
 def test_all_are_skipped(models: dict[str, YOLO], task: str) -> None:
-    """All outputs are zeros of the same shapes, whether the size was seen before or not, for one picture too."""
+    """All outputs are zeros of the same shapes, whether the size was seen before or not, for one image too."""
     model = models[task].model
-    for x in (pictures(3), pictures(1), pictures(2, width=64)):
+    for x in (images(3), images(1), images(2, width=64)):
         expected = [*tensors(run(model, x))]
         for _ in range(2):
             for a, b in zip([*tensors(run(model, x, 0.9999))], expected, strict=True):
@@ -149,7 +149,7 @@ def test_all_are_skipped(models: dict[str, YOLO], task: str) -> None:
 @pytest.mark.parametrize("name", ["rtdetr-l", "yolov8s-worldv2", "yoloe-11s-seg", "yolov10n"])
 def test_other_heads(name: str) -> None:
     """The heads of other families skip too: nothing, some, and all."""
-    x = pictures(width=64)
+    x = images(width=64)
     torch.manual_seed(0)
     model = choosy(build(graft(f"{name}.yaml", coordatt="none", bifpn="none", grid="P3")))
     threshold = between(model, x, 2)
@@ -168,21 +168,21 @@ def test_other_heads(name: str) -> None:
 
 
 def test_hooks_inside_layers(model: Any) -> None:
-    """A hook on a part of a layer behind the grid sees every picture, so none is skipped."""
+    """A hook on a part of a layer behind the grid sees every image, so none is skipped."""
     seen: list[int] = []
     part = model.model[-2].cv1
     hook = part.register_forward_hook(lambda module, args, out: seen.append(len(out)))
-    assert first(run(model, pictures(), 1.0)).any()
+    assert first(run(model, images(), 1.0)).any()
     assert seen == [4]
     hook.remove()
-    assert not first(run(model, pictures(), 1.0)).any()
+    assert not first(run(model, images(), 1.0)).any()
 
 
 def test_prompts() -> None:
     """Visual prompts of YOLOE read the whole batch, so nothing is skipped."""
     torch.manual_seed(0)
     model = choosy(build(graft("yoloe-11s-seg.yaml", coordatt="none", bifpn="none", grid="P3")))
-    x, prompt = pictures(2, width=64), torch.zeros(2, 1, 8, 8)
+    x, prompt = images(2, width=64), torch.zeros(2, 1, 8, 8)
     prompt[..., 2:6, 2:6] = 1
     grid_of(model).threshold = 0.0
     with torch.no_grad():
@@ -200,31 +200,31 @@ def first(out: Any) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half(model: Any, dtype: torch.dtype) -> None:
-    """In half precision the outputs keep their type, and pictures drop out."""
-    model, x = model.to(dtype), pictures().to(dtype)
+    """In half precision the outputs keep their type, and images drop out."""
+    model, x = model.to(dtype), images().to(dtype)
     assert first(run(model, x)).any()
     out = first(run(model, x, 1.0))
     assert out.dtype == dtype
     assert not out.any()
 
 
-def test_one_picture_leaves_early(model: Any) -> None:
-    """Once the shapes of the output are known, no layer behind the grid runs for pictures that drop out."""
-    grid, x = grid_of(model), pictures(1)
+def test_one_image_leaves_early(model: Any) -> None:
+    """Once the shapes of the output are known, no layer behind the grid runs for images that drop out."""
+    grid, x = grid_of(model), images(1)
     everything = [m.i for m in model.model if m is not grid]
     assert layers_run(model, x, 0.9999) == everything
-    assert layers_run(model, x, 0.9999) == layers_run(model, pictures(3), 0.9999) == [*range(grid.i)]
+    assert layers_run(model, x, 0.9999) == layers_run(model, images(3), 0.9999) == [*range(grid.i)]
     assert layers_run(model, x, 0.0) == everything
     model.model[-1].max_det = 7  # the output may have another shape now
     assert layers_run(model, x, 0.9999) == everything
 
 
 def test_features_across_the_cut() -> None:
-    """Layers behind the grid that read from before it get the same pictures."""
+    """Layers behind the grid that read from before it get the same images."""
     model = choosy(YOLO("yolo11n-dualpath-grid.yaml").model)
     cut = grid_of(model).i
     assert any(k < cut for m in model.model[cut + 1 :] for k in reads(m))
-    x = pictures()
+    x = images()
     threshold = between(model, x, 3)
     expected, found = run(model, x)[0], run(model, x, threshold)[0]
     kept = grid_of(model).scores() >= threshold
@@ -233,9 +233,9 @@ def test_features_across_the_cut() -> None:
 
 
 def test_with_densities() -> None:
-    """With a density head too, each picture keeps its densities, and those that drop out have none."""
+    """With a density head too, each image keeps its densities, and those that drop out have none."""
     model = choosy(YOLO("yolo11n-anms-grid.yaml").model)
-    x = pictures()
+    x = images()
     threshold = between(model, x, 2)
     expected, found = run(model, x)[0].densities, run(model, x, threshold)[0].densities
     kept = grid_of(model).scores() >= threshold
@@ -258,8 +258,8 @@ class First(nn.Module):
 
 @pytest.mark.slow
 def test_when_everything_runs(model: Any, log: Any) -> None:
-    """Training, losses, other people's hooks, embeddings, traces and exports get every picture."""
-    x = pictures()
+    """Training, losses, other people's hooks, embeddings, traces and exports get every image."""
+    x = images()
     expected = run(model, x)[0]
     embedded = model.predict(x, embed=[10])
     grid_of(model).threshold = 0.9999
@@ -283,8 +283,8 @@ def test_when_everything_runs(model: Any, log: Any) -> None:
 
 
 def test_uninstall(model: Any) -> None:
-    """Without the patch every picture runs."""
-    x = pictures()
+    """Without the patch every image runs."""
+    x = images()
     expected = run(model, x)[0]
     uninstall()
     try:
@@ -298,7 +298,7 @@ def test_uninstall(model: Any) -> None:
 
 
 def batch_of(x: Tensor) -> dict[str, Any]:
-    """Make a batch with two objects in picture 1 and one in picture 2, at an edge."""
+    """Make a batch with two objects in image 1 and one in image 2, at an edge."""
     return {
         "img": x,
         "cls": torch.zeros(3, 1),
@@ -337,7 +337,7 @@ def test_loss_is_the_focal_loss(cell: int, size: tuple[int, int]) -> None:
 
 def test_loss_without_objects(model: Any) -> None:
     """A batch without objects has a loss, and every parameter of the grid a gradient, as DDP wants."""
-    model.args, x = SimpleNamespace(**vars(DEFAULT_CFG)), pictures()
+    model.args, x = SimpleNamespace(**vars(DEFAULT_CFG)), images()
     batch = {k: v if k == "img" else v[:0] for k, v in batch_of(x).items()}
     total, items = model.train().loss(batch)
     assert [*items][-1] == "grid_loss"
@@ -369,7 +369,7 @@ def test_it_learns() -> None:
 
 def test_state(model: Any) -> None:
     """Copies and checkpoints keep the threshold and no activations; a state dict, and so a new training, neither."""
-    x = pictures()
+    x = images()
     expected = run(model, x, 0.25)
     file = io.BytesIO()
     torch.save(model, file)
@@ -452,7 +452,7 @@ def test_best_threshold(seed: int) -> None:
 
 
 def test_no_objects() -> None:
-    """Without objects or pictures, nothing is skipped."""
+    """Without objects or images, nothing is skipped."""
     assert Curve().best() == Curve([0.4, 0.2], [0, 0]).best() == 0
     assert math.isnan(Curve().skipped(0.1))
 
@@ -475,8 +475,8 @@ def checkpoint(models: dict[str, YOLO], tmp_path: Path) -> Path:
 
 
 def test_measure_runs_up_to_the_grid(model: Any) -> None:
-    """Each picture has its score and its number of objects, in batches too."""
-    x = pictures(3)
+    """Each image has its score and its number of objects, in batches too."""
+    x = images(3)
     run(model, x)
     scores = grid_of(model).scores().tolist()
     batches = [batch_of(x), {**batch_of(x[:2]), "batch_idx": torch.zeros(1)}]
@@ -538,16 +538,16 @@ def test_models_without_a_grid(tmp_path: Path, scenes: Path, capsys: pytest.Capt
 
 
 def test_predict_a_list(models: dict[str, YOLO]) -> None:
-    """The host's predict returns the boxes of the pictures that remain, and none for the others."""
+    """The host's predict returns the boxes of the images that remain, and none for the others."""
     model = copy.deepcopy(models["detect"])
-    images = [(x.permute(1, 2, 0) * 255).byte().numpy() for x in pictures(width=64)]
+    arrays = [(x.permute(1, 2, 0) * 255).byte().numpy() for x in images(width=64)]
     options = {"imgsz": 64, "conf": 0.0, "verbose": False, "batch": 4}
     grid_of(model.model).threshold = 0.0
-    expected = [len(x.boxes) for x in model.predict(images, **options)]
+    expected = [len(x.boxes) for x in model.predict(arrays, **options)]
     scores = grid_of(model.predictor.model.model).scores().numpy()
     assert min(expected) > 0
     grid_of(model.predictor.model.model).threshold = threshold = float(np.median(scores))
-    found = [len(x.boxes) for x in model.predict(images, **options)]
+    found = [len(x.boxes) for x in model.predict(arrays, **options)]
     assert found == [n if s >= threshold else 0 for n, s in zip(expected, scores)]
     assert 0 in found
 

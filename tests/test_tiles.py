@@ -1,4 +1,4 @@
-"""Big pictures tile by tile: the command, plain SAHI, and what is skipped."""
+"""Large images tile by tile: the command, plain SAHI, and what is skipped."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    """Draw a picture, dark but for its left edge."""
+def scene(tmp_path: Path) -> Path:
+    """Draw an image, dark but for its left edge."""
     pixels = np.random.default_rng(0).integers(0, 30, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     pixels[:, :40] += 200
-    file = tmp_path / "pictures" / "scene.png"
+    file = tmp_path / "images" / "scene.png"
     file.parent.mkdir()
     Image.fromarray(pixels).save(file)
     return file
@@ -88,8 +88,8 @@ def boxes(result: Any) -> list[list[float]]:
     return [[x.category.id, x.score.value, *x.bbox.to_xyxy()] for x in result.object_prediction_list]
 
 
-def test_tiles_of_a_picture() -> None:
-    """The tiles cover the picture, each of the same size, in the order in which SAHI predicts them."""
+def test_tiles_of_an_image() -> None:
+    """The tiles cover the image, each of the same size, in the order in which SAHI predicts them."""
     found = TILING.boxes(WIDTH, HEIGHT)
     assert len(found) == 12
     covered = np.zeros((HEIGHT, WIDTH), dtype=bool)
@@ -100,9 +100,9 @@ def test_tiles_of_a_picture() -> None:
 
 
 @pytest.mark.slow
-def test_plain_sahi(checkpoint: Path, picture: Path, choosy: None) -> None:
+def test_plain_sahi(checkpoint: Path, scene: Path, choosy: None) -> None:
     """Plain SAHI skips too, in batches and tile by tile, and finds what the command finds."""
-    pixels = tiles.read_picture(picture)
+    pixels = tiles.read_image(scene)
     options = {"slice_height": 64, "slice_width": 64, "overlap_height_ratio": 0.25, "overlap_width_ratio": 0.25}
     options |= {"perform_standard_pred": False, "verbose": 0}
     for threshold, batch in ((0.0, 4), (0.5, 4), (0.5, 1)):
@@ -115,9 +115,9 @@ def test_plain_sahi(checkpoint: Path, picture: Path, choosy: None) -> None:
     assert len(boxes(plain)) < len(boxes(opened(checkpoint, 0.0).predict(pixels).result))
 
 
-def test_tiles_are_quick_to_resize(checkpoint: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_are_quick_to_resize(checkpoint: Path, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host gets the tiles as contiguous BGR pixels, which OpenCV resizes without copying them one by one."""
-    model, pixels, given = opened(checkpoint, 0.0, batch=12), tiles.read_picture(picture), []
+    model, pixels, given = opened(checkpoint, 0.0, batch=12), tiles.read_image(scene), []
     original = type(model.yolo).__call__
 
     def call(self: Any, source: Any, **kwargs: Any) -> Any:
@@ -132,9 +132,9 @@ def test_tiles_are_quick_to_resize(checkpoint: Path, picture: Path, monkeypatch:
         assert np.array_equal(image, pixels[top:bottom, left:right, ::-1])
 
 
-def test_some_tiles_are_skipped(checkpoint: Path, picture: Path, choosy: None) -> None:
+def test_some_tiles_are_skipped(checkpoint: Path, scene: Path, choosy: None) -> None:
     """Only bright tiles run to the end: their objects are those of a run without skipping, and no other is there."""
-    pixels = tiles.read_picture(picture)
+    pixels = tiles.read_image(scene)
     found = opened(checkpoint, 0.5).predict(pixels)
     bright = [k for k, (left, *_) in enumerate(found.tiles) if left < 40]
     assert [k for k in range(12) if k not in found.skipped] == bright
@@ -144,11 +144,11 @@ def test_some_tiles_are_skipped(checkpoint: Path, picture: Path, choosy: None) -
 
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
-def test_all_tiles_are_skipped(checkpoint: Path, picture: Path, batch: int, tmp_path: Path) -> None:
-    """There are no objects, in batches of any size, with the whole picture too; the picture is drawn all dark."""
+def test_all_tiles_are_skipped(checkpoint: Path, scene: Path, batch: int, tmp_path: Path) -> None:
+    """There are no objects, in batches of any size, with the whole image too; the image is drawn all dark."""
     model = opened(checkpoint, 1.0, batch=batch, whole=True)
     done: list[int] = []
-    found = model.predict(tiles.read_picture(picture), done.append)
+    found = model.predict(tiles.read_image(scene), done.append)
     assert found.skipped == list(range(12))
     assert boxes(found.result) == []
     assert done[-1] == 12
@@ -159,22 +159,22 @@ def test_all_tiles_are_skipped(checkpoint: Path, picture: Path, batch: int, tmp_
 
 
 def test_command(
-    checkpoint: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], choosy: None
+    checkpoint: Path, scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], choosy: None
 ) -> None:
-    """The command writes a COCO data set and a picture for each, names what it cannot read, and goes on."""
-    (picture.parent / "broken.png").write_bytes(b"no picture")
-    small = picture.parent / "small.jpg"
+    """The command writes a COCO data set and an image for each, names what it cannot read, and goes on."""
+    (scene.parent / "broken.png").write_bytes(b"no image")
+    small = scene.parent / "small.jpg"
     Image.new("RGB", (50, 30), (255, 255, 255)).save(small)
     yolo: Any = YOLO(checkpoint)
     grid_of(yolo.model).threshold = 0.5
     model = tmp_path / "grid.pt"
     torch.save({"model": yolo.model, "ema": None, "train_args": {}}, model)
-    words = [f"model={model}", f"source={picture.parent}", "size=64", "overlap=0.25", f"project={tmp_path}"]
+    words = [f"model={model}", f"source={scene.parent}", "size=64", "overlap=0.25", f"project={tmp_path}"]
     assert main(["tiles", *words, "device=cpu", "conf=0.2"]) == 1
     text = capsys.readouterr()
     assert "skips tiles in which its grid scores below 0.5000" in text.out
-    assert "broken.png: this is not a picture" in text.err
-    assert "2 pictures, 13 tiles, 9 skipped (69%)" in text.out
+    assert "broken.png: this is not an image" in text.err
+    assert "2 images, 13 tiles, 9 skipped (69%)" in text.out
     data = json.loads((tmp_path / "tiles" / "predictions.json").read_text())
     images = {x["id"]: x for x in data["images"]}
     assert [(Path(x["file_name"]).name, x["tiles"], x["skipped"]) for x in images.values()] == [
@@ -193,13 +193,13 @@ def test_command(
 
 
 @pytest.mark.parametrize("kind", ["without", "zero"])
-def test_every_tile_runs(kind: str, checkpoint: Path, picture: Path, tmp_path: Path, capsys: Any) -> None:
+def test_every_tile_runs(kind: str, checkpoint: Path, scene: Path, tmp_path: Path, capsys: Any) -> None:
     """Models without a grid, and grids without a threshold, run every tile and say so."""
     model = checkpoint
     if kind == "without":
         model = tmp_path / "plain.pt"
         torch.save({"model": YOLO("yolo11n.yaml").model, "ema": None, "train_args": {}}, model)
-    words = [f"model={model}", f"source={picture}", "size=64", f"project={tmp_path}", "device=cpu", "draw=False"]
+    words = [f"model={model}", f"source={scene}", "size=64", f"project={tmp_path}", "device=cpu", "draw=False"]
     assert main(["tiles", *words]) == 0
     text = capsys.readouterr().out
     assert ("has no grid: every layer runs" if kind == "without" else "threshold 0, which skips nothing") in text
@@ -207,9 +207,9 @@ def test_every_tile_runs(kind: str, checkpoint: Path, picture: Path, tmp_path: P
     assert [x.name for x in (tmp_path / "tiles").iterdir()] == ["predictions.json"]
 
 
-def test_interrupt(checkpoint: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupt keeps the pictures that are done."""
-    Image.new("RGB", (70, 70)).save(picture.parent / "z.png")
+def test_interrupt(checkpoint: Path, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt keeps the images that are done."""
+    Image.new("RGB", (70, 70)).save(scene.parent / "z.png")
     original = TileModel.predict
 
     def predict(self: TileModel, pixels: Any, *args: Any) -> Any:
@@ -218,32 +218,32 @@ def test_interrupt(checkpoint: Path, picture: Path, tmp_path: Path, monkeypatch:
         return original(self, pixels, *args)
 
     monkeypatch.setattr(TileModel, "predict", predict)
-    words = [f"model={checkpoint}", f"source={picture.parent}", "size=64", f"project={tmp_path}", "device=cpu"]
+    words = [f"model={checkpoint}", f"source={scene.parent}", "size=64", f"project={tmp_path}", "device=cpu"]
     assert main(["tiles", *words]) == 130
     data = json.loads((tmp_path / "tiles" / "predictions.json").read_text())
     assert [Path(x["file_name"]).name for x in data["images"]] == ["scene.png"]
 
 
-def test_too_large(checkpoint: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture for which the memory does not suffice is refused before it is decoded."""
+def test_too_large(checkpoint: Path, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image for which the memory does not suffice is refused before it is decoded."""
     free = type("Memory", (), {"available": 5 * 3 * WIDTH * HEIGHT - 1})
     monkeypatch.setattr(tiles.psutil, "virtual_memory", lambda: free)
     monkeypatch.setattr(tiles, "read_image_as_pil", None)
-    with pytest.raises(InspectError, match=r"208 x 160 pixels need 0\.0 GiB of memory, of which .* cut the picture"):
-        tiles.read_picture(picture)
+    with pytest.raises(InspectError, match=r"208 x 160 pixels need 0\.0 GiB of memory, of which .* cut the image"):
+        tiles.read_image(scene)
 
 
 def test_sixteen_bits(tmp_path: Path) -> None:
-    """A grey picture of 16 bits is read as `yolo predict` reads it, by its upper 8 bits."""
+    """A grey image of 16 bits is read as `yolo predict` reads it, by its upper 8 bits."""
     deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
     Image.fromarray(deep).save(tmp_path / "deep.tif")
-    found = tiles.read_picture(tmp_path / "deep.tif")
+    found = tiles.read_image(tmp_path / "deep.tif")
     assert found.shape == (64, 64, 3)
     assert np.abs(found[..., 0].astype(int) - (deep >> 8)).max() <= 1
 
 
 def test_outlines_of_masks(tmp_path: Path) -> None:
-    """Masks are drawn as outlines, on a copy of the picture, and the device is the host's choice if none is given."""
+    """Masks are drawn as outlines, on a copy of the image, and the device is the host's choice if none is given."""
     torch.manual_seed(0)
     yolo: Any = YOLO("yolo11n-seg.yaml")
     for branch in yolo.model.model[-1].cv3:
@@ -263,7 +263,7 @@ def test_outlines_of_masks(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["source=x.png"], "model= must be a checkpoint such as best.pt"),
-        (["model=x.pt"], "source= a picture or a folder"),
+        (["model=x.pt"], "source= an image or a folder"),
         (["model=x.pt", "source=x.png", "overlap=1"], "overlap= must be a number from 0 to below 0.95, got '1'"),
         (["model=x.pt", "source=x.png", "size=8"], "size= must be a whole number of at least 32"),
         (["model=x.pt", "source=x.png", "conf=2"], "conf= must be a number from 0 to below 1, got '2'"),
@@ -271,7 +271,7 @@ def test_outlines_of_masks(tmp_path: Path) -> None:
         (["model=x.pt", "source=x.png", "overlpa=0.1"], "Did you mean overlap?"),
         (["model=x.pt", "source=x.png"], "there is no image or folder x.png"),
         (["model=x.pt", "source=https://a.org/b.png"], "b.png is a URL, which tiles does not read"),
-        (["model=x.pt", "source=,"], "source= names no picture, got ','"),
+        (["model=x.pt", "source=,"], "source= names no image, got ','"),
     ],
 )
 def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,11 +280,11 @@ def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixtu
     assert message in capsys.readouterr().err
 
 
-def test_other_tasks(tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_tasks(tmp_path: Path, scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A task whose results SAHI does not merge is refused."""
     file = tmp_path / "pose.pt"
     torch.save({"model": YOLO("yolo11n-pose.yaml").model, "ema": None, "train_args": {}}, file)
-    assert main(["tiles", f"model={file}", f"source={picture}"]) == 1
+    assert main(["tiles", f"model={file}", f"source={scene}"]) == 1
     assert "is a model for pose; SAHI merges the results of tiles for detect, segment, obb" in capsys.readouterr().err
 
 

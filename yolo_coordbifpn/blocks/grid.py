@@ -1,9 +1,9 @@
-"""Grid activation: features pass through unchanged, while a light sub-network says where in a picture objects are.
+"""Grid activation: features pass through unchanged, while a light sub-network says where in an image objects are.
 
 Source: the grid activation module of GA-Net, Zhang et al., "Efficient Object Detection in High-Resolution UAV Images
 with Grid Activation", Drones 2024, 8(3), 74. Cells of 64 px and the focal loss (RetinaNet, arXiv 1708.02002, equation
-5) are those of OAN, arXiv 2212.13136. Other than there, the decision is made for a picture as a whole, by its largest
-score, so that the layers behind run as they are on the pictures that remain.
+5) are those of OAN, arXiv 2212.13136. Other than there, the decision is made for an image as a whole, by its largest
+score, so that the layers behind run as they are on the images that remain.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class GridActivation(nn.Module):
     """Scores of the cells of a coarse grid, beside features that stay as they are.
 
     Row of a model YAML, after a stage of the backbone: `[-1, 1, GridActivation, []]` or `[cell, loss_gain]`. In
-    inference a picture whose largest score is below the threshold drops out behind this row, and has no detections. A
+    inference an image whose largest score is below the threshold drops out behind this row, and has no detections. A
     new model has the threshold 0, with which none does; a training chooses one at its end.
 
     Attributes:
@@ -40,7 +40,7 @@ class GridActivation(nn.Module):
         out: 1 x 1 convolution to one logit for each cell.
         cell: Height and width of a cell, in cells of the features.
         loss_gain: Factor of the loss.
-        threshold: Score below which a picture drops out, 0...1. It belongs to a checkpoint, not to a state dict: a
+        threshold: Score below which an image drops out, 0...1. It belongs to a checkpoint, not to a state dict: a
             model that is trained further starts without one.
         logits: The logits of the last forward pass, shape (N, 1, H', W'); not part of a checkpoint.
         size: Width and height of the features in the last forward pass.
@@ -94,7 +94,7 @@ class GridActivation(nn.Module):
         return x
 
     def scores(self) -> Tensor:
-        """Return the largest score of each picture in the last forward pass, shape (N,), float32, 0...1.
+        """Return the largest score of each image in the last forward pass, shape (N,), float32, 0...1.
 
         Raises:
             ValueError: If there was no forward pass before.
@@ -106,7 +106,7 @@ class GridActivation(nn.Module):
 
         Args:
             batch: The host's batch: `bboxes` (M, 4 or 5) with centres in the first two columns, as shares of width and
-                height, and `batch_idx` (M,), the picture of each.
+                height, and `batch_idx` (M,), the image of each.
 
         Returns:
             `grid_loss`: the focal loss, summed over the cells, for each cell with an object, times `loss_gain`.

@@ -7,7 +7,7 @@
     yolo-coordbifpn inspect  show what the blocks learned: gates over images, weights of the fusions
     yolo-coordbifpn nms      measure fixed, soft and adaptive NMS in crowds, on a validation set
     yolo-coordbifpn grid     show what each threshold of a grid activation would skip, and set it
-    yolo-coordbifpn tiles    predict big pictures tile by tile; empty tiles are skipped by a grid activation
+    yolo-coordbifpn tiles    predict large images tile by tile; empty tiles are skipped by a grid activation
     yolo-coordbifpn compare  train several models with several seeds, and report which is better, with intervals
     yolo-coordbifpn check    show the versions, the start-up hook and the patches, and find conflicts
     yolo-coordbifpn demo     make a small data set and train a model on it, in about five minutes on two CPU cores

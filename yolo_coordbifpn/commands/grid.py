@@ -11,7 +11,7 @@ project=    folder, default runs/grid
 name=       folder in it, default grid
 
 All other arguments are those of the stock `yolo val`, such as imgsz= and split=. The table has the recall of the
-objects, as far as whole pictures are skipped, and the share of the pictures that are skipped; the star is the threshold
+objects, as far as whole images are skipped, and the share of the images that are skipped; the star is the threshold
 in use. The host's own lines before it are the validation without skipping. The files are grid.csv and grid.png.
 """
 

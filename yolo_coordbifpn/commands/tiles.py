@@ -1,23 +1,23 @@
-"""Predict big pictures tile by tile through SAHI; a model with a grid activation skips empty tiles.
+"""Predict large images tile by tile through SAHI; a model with a grid activation skips empty tiles.
 
     yolo-coordbifpn tiles model=best.pt source=scene.tif
-    yolo-coordbifpn tiles model=best.pt source=pictures/ size=640 overlap=0.2 conf=0.25 batch=16 device=0
+    yolo-coordbifpn tiles model=best.pt source=images/ size=640 overlap=0.2 conf=0.25 batch=16 device=0
 
 model=    a checkpoint for detect, segment or obb; without a grid, every layer runs on every tile
-source=   a picture, a folder of pictures, a pattern with *, or several of these separated by commas
+source=   an image, a folder of images, a pattern with *, or several of these separated by commas
 size=     width and height of a tile in pixels; default 640
 overlap=  share of a tile that it has in common with the next; default 0.2
-whole=    predict each whole picture too, reduced to the size of a tile, for objects larger than one; default False
+whole=    predict each whole image too, reduced to the size of a tile, for objects larger than one; default False
 batch=    tiles in a forward pass; default 16
 imgsz=    size at which the model sees a tile; default that of the tile
 conf=     score below which there is no detection; default 0.25
 device=   device, as for yolo predict
-draw=     draw the detections on each picture; default True
+draw=     draw the detections on each image; default True
 project=  parent of the folder to write to; default runs/tiles
 name=     name of the folder to write to; default tiles; a number is added if it exists
 
 Slicing, merging and drawing are those of SAHI. predictions.json is a COCO data set whose annotations have scores;
-IMAGE.png shows the detections, and dark what only skipped tiles cover. A picture that cannot be read, or that is larger
+IMAGE.png shows the detections, and dark what only skipped tiles cover. An image that cannot be read, or that is larger
 than the memory, is named and left out. An interrupt keeps what is done.
 """
 
@@ -50,7 +50,7 @@ OPTIONS = {
 
 
 def run(options: dict[str, str]) -> int:
-    """Predict the pictures; return 1 if one of them could not be read."""
+    """Predict the images; return 1 if one of them could not be read."""
     try:
         import psutil
         import rich
@@ -59,7 +59,7 @@ def run(options: dict[str, str]) -> int:
         raise UsageError(f"tiles needs {error.name}: pip install 'yolo_coordbifpn[tiles]'.") from error
     del psutil, rich, sahi
     if not options["model"].endswith(".pt") or not options["source"]:
-        raise UsageError("model= must be a checkpoint such as best.pt, and source= a picture or a folder of pictures.")
+        raise UsageError("model= must be a checkpoint such as best.pt, and source= an image or a folder of images.")
     size, draw = whole_number(options, "size", 32), truth(options, "draw")
     from ..grids.tiles import TileModel, Tiling
     from ..inspection.sources import image_files, opened, split_sources
@@ -77,7 +77,7 @@ def run(options: dict[str, str]) -> int:
     install()
     files = image_files(split_sources(options["source"]), "tiles")
     if not files:
-        raise UsageError(f"source= names no picture, got {options['source']!r}.")
+        raise UsageError(f"source= names no image, got {options['source']!r}.")
     model = TileModel(opened(options["model"]), tiling, options["model"])
     print(_grid_of(model, options["model"]))
     return _predict(model, files, draw, folder_of(options, "tiles"))
@@ -93,7 +93,7 @@ def _grid_of(model: TileModel, name: str) -> str:
 
 
 def _predict(model: TileModel, files: list[Path], draw: bool, folder: Path) -> int:
-    """Predict pictures and write the results; return the exit status."""
+    """Predict images and write the results; return the exit status."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -119,19 +119,19 @@ def _predict(model: TileModel, files: list[Path], draw: bool, folder: Path) -> i
             for file, name in zip(files, distinct_names(files)):
                 start = time.perf_counter()
                 try:
-                    pixels = tiles.read_picture(file)
-                    picture = model.predict(pixels, lambda done: progress.update(bar, completed=before + done))  # noqa: B023
+                    pixels = tiles.read_image(file)
+                    image = model.predict(pixels, lambda done: progress.update(bar, completed=before + done))  # noqa: B023
                 except InspectError as error:
                     failures.append(str(error))
                     continue
                 finally:
                     before += counts[file]
                     progress.update(bar, completed=before)
-                found.append(tiles.summary(picture, file, len(found) + 1))
+                found.append(tiles.summary(image, file, len(found) + 1))
                 seconds = time.perf_counter() - start
                 if draw:
                     drawn = increment_path(folder / f"{name.replace('/', '_')}.png", sep="_")
-                    tiles.draw(picture, folder, drawn.stem)
+                    tiles.draw(image, folder, drawn.stem)
                 progress.console.print(_line(found[-1], seconds), soft_wrap=True, markup=False, highlight=False)
         finally:
             if found:
@@ -140,13 +140,13 @@ def _predict(model: TileModel, files: list[Path], draw: bool, folder: Path) -> i
         print(f"yolo-coordbifpn tiles: {failure}", file=sys.stderr)
     if found:
         total, skipped = (sum(x[key] for x in found) for key in ("tiles", "skipped"))
-        print(f"{len(found)} pictures, {total} tiles, {skipped} skipped ({skipped / total:.0%})")
+        print(f"{len(found)} images, {total} tiles, {skipped} skipped ({skipped / total:.0%})")
         print(folder / "predictions.json")
     return 1 if failures else 0
 
 
 def _line(summary: dict[str, Any], seconds: float) -> str:
-    """Write the line of a picture."""
+    """Write the line of an image."""
     return (
         f"{summary['file_name']}: {summary['width']} x {summary['height']}, {summary['tiles']} tiles, "
         f"{summary['skipped']} skipped, {len(summary['objects'])} objects, {seconds:.1f} s"

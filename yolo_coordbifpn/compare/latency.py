@@ -48,7 +48,7 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
             model = open_model(plan.folder / result["best"], result["model"]).model
             grid = grid_of(model)
             if grid is not None:
-                grid.threshold = 0.0  # the time of a picture that is not skipped
+                grid.threshold = 0.0  # the time of an image that is not skipped
             models[result["model"]] = model.float().eval().fuse(verbose=False).to(where)
     images = {x: torch.rand(1, image_channels(x), size, size, device=where) for x in models.values()}
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Table, CSV and picture of several NMS on the same predictions."""
+"""Table, CSV and plot of several NMS on the same predictions."""
 
 from __future__ import annotations
 

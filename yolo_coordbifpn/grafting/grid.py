@@ -13,7 +13,7 @@ _CELL = 64  # pixels, as in OAN
 
 
 def add_grid(rows: Rows, level: str) -> None:
-    """Let a stage of the backbone say in which pictures objects are.
+    """Let a stage of the backbone say in which images objects are.
 
     Args:
         rows: Rows of the model, changed in place.
@@ -23,7 +23,7 @@ def add_grid(rows: Rows, level: str) -> None:
         GraftError: If the head finds no objects, the backbone has no such stage, or there is a grid already.
     """
     if not _HEADS.fullmatch(rows.last.module):
-        raise GraftError(f"grid={level}: {rows.last.module} does not find objects, so no picture can be skipped")
+        raise GraftError(f"grid={level}: {rows.last.module} does not find objects, so no image can be skipped")
     there = next((node for node in rows.nodes if node.module == "GridActivation"), None)
     if there is not None:
         raise GraftError(f"grid={level}: there is a GridActivation already: {rows.where(there)}")

@@ -1,4 +1,4 @@
-"""What a threshold costs and saves: the share of objects that it keeps, and of pictures that it skips."""
+"""What a threshold costs and saves: the share of objects that it keeps, and of images that it skips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STEPS = 10_000  # thresholds are multiples of 1 / _STEPS
 
 @dataclass
 class Curve:
-    """The largest score of each picture of a data set, and how many objects it has.
+    """The largest score of each image of a data set, and how many objects it has.
 
     Attributes:
         scores: Scores, 0...1.
@@ -23,16 +23,16 @@ class Curve:
     objects: list[int] = field(default_factory=list)
 
     def recall(self, threshold: float) -> float:
-        """Return the share of the objects that are in pictures which a threshold keeps; NaN without objects."""
+        """Return the share of the objects that are in images which a threshold keeps; NaN without objects."""
         total = sum(self.objects)
         return sum(n for s, n in zip(self.scores, self.objects) if s >= threshold) / total if total else float("nan")
 
     def skipped(self, threshold: float) -> float:
-        """Return the share of the pictures that a threshold skips; NaN without pictures."""
+        """Return the share of the images that a threshold skips; NaN without images."""
         return sum(s < threshold for s in self.scores) / len(self.scores) if self.scores else float("nan")
 
     def empty(self) -> float:
-        """Return the share of the pictures without objects; NaN without pictures."""
+        """Return the share of the images without objects; NaN without images."""
         return self.objects.count(0) / len(self.objects) if self.objects else float("nan")
 
     def best(self, keep: float = KEEP) -> float:

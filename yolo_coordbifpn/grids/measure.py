@@ -1,4 +1,4 @@
-"""The scores that the grid of a model gives to the pictures of a data set, and the threshold of a checkpoint."""
+"""The scores that the grid of a model gives to the images of a data set, and the threshold of a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class _GridReached(Exception):  # noqa: N818 - no error
 
 
 def measure(model: Any, batches: Iterable[dict[str, Any]]) -> Curve:
-    """Run a model up to its grid on pictures with objects.
+    """Run a model up to its grid on images with objects.
 
     Args:
         model: A model of the host with a `GridActivation`.
-        batches: Batches of the host: `img` (N, C, H, W), and `batch_idx`, the picture of each object.
+        batches: Batches of the host: `img` (N, C, H, W), and `batch_idx`, the image of each object.
 
     Returns:
-        Score and number of objects of each picture.
+        Score and number of objects of each image.
     """
     grid, weight, curve = needed_grid(model, "the model"), next(model.parameters()), Curve()
 
@@ -55,7 +55,7 @@ def measure(model: Any, batches: Iterable[dict[str, Any]]) -> Curve:
 
 @contextlib.contextmanager
 def noted_scores() -> Iterator[list[list[float]]]:
-    """Note the score of each picture in every forward pass of a grid, of the copies that the host makes too."""
+    """Note the score of each image in every forward pass of a grid, of the copies that the host makes too."""
     noted: list[list[float]] = []
 
     def note(module: nn.Module, *args: Any) -> None:

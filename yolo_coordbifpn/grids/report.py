@@ -1,4 +1,4 @@
-"""Table, CSV and picture of what the thresholds of a grid keep and skip."""
+"""Table, CSV and plot of what the thresholds of a grid keep and skip."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def table(curve: Curve, now: float) -> str:
 def verdict(curve: Curve, threshold: float) -> str:
     """Say in a sentence what a threshold does to a data set."""
     if not sum(curve.objects):
-        return f"threshold {threshold:.4f} skips {curve.skipped(threshold):.1%} of the pictures; there are no objects"
+        return f"threshold {threshold:.4f} skips {curve.skipped(threshold):.1%} of the images; there are no objects"
     return (
         f"threshold {threshold:.4f} keeps {curve.recall(threshold):.2%} of the objects and skips "
-        f"{curve.skipped(threshold):.1%} of the pictures; {curve.empty():.1%} of the pictures have no object"
+        f"{curve.skipped(threshold):.1%} of the images; {curve.empty():.1%} of the images have no object"
     )
 
 
@@ -46,7 +46,7 @@ def _draw(curve: Curve, now: float, file: Path) -> Path:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     at = sorted({0.0, 1.0, *curve.scores})
-    for k, (name, share) in enumerate((("objects kept", curve.recall), ("pictures skipped", curve.skipped))):
+    for k, (name, share) in enumerate((("objects kept", curve.recall), ("images skipped", curve.skipped))):
         axes.step(at, [share(t) for t in at], where="pre", label=name, **{**style(k), "marker": ""})
     axes.axhline(KEEP, color="0.6", linewidth=0.8)
     axes.axvline(now, color="0.6", linestyle=":", label=f"threshold {now:.4f}")

@@ -1,4 +1,4 @@
-"""Big pictures, predicted tile by tile through SAHI; tiles in which the model's grid sees nothing are skipped.
+"""Large images, predicted tile by tile through SAHI; tiles in which the model's grid sees nothing are skipped.
 
 Slicing, merging across tiles, conversion to COCO and drawing are those of SAHI (Akyon et al., arXiv 2202.06934). It
 runs the model on batches of tiles, out of which the empty ones drop: see `patches/grid_skipping.py`.
@@ -29,19 +29,19 @@ from ..files import write
 from .measure import noted_scores
 
 _TASKS = {"detect": "boxes", "segment": "masks", "obb": "rotated boxes"}  # what SAHI merges
-_COPIES = 5  # of a picture's pixels in memory, at the most: read, shaded, drawn on, encoded
-_SHADE = 0.45  # brightness of skipped tiles in a drawn picture
+_COPIES = 5  # of an image's pixels in memory, at the most: read, shaded, drawn on, encoded
+_SHADE = 0.45  # brightness of skipped tiles in a drawn image
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How pictures are cut and predicted.
+    """How images are cut and predicted.
 
     Attributes:
         size: Width and height of a tile, in pixels.
         overlap: Share of a tile that it has in common with the next, 0...1.
         batch: Number of tiles in a forward pass.
-        whole: Predict the whole picture too, reduced to the size of a tile, for objects that are larger than one.
+        whole: Predict the whole image too, reduced to the size of a tile, for objects that are larger than one.
         conf: Scores below are no detections.
         imgsz: Size at which the model sees a tile, in pixels.
         device: Device of the host; None for its choice.
@@ -56,7 +56,7 @@ class Tiling:
     device: str | None = None
 
     def boxes(self, width: int, height: int) -> list[list[int]]:
-        """Return the tiles of a picture: left, top, right, bottom, in pixels."""
+        """Return the tiles of an image: left, top, right, bottom, in pixels."""
         return get_slice_bboxes(
             height,
             width,
@@ -69,11 +69,11 @@ class Tiling:
 
 
 @dataclass
-class TiledPicture:
-    """A picture that was predicted tile by tile.
+class TiledImage:
+    """An image that was predicted tile by tile.
 
     Attributes:
-        pixels: The picture, (height, width, 3), RGB, uint8.
+        pixels: The image, (height, width, 3), RGB, uint8.
         result: SAHI's result, with the objects.
         tiles: Left, top, right, bottom of each tile, in pixels.
         scores: Largest score of the grid in each tile; empty without a grid.
@@ -116,7 +116,7 @@ class TileModel:
 
         Args:
             yolo: The host's model object, of a checkpoint.
-            tiling: How pictures are cut.
+            tiling: How images are cut.
             name: Name of the model for messages.
 
         Raises:
@@ -136,14 +136,14 @@ class TileModel:
         self._sahi = _Model(model=yolo, confidence_threshold=tiling.conf, image_size=size, device=tiling.device)
 
     def count(self, file: Path) -> int:
-        """Return the number of tiles of a picture, from its header; 0 if it cannot be read."""
+        """Return the number of tiles of an image, from its header; 0 if it cannot be read."""
         try:
             return len(self.tiling.boxes(*_quietly(read_image_size, file)))
         except Exception:  # `predict` says what is wrong
             return 0
 
-    def predict(self, pixels: Any, progress: Callable[[int], None] = lambda done: None) -> TiledPicture:
-        """Predict a picture.
+    def predict(self, pixels: Any, progress: Callable[[int], None] = lambda done: None) -> TiledImage:
+        """Predict an image.
 
         Args:
             pixels: Shape (height, width, 3), RGB, uint8.
@@ -171,11 +171,11 @@ class TileModel:
                 verbose=0,
             )
         skipped = [k for k, score in enumerate(scores) if score < self.threshold]
-        return TiledPicture(pixels, result, tiling.boxes(width, height), scores, skipped)
+        return TiledImage(pixels, result, tiling.boxes(width, height), scores, skipped)
 
 
-def read_picture(file: Path) -> Any:
-    """Return the pixels of a picture, (height, width, 3), RGB, uint8.
+def read_image(file: Path) -> Any:
+    """Return the pixels of an image, (height, width, 3), RGB, uint8.
 
     Raises:
         InspectError: If it cannot be read, or is larger than the memory allows.
@@ -186,17 +186,17 @@ def read_picture(file: Path) -> Any:
         if needed > free:
             raise InspectError(
                 f"{file}: {width} x {height} pixels need {needed / 2**30:.1f} GiB of memory, of which "
-                f"{free / 2**30:.1f} GiB are free: cut the picture into parts, each with a margin of a tile"
+                f"{free / 2**30:.1f} GiB are free: cut the image into parts, each with a margin of a tile"
             )
         return _pixels(file)
     except InspectError:
         raise
     except Exception as error:  # SAHI tries several readers, and raises what the last one does
-        raise InspectError(f"{file}: this is not a picture, or its format is not supported") from error
+        raise InspectError(f"{file}: this is not an image, or its format is not supported") from error
 
 
 def _pixels(file: Path) -> Any:
-    """Read a picture as `yolo predict` does, or if OpenCV cannot, as SAHI does."""
+    """Read an image as `yolo predict` does, or if OpenCV cannot, as SAHI does."""
     from ultralytics.utils.patches import imread
 
     with contextlib.suppress(cv2.error):  # more pixels than OpenCV allows
@@ -216,27 +216,27 @@ def _quietly(read: Callable[..., Any], file: Path, **options: Any) -> Any:
         logger.setLevel(level)
 
 
-def draw(picture: TiledPicture, folder: Path, name: str) -> Path:
-    """Draw the objects of a picture; what only skipped tiles cover is dark.
+def draw(image: TiledImage, folder: Path, name: str) -> Path:
+    """Draw the objects of an image; what only skipped tiles cover is dark.
 
     Args:
-        picture: The picture.
+        image: The image.
         folder: Folder to write to.
         name: Name of the file, without its extension.
     """
-    pixels = picture.pixels.copy()
-    if picture.skipped:
+    pixels = image.pixels.copy()
+    if image.skipped:
         dark = np.ones(pixels.shape[:2], dtype=bool)
-        for k in set(range(len(picture.tiles))) - set(picture.skipped):
-            left, top, right, bottom = picture.tiles[k]
+        for k in set(range(len(image.tiles))) - set(image.skipped):
+            left, top, right, bottom = image.tiles[k]
             dark[top:bottom, left:right] = False
         for rows, row in zip(pixels, dark):  # row by row, for want of memory
             rows[row] = (rows[row] * _SHADE).astype("uint8")
-    objects = [_with_outline(x, pixels) for x in picture.result.object_prediction_list]
+    objects = [_with_outline(x, pixels) for x in image.result.object_prediction_list]
     visualize_object_predictions(
         pixels,
         objects,
-        rect_th=2,  # SAHI's own lines and letters grow with the picture, and cover the objects
+        rect_th=2,  # SAHI's own lines and letters grow with the image, and cover the objects
         text_size=0.5,
         text_th=1,
         output_dir=str(folder),
@@ -247,7 +247,7 @@ def draw(picture: TiledPicture, folder: Path, name: str) -> Path:
 
 
 def _with_outline(found: Any, pixels: Any) -> Any:
-    """Draw the outline of a mask, and return the object without it: SAHI fills it in copies of the whole picture."""
+    """Draw the outline of a mask, and return the object without it: SAHI fills it in copies of the whole image."""
     parts = found.mask.segmentation if found.mask is not None else []
     if not parts or (len(parts) == 1 and len(parts[0]) == 8):  # a rotated box, of which SAHI draws the outline
         return found
@@ -257,38 +257,38 @@ def _with_outline(found: Any, pixels: Any) -> Any:
     return ObjectPrediction(box, found.category.id, found.category.name, score=found.score.value)
 
 
-def write_json(pictures: Sequence[dict[str, Any]], names: dict[int, str], file: Path) -> None:
-    """Write the objects of pictures as a COCO data set whose annotations have scores.
+def write_json(images: Sequence[dict[str, Any]], names: dict[int, str], file: Path) -> None:
+    """Write the objects of images as a COCO data set whose annotations have scores.
 
     Args:
-        pictures: See `summary`.
+        images: See `summary`.
         names: Names of the classes.
         file: The file.
     """
-    annotations = [x for picture in pictures for x in picture["objects"]]
+    annotations = [x for image in images for x in image["objects"]]
     data = {
-        "images": [{k: v for k, v in picture.items() if k != "objects"} for picture in pictures],
+        "images": [{k: v for k, v in image.items() if k != "objects"} for image in images],
         "annotations": [{"id": k, **x} for k, x in enumerate(annotations, start=1)],
         "categories": [{"id": k, "name": name} for k, name in names.items()],
     }
     write(file, json.dumps(data, default=float))  # SAHI has scores of NumPy
 
 
-def summary(picture: TiledPicture, file: Path, number: int) -> dict[str, Any]:
-    """Return what the JSON has of a picture, with its `objects` in the form of COCO.
+def summary(image: TiledImage, file: Path, number: int) -> dict[str, Any]:
+    """Return what the JSON has of an image, with its `objects` in the form of COCO.
 
     Args:
-        picture: The picture.
+        image: The image.
         file: Its file.
         number: Its `image_id`.
     """
-    height, width = picture.pixels.shape[:2]
+    height, width = image.pixels.shape[:2]
     return {
         "id": number,
         "file_name": str(file),
         "width": width,
         "height": height,
-        "tiles": len(picture.tiles),
-        "skipped": len(picture.skipped),
-        "objects": picture.result.to_coco_predictions(image_id=number),
+        "tiles": len(image.tiles),
+        "skipped": len(image.skipped),
+        "objects": image.result.to_coco_predictions(image_id=number),
     }

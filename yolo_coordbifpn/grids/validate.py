@@ -11,14 +11,14 @@ from .measure import needed_grid, noted_scores
 
 
 def validate(checkpoint: Path, **options: Any) -> tuple[Curve, float]:
-    """Validate a checkpoint without skipping, and note the score of each picture.
+    """Validate a checkpoint without skipping, and note the score of each image.
 
     Args:
         checkpoint: A `.pt` file of the host.
         **options: Arguments of the host's `val`, such as `data` and `imgsz`.
 
     Returns:
-        Score and number of objects of each picture, and the threshold of the checkpoint.
+        Score and number of objects of each image, and the threshold of the checkpoint.
 
     Raises:
         InspectError: If the model has no grid.

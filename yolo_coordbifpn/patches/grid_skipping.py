@@ -1,9 +1,9 @@
 """Patch: in inference, images in which a model's `GridActivation` sees nothing are skipped after it.
 
 For the time of one `predict`, hooks cut the model in two at the row: the row's output, and whatever a later layer reads
-from before it, is reduced to the pictures that remain; the output is spread over the whole batch again, zeros for those
+from before it, is reduced to the images that remain; the output is spread over the whole batch again, zeros for those
 that dropped out, which every reader takes for boxes with the score 0. If none remains, the later layers do not run: the
-output is zeros of the shapes that it had before for pictures of this size. Nothing of this is stored in a model.
+output is zeros of the shapes that it had before for images of this size. Nothing of this is stored in a model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .replacement import Undo, is_replaced, model_method
 # arguments of `predict` that need every layer's output, read `x` a second time, or change the number of classes
 _WHOLE = ("profile", "visualize", "augment", "embed", "batch", "vpe", "return_vpe", "tpe", "txt_feats")
 _told: WeakSet[nn.Module] = WeakSet()  # models whose log says that an export has no grid
-_empty: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()  # outputs for no pictures, by model and size
+_empty: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()  # outputs for no images, by model and size
 
 
 def patch_grid_skipping(host: ModuleType) -> Undo:
@@ -63,7 +63,7 @@ def _skipping(host: ModuleType, original: Callable[..., Any]) -> Callable[..., A
             if self not in _told:
                 _told.add(self)
                 host.LOGGER.info(
-                    "yolo_coordbifpn: the exported model runs without its grid: every layer, for every picture"
+                    "yolo_coordbifpn: the exported model runs without its grid: every layer, for every image"
                 )
             return original(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs).arguments
@@ -79,7 +79,7 @@ def _skipping(host: ModuleType, original: Callable[..., Any]) -> Callable[..., A
 
 
 def _watched(model: Any) -> bool:
-    """Return whether somebody's hooks read features, which they expect for every picture."""
+    """Return whether somebody's hooks read features, which they expect for every image."""
     modules = [model.model]
     for m in modules:  # in less than half the time of `modules()`, which makes names
         if m._forward_hooks or m._forward_pre_hooks:
@@ -89,14 +89,14 @@ def _watched(model: Any) -> bool:
 
 
 class _NothingLeft(Exception):  # noqa: N818 - no error
-    """Every picture has dropped out."""
+    """Every image has dropped out."""
 
 
 class _Cut:
     """The cut through one forward pass of a batch.
 
     Attributes:
-        count: N, the number of pictures.
+        count: N, the number of images.
         kept: Indices of those that remain, None as long as all do.
         blank: Whether the one that remains does so only for the shapes of the output.
     """
@@ -106,13 +106,13 @@ class _Cut:
 
         Args:
             count: N.
-            leave: Whether to raise `_NothingLeft` if no picture remains.
+            leave: Whether to raise `_NothingLeft` if no image remains.
         """
         self.count, self.leave, self.blank = count, leave, False
         self.kept: Tensor | None = None
 
     def at(self, grid: GridActivation, args: Any, x: Tensor) -> Tensor:
-        """Decide which pictures remain, and pass on their features; a hook."""
+        """Decide which images remain, and pass on their features; a hook."""
         scores = grid.scores()
         kept = (scores >= grid.threshold).nonzero()[:, 0]
         if not len(kept):
@@ -127,14 +127,14 @@ class _Cut:
         return self.reduce(args)
 
     def reduce(self, value: Any) -> Any:
-        """Return the pictures that remain of a value with all of them."""
+        """Return the images that remain of a value with all of them."""
         kept = self.kept
         if kept is None:
             return value
         return _mapped(value, lambda x: x[kept] if len(x) == self.count else x)
 
     def spread(self, value: Any) -> Any:
-        """Return a value for all pictures, zeros for those that dropped out."""
+        """Return a value for all images, zeros for those that dropped out."""
         kept = self.kept
         if self.blank:
             return _mapped(value, lambda x: x.new_zeros(self.count, *x.shape[1:]) if len(x) == 1 else x)

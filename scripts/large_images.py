@@ -1,19 +1,19 @@
-"""Make big, sparse pictures of which the share of empty tiles is known, out of small ones.
+"""Make large, sparse images of which the share of empty tiles is known, out of small ones.
 
-    python scripts/big_pictures.py hituav=hituav/data.yaml out=big
-    python scripts/big_pictures.py out=big
+    python scripts/large_images.py hituav=hituav/data.yaml out=big
+    python scripts/large_images.py out=big
 
-hituav= the data YAML of HIT-UAV; without it the pictures are drawn like those of `yolo-coordbifpn demo`
+hituav= the data YAML of HIT-UAV; without it the images are drawn like those of `yolo-coordbifpn demo`
 out=    folder to write
 empty=  shares of empty tiles, in percent, separated by commas; default 50,80,95
-count=  pictures for each share; default 3
+count=  images for each share; default 3
 seed=   default 0
 
-A picture is about 4,096 px wide and high and made of cells: those with objects are pictures of the second half of the
-validation set, those without are object-free quarters of the same pictures, enlarged to a cell (drawn scenes: land,
+An image is about 4,096 px wide and high and made of cells: those with objects are images of the second half of the
+validation set, those without are object-free quarters of the same images, enlarged to a cell (drawn scenes: land,
 water and trees). Cells with objects lie together, and as many are taken as bring the share of empty tiles next to
 the one that is wanted; a tile is empty if no object has its centre in it, and the tiles are those of SAHI, 640 px with
-an overlap of 0.2. Written are the pictures, `annotations.json` for each share in the form of COCO, and `data.yaml` for
+an overlap of 0.2. Written are the images, `annotations.json` for each share in the form of COCO, and `data.yaml` for
 training, whose validation set is the first half.
 """
 
@@ -45,7 +45,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """A part of a big picture.
+    """A part of a large image.
 
     Attributes:
         pixels: Shape (H, W, 3), RGB, uint8.
@@ -57,7 +57,7 @@ class Cell:
 
 
 def main(words: list[str]) -> None:
-    """Write the pictures and print their folders."""
+    """Write the images and print their folders."""
     options = parse(words, OPTIONS)
     if not options["out"]:
         raise UsageError("out= must be the folder to write.")
@@ -70,7 +70,7 @@ def main(words: list[str]) -> None:
     for percent in map(int, options["empty"].split(",")):
         folder = out / f"{percent}"
         folder.mkdir(exist_ok=True)
-        made = [_picture(full, empty, percent / 100, rng) for _ in range(whole_number(options, "count", 1))]
+        made = [_image(full, empty, percent / 100, rng) for _ in range(whole_number(options, "count", 1))]
         images, annotations = [], []
         for number, (cell, share) in enumerate(made, start=1):
             Image.fromarray(cell.pixels).save(folder / f"{number}.png")
@@ -93,17 +93,17 @@ def main(words: list[str]) -> None:
 
 
 def empty_tiles(objects: Any, width: int, height: int) -> float:
-    """Return the share of the tiles of a picture in which no object has its centre."""
+    """Return the share of the tiles of an image in which no object has its centre."""
     tiles = get_slice_bboxes(height, width, TILE, TILE, False, OVERLAP, OVERLAP)
     centres = [(x + w / 2, y + h / 2) for _, x, y, w, h in objects]
     full = sum(any(a <= x < c and b <= y < d for x, y in centres) for a, b, c, d in tiles)
     return 1 - full / len(tiles)
 
 
-def _picture(
+def _image(
     full: Callable[[random.Random], Cell], empty: Callable[[random.Random], Cell], share: float, rng: random.Random
 ) -> tuple[Cell, float]:
-    """Put a picture together; return it and its share of empty tiles."""
+    """Put an image together; return it and its share of empty tiles."""
     height, width = full(rng).pixels.shape[:2]
     rows, columns = SIZE // height, SIZE // width
     middle = rng.randrange(rows), rng.randrange(columns)
@@ -136,7 +136,7 @@ def _hituav(data: Path, out: Path) -> tuple[Any, Any, dict[int, str]]:
 
 
 def _read(file: Path) -> Cell:
-    """Read a picture with its labels."""
+    """Read an image with its labels."""
     with Image.open(file) as image:
         pixels = np.asarray(image.convert("RGB"))
     labels = file.parents[2] / "labels" / file.parent.name / f"{file.stem}.txt"
