@@ -89,9 +89,15 @@ def ask(words: Sequence[str], folder: Path, limit: float, env: Mapping[str, str]
             os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
             process.wait()
             return f"fails: not done after {limit:.0f} s", ""
-    answers = [x for x in log.read_text(encoding="utf-8", errors="replace").splitlines() if x.startswith(_MARK)]
+    found = answer_in(log.read_text(encoding="utf-8", errors="replace"))
+    return found or (f"fails: the process ended with status {status}", "")
+
+
+def answer_in(text: str) -> tuple[str, str] | None:
+    """Return the outcome and the versions in the output of a process; None if it has not answered."""
+    answers = [x for x in text.splitlines() if x.startswith(_MARK)]
     if not answers:
-        return f"fails: the process ended with status {status}", ""
+        return None
     answered = json.loads(answers[-1].removeprefix(_MARK))
     return answered["outcome"], answered["versions"]
 

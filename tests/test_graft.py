@@ -15,7 +15,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
-from conftest import ROOT, gap, scrambled, tensors, yolo
+from conftest import ROOT, gap, scrambled, tensors
 from effdet.config import get_fpn_config
 from torch import nn
 from ultralytics import RTDETR, YOLO
@@ -748,22 +748,6 @@ def test_shipped_files_are_those_of_the_script(maker: ModuleType, quick_builds: 
     assert sorted(names) == shipped()
     for name in names:
         assert plain((ROOT / "model_yamls" / name).read_text()) == plain(maker.make_rows(name)), name
-
-
-@pytest.mark.slow
-def test_the_stock_command_knows_the_names(tmp_path: Path) -> None:
-    """The stock command line trains a model that has no file, and validates and predicts with its checkpoint."""
-    from yolo_coordbifpn.commands.scenes import write_scenes
-
-    data = write_scenes(tmp_path / "scenes", train=8, val=4, size=64, seed=0)
-    common = ["imgsz=64", "device=cpu", "workers=0", "plots=False", f"project={tmp_path}"]
-
-    model = "model=yolov8n-p2-coordatt-bifpn.yaml"
-    text = yolo(tmp_path, "train", model, f"data={data}", "epochs=1", "batch=4", "name=run", *common)
-    assert "CoordAtt" in text
-    best = tmp_path / "run" / "weights" / "best.pt"
-    yolo(tmp_path, "val", f"model={best}", f"data={data}", *common)
-    yolo(tmp_path, "predict", f"model={best}", f"source={tmp_path / 'scenes' / 'images' / 'val'}", *common)
 
 
 def test_flow_writes_what_yaml_reads() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import check_hosts
 import pytest
-from side_by_side import ask
+from new_process import run_python
+from side_by_side import answer_in, ask
 
 pytestmark = pytest.mark.slow
 VERSIONS = ("8.0.200", "8.3.0", "8.4.0")  # the oldest of three lines
@@ -33,8 +34,9 @@ def test_fuse_and_transfer(version: str, hosts: Path, tmp_path: Path) -> None:
     """On another host, fusing a model keeps its output, and a stock checkpoint gives the stock output."""
     to = hosts / version
     words = [check_hosts.__file__, "one", "fuse,transfer", check_hosts.models_for(version)["ours"], "", str(to)]
-    outcome, versions = ask(words, tmp_path, 200, check_hosts.environment(to))
-    assert outcome.startswith("works"), (tmp_path / "log.txt").read_text(encoding="utf-8")
+    done = run_python(*words, folder=tmp_path, limit=200, **check_hosts.environment(to))
+    outcome, versions = answer_in(done.stdout) or ("no answer", "")
+    assert outcome.startswith("works"), done.stdout + done.stderr
     assert f"ultralytics {version}" in versions
 
 

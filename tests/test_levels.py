@@ -18,12 +18,15 @@ from ultralytics.nn.modules import head as heads
 
 from yolo_coordbifpn import GraftError, SpatialGate, fusion_weights, graft, inspect, uninstall
 from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.grafting.graft import graft_rows
 from yolo_coordbifpn.grafting.names import canonical, split
+from yolo_coordbifpn.grafting.variant import Variant
 from yolo_coordbifpn.graph.head_levels import _doubled, arrange, level_pairs, select_levels
-from yolo_coordbifpn.graph.layers import outputs, reads
+from yolo_coordbifpn.graph.layers import Facts, facts, outputs, reads
 from yolo_coordbifpn.inspection.effects import effects
 from yolo_coordbifpn.patches.install import install
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
 FAMILIES = ("yolo11n", "yolov8n", "yolo26n")
 GRAFTS: dict[str, dict[str, Any]] = {
     "p2": {"coordatt": "none", "bifpn": "none", "levels": "P2"},
@@ -40,10 +43,17 @@ def stock(name: str) -> Any:
     return scrambled(YOLO(f"{name}.yaml").model)
 
 
+@functools.cache
+def known(name: str) -> list[Facts]:
+    """Inspect the layers of a stock model."""
+    return facts(stock(name))
+
+
 def grafted(name: str, **options: Any) -> Any:
     """Build a stock model's YAML with a graft, with newly initialised weights."""
     torch.manual_seed(1)
-    return type(stock(name))(graft(f"{name}.yaml", **options), verbose=False)
+    old = stock(name)
+    return type(old)(graft_rows(old.yaml, known(name), Variant(**options)).cfg(), verbose=False)
 
 
 def raw(model: nn.Module, size: tuple[int, int] = (96, 64)) -> Any:
@@ -123,6 +133,8 @@ def test_a_new_level_continues_the_one_before(family: str, variant: str) -> None
         near, far = (new.model[-1].dfl(boxes[k][-1](features).flatten(2)) for k in (0, 3))
     if new.model[-1].reg_max == 1:
         torch.testing.assert_close(far, 2 * near)
+    for x, y in zip(boxes[3][-1].parameters(), boxes[0][-1].parameters()):
+        torch.testing.assert_close(x, _doubled(y))
 
 
 @pytest.mark.parametrize("distance", [0, 1.5, 3, 7])

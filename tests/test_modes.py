@@ -6,7 +6,8 @@ from pathlib import Path
 
 import check_modes
 import pytest
-from side_by_side import MODELS, SIZE, ask
+from new_process import run_python
+from side_by_side import MODELS, SIZE, answer_in
 
 from yolo_coordbifpn.commands.scenes import write_scenes
 
@@ -33,8 +34,7 @@ def test_mode(mode: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 )
 def test_distillation(mode: str, student: str, data: Path, tmp_path: Path) -> None:
     """From a teacher with fewer or more levels a model trains, is interrupted, resumes, and leaves the student."""
-    words = [check_modes.__file__, "one", mode, student, str(data)]
-    outcome, _ = ask(words, tmp_path, 200, {})
-    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
-    assert outcome == "works", log
+    done = run_python(check_modes.__file__, "one", mode, student, str(data), folder=tmp_path, limit=200)
+    log = done.stdout + done.stderr
+    assert (answer_in(log) or [log])[0] == "works", log
     assert log.count("distillation at P3, P4, P5, the levels that teacher and student have in common") == 2

@@ -22,6 +22,8 @@ from yolo_coordbifpn.graph.starts import rezeros
 from yolo_coordbifpn.inspection.effects import effects
 from yolo_coordbifpn.registry import TABLE
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
 
 def built(cfg: dict[str, Any]) -> nn.Module:
     """Build a detector."""

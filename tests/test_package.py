@@ -83,14 +83,14 @@ def test_install_and_uninstall(wheel: Path, tmp_path: Path) -> None:
     """In a new environment the start-up hook finds our models, and uninstalling leaves no file behind."""
     import ultralytics
 
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True, timeout=200)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True, timeout=200)
     bin_folder = next(x for x in (tmp_path / "env" / "bin", tmp_path / "env" / "Scripts") if x.is_dir())
     python = next(bin_folder.glob("python*"))
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.check_output([python, "-c", code], text=True).strip())
     before = {x for x in (tmp_path / "env").rglob("*") if "__pycache__" not in x.parts}
 
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "-q"]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "-q"]
     subprocess.run([*pip, "install", "--no-deps", str(wheel)], check=True, timeout=200)
     # packages of the outer environment are found after those of the inner one
     outer = Path(ultralytics.__file__).parent.parent

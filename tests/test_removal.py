@@ -12,6 +12,8 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_coordbifpn import BiFPN_Concat
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
 
 @pytest.mark.parametrize(
     "name", ["yolo11n-coordatt-bifpn", "yolov8n-coordatt-bifpn", "yolo26n-bifpn", "yolo11n-seg-bifpn"]
@@ -47,6 +49,11 @@ def test_the_source_is_not_changed() -> None:
 
 def test_weights_of_another_family_are_left_to_the_host(log: Any) -> None:
     """Weights with blocks of another scale are loaded as the host does, without our warning."""
-    model = DetectionModel("yolo11s.yaml", verbose=False)
-    model.load(DetectionModel("yolo11n-bifpn.yaml", verbose=False))
+    models = [DetectionModel("yolo11s.yaml", verbose=False) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    others = DetectionModel("yolo11n-bifpn.yaml", verbose=False)
+    models[0].load(others)
     assert not [x for x in log.messages if "yolo_coordbifpn" in x]
+    type(others).load.__wrapped__(models[1], others)  # the host's own
+    states = [x.state_dict() for x in models]
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())

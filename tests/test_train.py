@@ -109,13 +109,12 @@ def test_resume(folder: Path, data: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_export_to_onnx(folder: Path, best: Path, dynamic: bool) -> None:
-    """The exported model gives the boxes of the eager one, at its own size and, if dynamic, at others."""
-    yolo(folder, "export", f"model={best}", "format=onnx", f"imgsz={SIZE}", f"dynamic={dynamic}", "device=cpu")
+def test_export_to_onnx(folder: Path, best: Path) -> None:
+    """The exported dynamic model gives the boxes of the eager one, at its own size and at others."""
+    yolo(folder, "export", f"model={best}", "format=onnx", f"imgsz={SIZE}", "dynamic=True", "device=cpu")
     session = onnxruntime.InferenceSession(best.with_suffix(".onnx"))
     eager = YOLO(best).model.fuse(verbose=False).eval()
-    for height, width in ((SIZE, SIZE), (64, 128), (160, 96)) if dynamic else ((SIZE, SIZE),):
+    for height, width in ((SIZE, SIZE), (64, 128), (160, 96)):
         x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             expected = eager(x)[0].numpy()
