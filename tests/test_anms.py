@@ -564,7 +564,7 @@ def test_names_and_places() -> None:
     with pytest.raises(GraftError, match="there is a DensityHead already"):
         graft(cfg, coordatt="none", bifpn="none", nms="adaptive")
     for name in ("yolo11n-cls.yaml", "rtdetr-l.yaml"):
-        with pytest.raises(GraftError, match="do not go through NMS, so there is nothing to adapt"):
+        with pytest.raises(GraftError, match="heads of Ultralytics whose boxes go through NMS"):
             graft(name, coordatt="none", bifpn="none", nms="adaptive")
     with pytest.raises(GraftError, match="nms= must be plain or adaptive, got 'soft'"):
         graft("yolo11n.yaml", nms="soft")

@@ -198,19 +198,19 @@ def test_check_without_faults(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_check_finds_faults(tmp_path: Path) -> None:
-    """With the hook off, or a name taken by the host, the exit status is 1 and the list says why."""
+    """With the hook off, or a host that cannot be patched, the exit status is 1 and the list says why."""
     done = run_python(*OURS, "check", folder=tmp_path, YOLO_COORDBIFPN_AUTOLOAD="0")
     assert done.returncode == 1
     assert "off by YOLO_COORDBIFPN_AUTOLOAD=0" in done.stdout
     code = (
-        "from ultralytics.nn import tasks; tasks.BiFPN_Add = int;"
+        "from ultralytics.nn import tasks; del tasks.BaseModel.load;"
         "from yolo_coordbifpn.commands import main; raise SystemExit(main(['check']))"
     )
     done = run_python("-c", code, folder=tmp_path, YOLO_COORDBIFPN_AUTOLOAD="0")
     assert done.returncode == 1
     optional = {name for name, *_ in install._OPTIONAL}
     assert done.stdout.count("does NOT hold") == len(install.status()[0].keys() - optional)
-    assert "already has a BiFPN_Add" in done.stdout
+    assert "ultralytics.nn.tasks.BaseModel has no method load" in done.stdout
 
 
 def test_check_finds_what_other_packages_did(
@@ -225,12 +225,13 @@ def test_check_finds_what_other_packages_did(
     monkeypatch.setenv("YOLO_COORDBIFPN_NMS", "sfot")
     assert main(["check"]) == 1
     lines = [" ".join(x.split()) for x in capsys.readouterr().out.splitlines()]
-    assert "parser: models.yolo not imported yet" in lines
+    assert "parser: models.yolo does NOT hold" in lines
     faults = [x.removeprefix("conflict ") for x in lines if x.startswith("conflict ")]
-    assert faults[0] == "the patch of the fusing was undone by other code"
-    assert "hook is not active: not installed where this Python looks for .pth files" in faults[1]
-    assert faults[2] == "YOLO_COORDBIFPN_NMS=sfot: expected adaptive, soft, plain"
-    assert faults[3].startswith("ultralytics and ultralytics-opencv-headless are installed over each other")
+    assert "there is no module models on Python's path" in faults[0]
+    assert faults[1] == "the patch of the fusing was undone by other code"
+    assert "hook is not active: not installed where this Python looks for .pth files" in faults[2]
+    assert faults[3] == "YOLO_COORDBIFPN_NMS=sfot: expected adaptive, soft, plain"
+    assert faults[4].startswith("ultralytics and ultralytics-opencv-headless are installed over each other")
 
 
 def test_scenes_are_the_same_for_the_same_seed(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import yaml
 from conftest import ROOT
 from torch import nn
 
-from yolo_coordbifpn import HostError, RowError, install, model_yaml, register, uninstall
+from yolo_coordbifpn import BiFPN_Concat, CoordAtt, HostError, RowError, install, model_yaml, register, uninstall
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.patches import hook
 
@@ -348,15 +348,27 @@ def test_own_blocks_in_a_fork(forks: Path, own_blocks: None) -> None:
 
 
 def test_a_name_that_a_fork_has_taken(forks: Path) -> None:
-    """A fork with its own CoordAtt keeps it, and the error says why ours is missing; Ultralytics is not affected."""
-    (forks / "five" / "yolo.py").write_text(FIVE + "\nclass CoordAtt(nn.Module): pass\n")
-    with pytest.raises(HostError, match=r"parser five.yolo at .*already has a CoordAtt.*Nothing was changed"):
-        install(parser="five.yolo")
-    with pytest.raises(HostError, match="already has a CoordAtt"):
-        build("five")
+    """A fork with its own CoordAtt keeps it in its rows; the other blocks are ours, and Ultralytics is not affected."""
+    own = "\nclass CoordAtt(nn.Identity): pass\n"
+    (forks / "five" / "yolo.py").write_text(FIVE + own)
+    install(parser="five.yolo")
+    kinds = [type(m) for m in build("five").model]
+    assert BiFPN_Concat in kinds
+    assert CoordAtt not in kinds
+    assert "CoordAtt" in [x.__name__ for x in kinds]
     from ultralytics.nn import tasks
 
-    assert hasattr(tasks, "CoordAtt")
+    assert tasks.CoordAtt is CoordAtt
+
+
+def test_a_users_name_that_a_fork_has_taken(forks: Path, own_blocks: None) -> None:
+    """A fork that has something else under the name of a user's block is not patched, and the error says why."""
+    register(Halve)
+    (forks / "five" / "yolo.py").write_text(FIVE + "\nclass Halve(nn.Module): pass\n")
+    with pytest.raises(HostError, match=r"parser five.yolo at .*already has a Halve.*Nothing was changed"):
+        install(parser="five.yolo")
+    with pytest.raises(HostError, match="already has a Halve"):
+        build("five")
 
 
 @pytest.mark.parametrize(

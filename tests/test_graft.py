@@ -54,7 +54,7 @@ REASONS = {  # why a variant has no place in some models
     "bottleneck": "no block of the backbone has bottlenecks",
     "dualpath": "there is no neck with two paths",
     "p2": "the heads Detect, Segment, Pose and OBB can have other levels|the head reads P2, P3, P4, P5 already",
-    "anms": "do not go through NMS",
+    "anms": "heads of Ultralytics whose boxes go through NMS",
 }
 LEVELS = {"Detect", "Segment", "Segment26", "Pose", "Pose26", "OBB", "OBB26", "v10Detect"}  # heads with other levels
 BOXES = {*LEVELS, "WorldDetect", "YOLOEDetect", "YOLOESegment", "YOLOESegment26"}  # heads whose boxes have densities

@@ -640,7 +640,6 @@ def test_a_forks_parser_is_patched_too(tmp_path: Path) -> None:
         (lambda s: s.replace("c2 = ch[f]\n        layers", "c2 = ch[f] + 0\n        layers"), "another shape"),
         (lambda s: s.replace("(f, n, m, args)", "(f, n, m, a)").replace("args", "a"), "another shape"),
         (lambda s: s.replace("def parse_model", "def parse"), "has no function parse_model"),
-        (lambda s: s + "\nclass CoordAtt: pass\n", "already has a CoordAtt"),
         (
             lambda s: s + "\nimport functools\nparse_model = functools.cache(parse_model)\n",
             "not the host's own function",
@@ -676,31 +675,29 @@ tasks.CoordAtt = int
 import yolo_coordbifpn
 from ultralytics import YOLO
 YOLO("yolo11n.yaml")
-assert not hasattr(tasks, "BiFPN_Concat")
-for name in ("yolo11n-coordatt.yaml", "yolo11n-bifpn.yaml"):
+for name in ("yolo11n-coordatt.yaml", "yolo11n-coordatt-bifpn.yaml", "yolo12n-coordatt.yaml"):
     try:
         YOLO(name)
-    except yolo_coordbifpn.HostError as error:
+    except (yolo_coordbifpn.HostError, yolo_coordbifpn.GraftError) as error:
         print(error)
+for name in ("yolo11n-bifpn.yaml", "yolo12n-bifpn.yaml", "yolo11n-se.yaml", "yolo11n-p2.yaml"):
+    YOLO(name)
+rows = [[[-1, 0], 1, "BiFPN_Concat", [1]], [-1, 1, "CoordAtt", []]]
 try:
-    rows = [[[-1, 0], 1, "BiFPN_Concat", [1]]]
     tasks.parse_model({"nc": 1, "backbone": [[-1, 1, "Conv", [8]]], "head": rows}, 3, False)
-except yolo_coordbifpn.HostError as error:
-    print(error)
-try:
-    yolo_coordbifpn.install()
-except yolo_coordbifpn.HostError as error:
-    print(error)
+except (AttributeError, TypeError) as error:  # of the host's own
+    print("theirs:", error)
+yolo_coordbifpn.install()
 yolo_coordbifpn.uninstall()
 assert tasks.parse_model.__module__ == "ultralytics.nn.tasks" and tasks.CoordAtt is int
 """
 
 
-def test_a_clash_is_reported_when_one_of_our_models_is_built(python: Callable[..., str]) -> None:
-    """If a name is taken, nothing is registered, stock models work, and ours name the conflict."""
+def test_a_host_with_its_own_block_of_a_name_of_ours(python: Callable[..., str]) -> None:
+    """Its rows mean its own block, models with our block of that name name the conflict, and all others work."""
     out = python(CLASH, YOLO_COORDBIFPN_AUTOLOAD="0")
-    assert out.count("already has a CoordAtt") == 4
-    assert "`yolo-coordbifpn check` shows the details" in out
+    assert out.count("ultralytics.nn.tasks already has a CoordAtt (builtins); this host keeps its own") == 3
+    assert "theirs:" in out
 
 
 UNEXPECTED = """

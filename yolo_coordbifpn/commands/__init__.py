@@ -19,12 +19,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
 from ..errors import CompareError, GraftError, HostError, InspectError, RowError, WeightsError
+from ..patches import hook
 
 FAILURES = (CompareError, GraftError, HostError, InspectError, RowError, WeightsError)  # each says what is wrong
 COMMANDS = ("models", "graft", "upgrade", "graph", "inspect", "nms", "grid", "tiles", "compare", "check", "demo")
@@ -53,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    _search_here()
     try:
         return _run(name, rest)
     except UsageError as error:
@@ -69,6 +72,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"yolo-coordbifpn {name}: interrupted", file=sys.stderr)
         return 130
     return 1
+
+
+def _search_here() -> None:
+    """Search the working folder first if a fork lies in it, as `python train.py` does there."""
+    parsers = os.environ.get(hook.PARSERS, "").replace(",", " ").split()
+    if os.getcwd() not in sys.path and any(
+        Path(f"{name.replace('.', '/')}.py").is_file() for name in (hook.HOST, *parsers)
+    ):
+        sys.path.insert(0, os.getcwd())
 
 
 def _run(name: str, words: list[str]) -> int:

@@ -8,13 +8,16 @@ the list says why.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from ..errors import HostError
 from ..patches import hook
 
 OPTIONS: dict[str, str] = {}
@@ -25,21 +28,20 @@ def run(options: dict[str, str]) -> int:
     """Print the list; return 0 if `yolo` finds the blocks, else 1."""
     import yolo_coordbifpn
 
-    from ..errors import HostError
     from ..patches.install import host_version, install, register, status
-    from ..registry import environment
+    from ..patches.parser import parser_holds
+    from ..registry import TABLE, environment
     from ..registry.entry_points import found, load, package
+    from ..registry.table import clash
 
     print(f"{'Python':20}{platform.python_version()}  {sys.executable}")
     print(f"{'yolo_coordbifpn':20}{yolo_coordbifpn.__version__}  {Path(yolo_coordbifpn.__file__).parent}")
-    faults = []
-    try:
-        install()
-    except HostError as error:
-        faults.append(str(error))
+    alone = bool(hook.forks()) and importlib.util.find_spec("ultralytics") is None  # forks that need no Ultralytics
+    problems = {name: _problem(install, name) for name in [*([] if alone else [None]), *hook.forks()]}
+    faults = [x for x in problems.values() if x]
     host = sys.modules.get("ultralytics")
     if host is None:
-        print(f"{'ultralytics':20}missing")
+        print(f"{'ultralytics':20}missing{', which the parsers below do not need' if alone else ''}")
     else:
         import torch
 
@@ -47,10 +49,12 @@ def run(options: dict[str, str]) -> int:
         print(f"{'ultralytics':20}{host_version()}  {Path(str(host.__file__)).parent}")
         for name, holds in status()[0].items():
             print(f"{'patch: ' + name:26}{'holds' if holds else 'does NOT hold'}")
-            if not holds and not faults:
+            if not holds and not problems.get(None):
                 faults.append(f"the patch of the {name} was undone by other code")
+        for problem in filter(None, (clash(x, vars(sys.modules[hook.HOST])) for x in TABLE)):
+            print(f"{'block of the host':26}{problem}")
     for name in hook.forks():
-        print(f"{'parser: ' + name:26}{'imported' if name in sys.modules else 'not imported yet'}")
+        print(f"{'parser: ' + name:26}{'holds' if parser_holds(sys.modules.get(name)) else 'does NOT hold'}")
     for entry in environment.entries():
         problem = environment.load(entry, register)
         print(f"{'block: ' + entry:26}{'registered' if not problem else 'NOT registered'}")
@@ -73,6 +77,15 @@ def run(options: dict[str, str]) -> int:
     if not faults:
         print(f"{'conflicts':26}none")
     return 1 if faults else 0
+
+
+def _problem(install: Callable[[str | None], None], name: str | None) -> str:
+    """Install a parser, None for the host; return why that failed, an empty string if it did not."""
+    try:
+        install(name)
+    except HostError as error:
+        return str(error)
+    return ""
 
 
 def _switches() -> list[str]:

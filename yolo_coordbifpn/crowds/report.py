@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def best(scores: Sequence[Score]) -> dict[str, Score]:
 
 def verdict(scores: Sequence[Score]) -> str:
     """Say in a sentence whether the adaptive threshold is better than the best fixed one."""
+    if all(math.isnan(x.recall) for x in scores):
+        return "The data have no objects, so no NMS is better than another."
     found = best(scores)
     fixed, adaptive = found["fixed"], found.get("adaptive")
     if adaptive is None:

@@ -22,7 +22,8 @@ def add_densities(rows: Rows) -> None:
     head = rows.last
     if not _HEADS.fullmatch(head.module):
         raise GraftError(
-            f"nms=adaptive: the boxes of {head.module} do not go through NMS, so there is nothing to adapt"
+            "nms=adaptive: densities are for heads of Ultralytics whose boxes go through NMS (Detect, Segment, Pose, "
+            f"OBB and their variants), not for {head.module}"
         )
     there = next((node for node in rows.neck if node.module == "DensityHead"), None)
     if there is not None:

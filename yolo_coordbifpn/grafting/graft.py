@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import yaml
 
 from ..errors import GraftError, host_needed
-from ..graph.layers import Facts, facts
+from ..graph.layers import Facts, check_places, facts
 from ..graph.rows import check_rows
 from ..host.cost import Summary, annotate, count
 from ..host.models import build, host_errors, load
 from ..registry import TABLE
 from ..registry.probe import origin
+from ..registry.table import clash
 from .attention import attend
 from .density import add_densities
 from .dual_path import add_detail, add_gates
@@ -59,7 +61,19 @@ def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) ->
         add_densities(rows)
     if variant.grid != "none":
         add_grid(rows, variant.grid)
+    _check_names(cfg, rows.cfg())
     return rows
+
+
+def _check_names(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Raise a `GraftError` if rows were added whose block the host has something else for."""
+    from ultralytics.nn import tasks
+
+    old, new = (Counter(row[2] for row in cfg["backbone"] + cfg["head"]) for cfg in (before, after))
+    for block in filter(None, map(TABLE.named, new - old)):
+        problem = clash(block, vars(tasks))
+        if problem:
+            raise GraftError(problem)
 
 
 def graft(
@@ -109,13 +123,30 @@ def graft(
         import ultralytics.nn.tasks  # noqa: F401 - patched as soon as it is imported
     variant = Variant(coordatt, bifpn, neck, attention, edge, repeats, width, levels, nms, grid)
     given = cfg if isinstance(cfg, dict) else load(cfg)
-    check_rows(given)
-    before = build(given)
-    with host_errors("run"):
-        found = facts(before)
+    before, found = _inspected(given)
     rows = graft_rows(given, found, variant)
     verify(before, rows.cfg(), variant)
     return _scale_first(rows.cfg())
+
+
+def _inspected(cfg: dict[str, Any]) -> tuple[Any, list[Facts]]:
+    """Build the model of a YAML dict and inspect its layers.
+
+    Raises:
+        GraftError: If its rows are malformed, or the host cannot build or run it.
+    """
+    try:
+        check_rows(cfg)
+    except GraftError as error:
+        try:
+            model = build(cfg)
+        except Exception:  # whatever the host says of malformed rows
+            raise error from None
+        check_places(model.model)  # the rows are right in a fork that counts layers in another way
+        raise
+    model = build(cfg)
+    with host_errors("run"):
+        return model, facts(model)
 
 
 def _scale_first(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -131,11 +162,13 @@ def _attention(name: str) -> str:
     TABLE.discovery.find([name])
     block = TABLE.named(name) or TABLE.variants.get(name)
     if block is None:
-        missed = "".join(f" {x}." for x in TABLE.discovery.missed)
+        missed = " ".join(f"{x}." for x in TABLE.discovery.missed)
+        if name in (x.__name__ for x in TABLE.variants.values()):  # one of this package, for which there is a reason
+            raise GraftError(f"attention={name}: {missed}")
         known = ", ".join(x.__name__ for x in TABLE.variants.values())
         raise GraftError(
             f"attention={name}: no block of this name is known. Known are {known}; "
-            f"for a block of your own see yolo_coordbifpn.register() or YOLO_COORDBIFPN_BLOCKS.{missed}"
+            f"for a block of your own see yolo_coordbifpn.register() or YOLO_COORDBIFPN_BLOCKS. {missed}".rstrip()
         )
     if not TABLE.keeps_channels(block):
         raise GraftError(
@@ -161,11 +194,7 @@ def graft_text(file: Path, variant: Variant) -> tuple[str, Rows]:
     try:
         text = file.read_text(encoding="utf-8")
         cfg = yaml.safe_load(text)
-        check_rows(cfg)
-        model = build(cfg)
-        with host_errors("run"):
-            found = facts(model)
-        rows = graft_rows(cfg, found, variant)
+        rows = graft_rows(cfg, _inspected(cfg)[1], variant)
         return rewrite(text, rows), rows
     except UnicodeDecodeError as error:
         raise GraftError(f"{file.name} is not UTF-8 text ({error}); save it as UTF-8") from error

@@ -23,7 +23,10 @@ def add_grid(rows: Rows, level: str) -> None:
         GraftError: If the head finds no objects, the backbone has no such stage, or there is a grid already.
     """
     if not _HEADS.fullmatch(rows.last.module):
-        raise GraftError(f"grid={level}: {rows.last.module} does not find objects, so no image can be skipped")
+        raise GraftError(
+            f"grid={level}: a grid is for heads of Ultralytics that find objects (Detect, Segment, Pose, OBB, "
+            f"RTDETRDecoder and their variants), not for {rows.last.module}"
+        )
     there = next((node for node in rows.nodes if node.module == "GridActivation"), None)
     if there is not None:
         raise GraftError(f"grid={level}: there is a GridActivation already: {rows.where(there)}")

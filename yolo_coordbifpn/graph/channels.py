@@ -102,6 +102,7 @@ class Walk:
         """
         self.readers: list[Reader] = []
         self.problems: list[str] = []
+        self.stopped = ""
         self.stands_for: list[int | None] = []
         self._pairs, self.layers = pairs, [*layers]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.rezero import ReZero
+from ..errors import GraftError
 from .bottleneck import last_convolutions
 
 _JOINS = {"Concat", "BiFPN_Concat"}  # a weighted concatenation replaces a plain one
@@ -117,7 +118,11 @@ def extras(model: Any, image: Tensor) -> list[tuple[Any, ...]]:
 
     Returns:
         The extra arguments of each layer; none for the head, which is not run.
+
+    Raises:
+        GraftError: As from `check_places`.
     """
+    check_places(model.model)
     given: list[tuple[Any, ...]] = [() for _ in model.model]
 
     def note(layer: Any, args: tuple[Any, ...]) -> None:
@@ -135,6 +140,21 @@ def extras(model: Any, image: Tensor) -> list[tuple[Any, ...]]:
     return given
 
 
+def check_places(layers: Sequence[Any]) -> None:
+    """Check that each layer of a built model has its place as its index, by which other layers read it.
+
+    Raises:
+        GraftError: If a layer has another: the parsers of some forks count a backbone with several outputs as several
+            layers.
+    """
+    for k, layer in enumerate(layers):
+        if getattr(layer, "i", k) != k:
+            raise GraftError(
+                f"this host counts layer {max(k - 1, 0)} ({class_name(layers[max(k - 1, 0)])}), which has several outputs, "
+                "as several layers: the places of blocks cannot be found in such a model. Write their rows by hand"
+            )
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of one layer of a built model."""
@@ -145,7 +165,11 @@ class Facts:
 
 
 def facts(model: Any) -> list[Facts]:
-    """Inspect each layer of a built model but the head, which may need more than features to run."""
+    """Inspect each layer of a built model but the head, which may need more than features to run.
+
+    Raises:
+        GraftError: As from `check_places`.
+    """
     image = pixels(model)
     given = extras(model, image)
     body = list(model.model)[:-1]

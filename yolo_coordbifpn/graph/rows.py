@@ -31,6 +31,12 @@ def check_rows(cfg: Any) -> list[Any]:
     """
     if not isinstance(cfg, dict) or not all(isinstance(cfg.get(x), list) and cfg[x] for x in ("backbone", "head")):
         raise GraftError("a model YAML has a list of rows under `backbone` and one under `head`; this one does not")
+    others = other_sections(cfg)
+    if others:
+        raise GraftError(
+            f"this model YAML has rows under {' and '.join(others)} too; blocks are put into those under backbone and "
+            "head alone. Move the other rows to the end of the backbone or the beginning of the head"
+        )
     rows: list[Any] = cfg["backbone"] + cfg["head"]
     for index, row in enumerate(rows):
         try:
@@ -38,6 +44,18 @@ def check_rows(cfg: Any) -> list[Any]:
         except RowError as error:
             raise GraftError(f"{where(cfg, index, row)}: {error}") from error
     return rows
+
+
+def other_sections(cfg: dict[str, Any]) -> list[str]:
+    """Return the keys of a model YAML, besides `backbone` and `head`, under which there are rows."""
+    return [
+        str(key)
+        for key, rows in cfg.items()
+        if key not in ("backbone", "head")
+        and isinstance(rows, list)
+        and rows
+        and all(isinstance(row, list) and len(row) == 4 and isinstance(row[2], str) for row in rows)
+    ]
 
 
 def check_row(row: Any, index: int) -> None:

@@ -22,6 +22,7 @@ class Transfer:
         donor: The model for the host to load.
         pairs: The layers of the two models, aligned.
         widened: Number of convolutions that read more channels than before.
+        unchecked: Why the output cannot be compared with the pretrained model's; empty if it can.
         problems: Why the output may differ from the pretrained model's.
         heads_read: The layers that the heads read, of the pretrained and of the new model; empty if the new head reads
             one at a level of the pretrained head that has no counterpart.
@@ -32,6 +33,7 @@ class Transfer:
     donor: nn.Module
     pairs: Pairs
     widened: int
+    unchecked: str
     problems: list[str]
     heads_read: list[tuple[int, int]]
     new_levels: list[str]
@@ -69,14 +71,16 @@ class Transfer:
             The largest ||new - old|| / ||old|| over the levels, None if a level cannot be compared.
         """
         image = pixels(target)
-        if not self.heads_read or image_channels(source) != image.shape[1]:
+        channels = image_channels(source)
+        if not self.heads_read or image.shape[1] not in (1, channels):
             return None
 
         def results(model: Any, side: int) -> list[Any]:
             layers = list(model.model)[: max(pair[side] for pair in self.heads_read) + 1]
             device = next(model.parameters()).device
             extras = [[x.to(device) for x in extra] for extra in self.extras[side]]
-            return quietly(model, lambda: outputs(layers, image.to(device), extras))
+            seen = image if side else image.expand(-1, channels, -1, -1)  # grey in all channels
+            return quietly(model, lambda: outputs(layers, seen.to(device), extras))
 
         old, new = results(source, 0), results(target, 1)
         levels = [(old[i].cpu(), new[j].cpu()) for i, j in self.heads_read]

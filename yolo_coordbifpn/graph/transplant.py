@@ -67,6 +67,7 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
         donor_model(source, donated),
         pairs,
         widened,
+        unchecked=walk.stopped,
         problems=list(dict.fromkeys([*walk.problems, *_not_neutral(pairs), *in_groups])),
         heads_read=_heads_read(pairs, walk),
         new_levels=[level(x) for x in new_strides(pairs.old[-1], pairs.new[-1])],
@@ -85,7 +86,7 @@ def follow(target: nn.Module, pairs: Pairs, layers: Sequence[nn.Module]) -> tupl
         quietly(nn.ModuleList(layers), lambda: walk.run(image, given))
     except CannotRun as error:  # layers that need more than the model passes to them in a forward pass
         walk = Walk(pairs, layers)
-        walk.problems.append(f"the layers cannot be run one by one ({error})")
+        walk.stopped = f"the layers cannot be run one by one ({error})"
     return walk, given
 
 

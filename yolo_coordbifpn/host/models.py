@@ -86,7 +86,7 @@ def host_errors(what: str) -> Iterator[None]:
     """Raise any error of the host on a user's YAML as a `GraftError`."""
     try:
         yield
-    except HostError:
+    except (GraftError, HostError):
         raise
     except Exception as error:
         raise GraftError(f"this Ultralytics cannot {what} the model: {type(error).__name__}: {error}") from error

@@ -91,7 +91,8 @@ def install_quietly() -> None:
             (safe_load_holds(host, TABLE), lambda: patch_safe_load(host, TABLE)),
             (engine is None or engine_load_holds(engine), lambda: patch_engine_load(engine, TABLE)),
         ),
-        " Update both (pip install -U ultralytics yolo_coordbifpn); `yolo-coordbifpn check` shows the details.",
+        " `yolo-coordbifpn check` shows the details. Newer versions may work together (pip install -U ultralytics "
+        "yolo_coordbifpn; not over a fork).",
     )
     if hook.HOST in _failures:
         return

@@ -24,6 +24,10 @@ import yaml
 from ..errors import GraftError, HostError
 from ..grafting.names import canonical, fingerprint, folder, missed_blocks, split, stock, suggestion, unscaled
 from ..grafting.variant import Variant
+from ..registry import TABLE
+from ..registry.row_builder import modules
+from ..registry.table import clash
+from .parser import parser_holds
 from .replacement import Undo, is_replaced, replace
 
 _REQUIRES = re.compile(r"^# Requires ultralytics>=([\d.]+)", re.MULTILINE)
@@ -121,7 +125,7 @@ def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[P
         grafted: Makes the file of a stock model YAML with a variant.
 
     Raises:
-        HostError: If the host does not have the stock model yet.
+        HostError: If the host does not have the stock model yet, or has its own block under the name of one of ours.
     """
     path = Path(str(file).strip())
     if path.suffix != ".yaml" or path.exists():
@@ -132,6 +136,11 @@ def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[P
     ours = next((folder() / x for x in names if (folder() / x).is_file()), None)
     if ours is None and variant is None:
         return None
+    if hasattr(host, "parse_model") and not parser_holds(host):
+        raise HostError(
+            f"{path.name}: other code has replaced {host.__name__}.parse_model since yolo_coordbifpn patched it, and "
+            "the new function does not know the blocks"
+        )
     theirs = {x.name: x for x in stock(host)}
     source = (theirs.get(variant[0]) or theirs.get(unscaled(variant[0]))) if variant else None
     if not theirs.keys().isdisjoint(names) or (ours is None and source is None):
@@ -143,8 +152,18 @@ def _find(file: str | Path, host: ModuleType, version: str, grafted: Callable[[P
     if ours is not None and source is None:
         _check_version(ours, version)
     if ours is not None and (source is None or _is_made_from(ours, source)):
+        _check_blocks(ours, host)
         return ours
     return grafted(source, variant[1])  # type: ignore[arg-type, index]
+
+
+def _check_blocks(ours: Path, host: ModuleType) -> None:
+    """Raise a `HostError` if the host has something else under the name of a block in a shipped YAML."""
+    clashes = {block.__name__: clash(block, vars(host)) for block in TABLE}
+    if any(clashes.values()):
+        for name in modules(yaml.safe_load(ours.read_text(encoding="utf-8"))):
+            if clashes.get(name):
+                raise HostError(f"{ours.name}: {clashes[name]}")
 
 
 def _is_bare(path: Path) -> bool:
@@ -166,15 +185,19 @@ def report_file(host: ModuleType, cfg: dict[str, Any]) -> None:
     if ours is None and (variant is None or unscaled(variant[0]) not in {unscaled(x.name) for x in stock(host)}):
         return
     try:
-        file = Path(str(host.check_yaml(str(path), hard=False)))
+        found = host.check_yaml(str(path), hard=False) or host.check_yaml(str(path.with_name(names[1])), hard=False)
+        file = Path(str(found))
         if not file.is_file() or not _has_rows_of(cfg, file):  # from a checkpoint, or a dict of the user's own
             return
     except (OSError, ValueError, GraftError, HostError, yaml.YAMLError):  # from a checkpoint of a newer host, say
         return
     local = next((x for x in map(path.with_name, names) if x.exists()), None)
-    if local is not None and (ours is None or fingerprint(local) != fingerprint(ours)):
+    theirs = file if file in stock(host) else None
+    other = local or theirs
+    if other is not None and (ours is None or fingerprint(other) != fingerprint(ours)):
+        whose = "the local file" if local else "this Ultralytics' own file"
         host.LOGGER.warning(
-            f"yolo_coordbifpn: {path.name} is the local file {local.absolute()}, which takes precedence over the model "
+            f"yolo_coordbifpn: {path.name} is {whose} {other.absolute()}, which takes precedence over the model "
             "of this name; rename the file to get that model"
         )
     else:
@@ -214,7 +237,7 @@ def _check_version(file: Path, version: str, name: str = "") -> None:
     if needs and _numbers(version) < _numbers(needs[1]):
         raise HostError(
             f"{name or file.name} needs ultralytics>={needs[1]}, this is {version}: "
-            "pip install -U ultralytics, or use a model of an older family."
+            "pip install -U ultralytics (in a fork, merge that version), or use a model of an older family."
         )
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from ..errors import HostError
 from ..registry import BlockTable
-from ..registry.row_builder import RowBuilder
-from ..registry.table import redefines
+from ..registry.row_builder import RowBuilder, is_own
+from ..registry.table import clash
 from .replacement import Undo, replace
 
 BUILDER_NAME = "_yolo_coordbifpn_rows"  # the global by which the patched code finds the builder of rows
@@ -56,7 +56,8 @@ def patch_parser(host: ModuleType, table: BlockTable, report: Callable[[dict[str
         A function that undoes the patch.
 
     Raises:
-        HostError: If the function has an unknown shape or was changed by something else, or a block's name is taken.
+        HostError: If the function has an unknown shape or was changed by something else, or the name of a user's block
+            is taken.
     """
     function = getattr(host, "parse_model", None)
     if function is None:
@@ -65,11 +66,12 @@ def patch_parser(host: ModuleType, table: BlockTable, report: Callable[[dict[str
         raise HostError(f"{host.__name__}.parse_model is not the host's own function but {function!r}")
     original = function.__code__
     code = _extended(host, original)
-    check_names(host, table)
+    check_names(host, [x for x in table if not is_own(x)])
 
     host.__dict__[BUILDER_NAME] = RowBuilder(table, report)
     for block in table:
-        expose(host, block)
+        if not clash(block, vars(host)):  # else its rows are the host's own
+            expose(host, block)
     undo_code = replace(function, "__code__", code)
 
     def undo() -> bool:
@@ -94,15 +96,12 @@ def parser_holds(host: ModuleType | None) -> bool:
     return BUILDER_NAME in getattr(getattr(function, "__code__", None), "co_names", ())
 
 
-def check_names(host: ModuleType, blocks: BlockTable | list[type]) -> None:
+def check_names(host: ModuleType, blocks: list[type]) -> None:
     """Raise a `HostError` if the host has something else under the name of one of the blocks."""
     for block in blocks:
-        other = host.__dict__.get(block.__name__, block)
-        if other is not block and not (isinstance(other, type) and redefines(block, other)):
-            raise HostError(
-                f"{host.__name__} already has a {block.__name__} ({getattr(other, '__module__', type(other))}); "
-                f"this host keeps its own, and {block.__module__}.{block.__name__} cannot have that name"
-            )
+        problem = clash(block, vars(host))
+        if problem:
+            raise HostError(problem)
 
 
 def _extended(host: ModuleType, original: CodeType) -> CodeType:
@@ -146,16 +145,28 @@ def _add_branch(function: ast.FunctionDef, host: str) -> None:
     ends = [
         node for loop in loops for node in ast.walk(loop) if isinstance(node, ast.If) and _is_last_else(node.orelse)
     ]
+    direct = [x for x in ends if any(x in _chain(statement) for loop in loops for statement in loop.body)]
+    if len(direct) == 1:  # not one inside a branch
+        ends = direct
     if len(loops) != 1 or len(ends) != 1:
+        lines = ", ".join(map(str, sorted(x.orelse[0].lineno for x in ends)))
         raise HostError(
-            f"{host}.parse_model has another shape than the known parsers "
-            f"({len(loops)} loops over rows, {len(ends)} chains that end in `else: c2 = ch[...]`; expected one of each)"
+            f"{host}.parse_model has another shape than the known parsers ({len(loops)} loops over rows, {len(ends)} "
+            f"chains that end in `else: c2 = ch[...]`{f', at the lines {lines}' * bool(lines)}; expected one of each)"
         )
     (end,) = ends
     (branch,) = _located(_BRANCH, end.orelse[0])
     assert isinstance(branch, ast.If)
     branch.orelse = end.orelse
     end.orelse = [branch]
+
+
+def _chain(statement: ast.stmt) -> list[ast.stmt]:
+    """Return an `if` with its `elif`s, another statement alone."""
+    found = [statement]
+    while isinstance(found[-1], ast.If) and len(found[-1].orelse) == 1:
+        found.append(found[-1].orelse[0])
+    return found
 
 
 def _is_last_else(body: list[ast.stmt]) -> bool:

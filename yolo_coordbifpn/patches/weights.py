@@ -43,7 +43,8 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
     base, original = model_method(host, "load")
 
     @functools.wraps(original)
-    def load(self: Any, weights: Any, verbose: bool = True) -> Any:
+    def load(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        verbose = kwargs.get("verbose", args[0] if args else True)
         table.discovery.find(modules(_yaml(self)), vars(host))  # a checkpoint may be the first to have them
         stock = not _has_other_layers(self, table)
         if stock:
@@ -51,11 +52,11 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
             if verbose and removal is not None:
                 _log_removal(host.LOGGER, removal)
             if removal is not None or not _has_other_levels(weights, self):
-                return original(self, weights if removal is None else removal.donor, verbose)
+                return original(self, weights if removal is None else removal.donor, *args, **kwargs)
         source = _model(weights)
         wrapped = wrap_as(source, self)
         if same_architecture(getattr(source, "model", ()), self.model) and not _has_other_levels(source, self):
-            result = original(self, weights, verbose)
+            result = original(self, weights, *args, **kwargs)
             adopt_starts(source, self)
             return result
         if any(p.dtype != torch.float32 for p in source.parameters()):
@@ -66,9 +67,9 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
             unwrap(self, wrapped)
             if not stock:
                 raise
-            return original(self, weights, verbose)  # of another family, of which a stock model takes what fits
+            return original(self, weights, *args, **kwargs)  # of another family, of which a stock model takes what fits
         wrap_as(transfer.donor, self)
-        result = original(self, transfer.donor, verbose)
+        result = original(self, transfer.donor, *args, **kwargs)
         adopt_starts(transfer.donor, self)
         if verbose:
             change = transfer.change(source, self)
@@ -184,7 +185,11 @@ def _log(logger: Any, transfer: Transfer, report: str, change: float | None, sto
             "yolo_coordbifpn: newly initialised, with no counterpart in the pretrained model: "
             f"{listed(pairs.unmatched)}; not used, with no counterpart in the new model: {listed(pairs.unused)}"
         )
-    if not transfer.heads_read and not transfer.problems:
+    if transfer.unchecked:
+        logger.warning(
+            "yolo_coordbifpn: the initial output was not compared with the pretrained model's: " + transfer.unchecked
+        )
+    elif not transfer.heads_read and not transfer.problems:
         logger.warning(
             "yolo_coordbifpn: the initial output differs from the pretrained model's: the head reads a new neck"
         )

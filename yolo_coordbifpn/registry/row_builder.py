@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,11 +11,11 @@ from .. import blocks
 from ..blocks.declaration import Channels
 from ..errors import RowError
 from ..graph.bottleneck import attend_inside
-from ..graph.rows import KEY, check_row, where
+from ..graph.rows import KEY, check_row, flow, other_sections, where
 from ..graph.starts import wrap
 from .messages import explain_unknown, fail, signature, usage
 from .probe import origin, probe
-from .table import BlockTable
+from .table import BlockTable, clash
 
 
 class RowBuilder:
@@ -35,14 +35,14 @@ class RowBuilder:
         """Return whether a class is a registered block."""
         return block in self._table
 
-    def stock(self, cfg: dict[str, Any], host: Container[str], verbose: bool = False) -> dict[str, Any]:
+    def stock(self, cfg: dict[str, Any], host: Mapping[str, Any], verbose: bool = False) -> dict[str, Any]:
         """Check the rows of registered blocks, and rename modules such as `C3k2_CoordAtt` to the stock block.
 
         Blocks that are registered when they are first named are registered here.
 
         Args:
             cfg: The model YAML; it is not changed.
-            host: Names that the host's parser knows.
+            host: The names that the host's parser knows, with what they stand for.
             verbose: Whether the host logs the model.
 
         Returns:
@@ -55,6 +55,14 @@ class RowBuilder:
             self._report(cfg)
         rows = all_rows(cfg)
         self._table.discovery.find(modules(cfg), host)
+        for section in other_sections(cfg):
+            for row in cfg[section]:
+                mention = self._mention(row, host)
+                if mention is not None:
+                    raise RowError(
+                        f"{flow(row)} under `{section}`: {mention[1].__name__} is built in rows under `backbone` and "
+                        "`head` alone; move those rows to the end of the backbone or the beginning of the head"
+                    )
         found = self._mentions(cfg, host)
         for index, (stock, block) in found.items():
             row = rows[index]
@@ -71,7 +79,7 @@ class RowBuilder:
         size = len(cfg["backbone"])
         return {**cfg, "backbone": rows[:size], "head": rows[size:]}
 
-    def finish(self, layers: nn.Sequential, cfg: dict[str, Any], host: Container[str]) -> nn.Sequential:
+    def finish(self, layers: nn.Sequential, cfg: dict[str, Any], host: Mapping[str, Any]) -> nn.Sequential:
         """Complete the layers that the host has built.
 
         The registered block of rows such as `C3k2_CoordAtt` is put into the stock layer. The blocks that a
@@ -80,7 +88,7 @@ class RowBuilder:
         Args:
             layers: The model's layers, changed in place.
             cfg: The model YAML as it was given.
-            host: Names that the host's parser knows.
+            host: The names that the host's parser knows, with what they stand for.
 
         Raises:
             RowError: If a stock block has no bottleneck for the registered one, or that fails on small feature maps.
@@ -100,7 +108,7 @@ class RowBuilder:
             wrap(layers, path)
         return layers
 
-    def _mentions(self, cfg: dict[str, Any], host: Container[str]) -> dict[int, tuple[str | None, type[nn.Module]]]:
+    def _mentions(self, cfg: dict[str, Any], host: Mapping[str, Any]) -> dict[int, tuple[str | None, type[nn.Module]]]:
         """Find the rows that name a registered block.
 
         Returns:
@@ -110,12 +118,12 @@ class RowBuilder:
         found = {index: self._mention(row, host) for index, row in enumerate(all_rows(cfg))}
         return {index: mention for index, mention in found.items() if mention is not None}
 
-    def _mention(self, row: Any, host: Container[str]) -> tuple[str | None, type[nn.Module]] | None:
+    def _mention(self, row: Any, host: Mapping[str, Any]) -> tuple[str | None, type[nn.Module]] | None:
         """Find the registered block that a row names, in whichever part of the row."""
         words = row if isinstance(row, (list, tuple, dict)) else [row]
         for word in (x for x in words if isinstance(x, str)):
             block = self._table.named(word)
-            if block is not None:
+            if block is not None and not clash(block, host):
                 return None, block
             for block in self._table:
                 if word.endswith(f"_{block.__name__}") and word not in host:
@@ -127,7 +135,7 @@ class RowBuilder:
         c2, args = self._table.rule(block)(c1, [])
         if c2 != c1:
             raise RowError(f"{origin(block)} makes {c2} channels out of {c1}; inside a stock block it must keep them")
-        if not _is_own(block):
+        if not is_own(block):
             probe(block, args, c1)
         return block(*args)
 
@@ -154,7 +162,8 @@ class RowBuilder:
         repeats = all_rows(cfg)[index][1]
         if isinstance(source, list) and repeats != 1:
             raise RowError(f"a block with several inputs cannot be repeated; repeats must be 1, got {repeats}")
-        front = 1 if len(ch) > index > 0 else 0  # in the YOLOv5 of 2020 and its forks
+        # `ch` begins with the image in the YOLOv5 of 2020 and its forks; in other forks a row may have several outputs
+        front = 1 if len(ch) == index + 1 > 1 else 0
         read = [ch[x + front if x >= 0 else x] for x in (source if isinstance(source, list) else [source])]
         c1: Channels = read if isinstance(source, list) else read[0]
         c2, full = self._table.rule(block)(c1, args)
@@ -164,12 +173,12 @@ class RowBuilder:
                 takes.bind(*full)
         except TypeError as error:
             raise RowError(f"got {len(args)} arguments, which are too many or too few for {origin(block)}") from error
-        if isinstance(c1, int) and not _is_own(block):
+        if isinstance(c1, int) and not is_own(block):
             probe(block, full, c1)
         return c2, full
 
     def explain(
-        self, error: BaseException, cfg: dict[str, Any], scope: dict[str, Any], host: Container[str] = ()
+        self, error: BaseException, cfg: dict[str, Any], scope: dict[str, Any], host: Mapping[str, Any]
     ) -> None:
         """Raise a `RowError` that names the row if an error came from a row of a registered block.
 
@@ -177,7 +186,7 @@ class RowBuilder:
             error: What the host's parser raised.
             cfg: The model YAML.
             scope: Local variables of the host's parser at that moment.
-            host: Names that the host's parser knows.
+            host: The names that the host's parser knows, with what they stand for.
 
         Raises:
             RowError: For a row that names a registered block, alone or inside a stock one, or a misspelled one.
@@ -197,7 +206,7 @@ class RowBuilder:
             explain_unknown(error, cfg, index, row, self._table, host)
 
 
-def _is_own(block: type[nn.Module]) -> bool:
+def is_own(block: type[nn.Module]) -> bool:
     """Return whether a block is one of this package, which its tests run on small feature maps."""
     return block.__module__.startswith(f"{blocks.__name__}.")
 

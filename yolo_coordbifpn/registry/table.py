@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -20,6 +20,24 @@ def redefines(block: type, other: type) -> bool:
     return "<locals>" not in block.__qualname__ and (block.__module__, block.__qualname__) == (
         other.__module__,
         other.__qualname__,
+    )
+
+
+def clash(block: type, host: Mapping[str, Any]) -> str:
+    """Say what else a host has under the name of a block; an empty string if nothing.
+
+    Args:
+        block: The block.
+        host: The names of the module that defines the host's parser.
+    """
+    other = host.get(block.__name__, block)
+    if other is block or (isinstance(other, type) and redefines(block, other)):
+        return ""
+    module, name = getattr(other, "__module__", type(other)), block.__name__
+    own = f" Its own as a variant: YOLO_COORDBIFPN_BLOCKS={module}:{name}" if declaration(block).gives_way else ""
+    return (
+        f"{host['__name__']} already has a {name} ({module}); this host keeps its own, and {block.__module__}.{name} "
+        f"cannot have that name.{own}".removesuffix(".")
     )
 
 

@@ -1,0 +1,234 @@
+"""Forks of Ultralytics itself: other signatures, blocks of the same name, rows with several outputs, other files."""
+
+from __future__ import annotations
+
+import copy
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+import torch
+import ultralytics
+from new_process import run_python
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+from ultralytics.nn.tasks import DetectionModel
+
+from yolo_coordbifpn import BiFPN_Concat, GraftError, HostError, RowError, graft
+from yolo_coordbifpn.commands import main
+from yolo_coordbifpn.graph.layers import facts
+from yolo_coordbifpn.patches import names as patch
+from yolo_coordbifpn.patches.parser import _compiled
+from yolo_coordbifpn.registry import TABLE
+from yolo_coordbifpn.registry.row_builder import RowBuilder
+
+OTHER_LOAD = """
+from ultralytics.nn import tasks
+original, seen = tasks.BaseModel.load, []
+def load(self, weights, verbose=True, strict=True):
+    seen.append(strict)
+    return original(self, weights, verbose)
+tasks.BaseModel.load = load
+import yolo_coordbifpn
+from ultralytics import YOLO
+stock, ours = YOLO("yolo11n.yaml").model, YOLO("yolo11n-bifpn.yaml").model
+YOLO("yolo11n.yaml").model.load(stock, strict=False)
+ours.load(stock, strict=False)
+ours.load(ours, False, False)
+stock.load(ours, strict=False)
+print(seen)
+"""
+
+
+def test_a_load_with_more_arguments(python: Callable[..., str]) -> None:
+    """What a fork's `load` takes besides is passed on, with and without our blocks."""
+    assert python(OTHER_LOAD, YOLO_COORDBIFPN_AUTOLOAD="0").splitlines()[-1] == str([False] * 4)
+
+
+REPLACED = """
+import ultralytics.nn.tasks as tasks
+import yolo_coordbifpn
+from ultralytics import YOLO
+YOLO("yolo11n-bifpn.yaml")
+def parse_model(d, ch, verbose=True): raise TypeError("mine")
+tasks.parse_model = parse_model
+try:
+    YOLO("yolo11n-bifpn.yaml")
+except yolo_coordbifpn.HostError as error:
+    print(error)
+"""
+
+
+def test_a_parser_replaced_later(python: Callable[..., str]) -> None:
+    """The error says that other code has replaced the parser."""
+    assert "other code has replaced ultralytics.nn.tasks.parse_model" in python(REPLACED)
+
+
+# Rows with several outputs --------------------------------------------------------------------------------------------
+
+
+def test_channels_of_a_backbone_with_several_outputs() -> None:
+    """If a row has several outputs, `ch` has all their channels, and sources count outputs."""
+    cfg = {"backbone": [[-1, 1, "starnet", []]], "head": [[[-1, 3], 1, "BiFPN_Concat", [1]]]}
+    channels, _ = RowBuilder(TABLE).resolve(BiFPN_Concat, cfg, [0, 16, 32, 64, 128], 1, [-1, 3], [1])
+    assert channels == 128 + 64
+
+
+@pytest.fixture
+def counted() -> Any:
+    """Build a model whose first row counts as five layers, as in forks with a backbone of several outputs."""
+    model = DetectionModel("yolo11n.yaml", verbose=False)
+    for layer in list(model.model)[1:]:
+        layer.i += 4
+    return model
+
+
+def test_layers_that_are_counted_in_another_way(
+    counted: Any, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    """A graft and a drawing say so; loaded weights are not claimed to differ."""
+    from yolo_coordbifpn.grafting import graft as module
+
+    counts = r"counts layer 0 \(Conv\), which has several outputs, as several layers"
+    with pytest.raises(GraftError, match=counts):
+        facts(counted)
+    cfg = copy.deepcopy(YOLO("yolo11n.yaml").model.yaml)
+    cfg["head"][-1][0] = [x + 4 for x in cfg["head"][-1][0]]  # read as rows, there are no such layers
+    monkeypatch.setattr(module, "build", lambda given: counted)
+    with pytest.raises(GraftError, match=counts):
+        graft(cfg)
+    new = DetectionModel("yolo11n-bifpn.yaml", verbose=False)
+    for layer in list(new.model)[1:]:
+        layer.i += 4
+    new.load(DetectionModel("yolo11n.yaml", verbose=False))
+    assert "the initial output was not compared with the pretrained model's: the layers cannot be run" in log.text
+    assert "differs from the pretrained model's" not in log.text
+
+
+# Other YAMLs ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_in_another_section() -> None:
+    """Rows under `neck` are named as what is wrong, by a graft and by a row of a block."""
+    cfg = YOLO("yolo11n.yaml").model.yaml
+    split = {**cfg, "neck": cfg["head"][:-1], "head": cfg["head"][-1:]}
+    with pytest.raises(GraftError, match="has rows under neck too"):
+        graft(split)
+    split["neck"][0] = [[-1, 6], 1, "BiFPN_Concat", [1]]
+    with pytest.raises(RowError, match="under `neck`: BiFPN_Concat is built in rows under `backbone` and `head` alone"):
+        DetectionModel(split, verbose=False)
+
+
+@pytest.mark.parametrize("name", ["yolo11-bifpn.yaml", "yolo11n-bifpn.yaml"])
+def test_a_file_of_the_fork_with_one_of_our_names(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    """The fork's file is built, and a warning says so."""
+    (source,) = (x for x in patch.stock(tasks) if x.name == "yolo11.yaml")
+    own = tmp_path / "yolo11-bifpn.yaml"
+    own.write_text(source.read_text())
+    original = patch.stock
+    monkeypatch.setattr(patch, "stock", lambda host: [*original(host), own])
+    monkeypatch.setattr(tasks, "check_yaml", lambda file, **_: str(own) if Path(file).name == own.name else "")
+    cfg = {**YOLO(str(own)).model.yaml, "yaml_file": name}
+    log.clear()
+    patch.report_file(tasks, cfg)
+    (warning,) = log.messages
+    assert f"{name} is this Ultralytics' own file {own}, which takes precedence" in warning
+
+
+def test_grey_images(log: pytest.LogCaptureFixture) -> None:
+    """A model of one channel is compared with its weights for colours on a grey image."""
+    old = DetectionModel("yolo11n.yaml", verbose=False)
+    cfg = {**copy.deepcopy(tasks.yaml_model_load("yolo11n-bifpn.yaml")), "channels": 1}
+    new = DetectionModel(cfg, ch=1, verbose=False)
+    new.load(old)
+    assert "what the head reads differs by" in log.text
+
+
+# Parsers --------------------------------------------------------------------------------------------------------------
+
+NESTED = """
+def parse_model(d, ch):
+    layers = []
+    for i, (f, n, m, args) in enumerate(d["backbone"] + d["head"]):
+        if m == "a":
+            if n > 1:
+                c2 = args[0]
+            else:
+                c2 = ch[f]
+        elif m == "b":
+            c2 = args[0]
+        else:
+            c2 = ch[f]
+        layers.append(c2)
+    return layers
+"""
+
+
+def code_of(source: str) -> CodeType:
+    """Compile a module and return the code of its `parse_model`."""
+    scope: dict[str, Any] = {}
+    exec(compile(source, "nested", "exec", dont_inherit=True), scope)  # noqa: S102
+    return scope["parse_model"].__code__
+
+
+def test_a_chain_inside_a_branch() -> None:
+    """The branch is added to the chain of the loop, not to one inside a branch; else the error names the lines."""
+    assert "resolve" in _compiled(NESTED, "nested", code_of(NESTED)).co_names
+    second = "        if m:\n            pass\n        else:\n            c2 = ch[f]\n"
+    two = NESTED.replace("        layers.append", f"{second}        layers.append")
+    with pytest.raises(HostError, match=r"3 chains that end in .*, at the lines 9, 13, 17; expected one of each"):
+        _compiled(two, "nested", code_of(two))
+
+
+# The commands ---------------------------------------------------------------------------------------------------------
+
+COMMAND = Path(sysconfig.get_path("scripts")) / "yolo-coordbifpn"
+
+
+@pytest.mark.skipif(not COMMAND.is_file(), reason="the package is not installed with its command")
+def test_a_fork_in_the_working_folder(tmp_path: Path) -> None:
+    """The installed command takes the fork in the working folder, as `python train.py` does there."""
+    (tmp_path / "ultralytics").symlink_to(Path(ultralytics.__file__).parent)
+    done = run_python(str(COMMAND), "check", folder=tmp_path)
+    assert str(tmp_path / "ultralytics") in done.stdout, done.stderr
+
+
+def test_check_with_a_fork_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, python: Callable[..., str]) -> None:
+    """Where a fork with its own parser stands alone, a missing Ultralytics is no fault."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n" + NESTED.replace("return layers", "return nn.Sequential(*layers)")
+    )
+    code = "import sys; sys.modules['ultralytics'] = None; from yolo_coordbifpn.commands import main; main(['check'])"
+    out = python(code, YOLO_COORDBIFPN_PARSERS="mine")
+    lines = [" ".join(x.split()) for x in out.splitlines()]
+    assert "ultralytics missing, which the parsers below do not need" in lines
+    assert "parser: mine holds" in lines
+    assert not [x for x in lines if x.startswith("conflict ") and "start-up hook" not in x]
+
+
+def test_check_names_the_blocks_that_the_host_has_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A block of the fork with the name of one of ours is listed, and is no fault."""
+    monkeypatch.setattr(tasks, "CoordAtt", torch.nn.Identity)
+    main(["check"])
+    out = capsys.readouterr().out
+    assert "ultralytics.nn.tasks already has a CoordAtt (torch.nn.modules.linear)" in out
+    assert not [x for x in out.splitlines() if x.startswith("conflict ") and "CoordAtt" in x]
+
+
+def test_a_row_with_the_forks_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that names the fork's own block of a name of ours builds that block."""
+
+    class CoordAtt(torch.nn.Identity):
+        pass
+
+    monkeypatch.setattr(tasks, "CoordAtt", CoordAtt)
+    cfg = tasks.yaml_model_load("yolo11n.yaml")
+    cfg["head"] = [[-1, 1, "CoordAtt", []], [[-1], 1, "Detect", ["nc"]]]
+    assert type(DetectionModel(cfg, verbose=False).model[11]) is CoordAtt
