@@ -8,8 +8,7 @@ import importlib.util
 import inspect
 import io
 import math
-import subprocess
-import sys
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +18,14 @@ import onnxruntime
 import pytest
 import torch
 from conftest import gap, inserted, yolo
+from new_process import run_python
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 from ultralytics.utils import DEFAULT_CFG
 from ultralytics.utils.metrics import batch_probiou, box_iou
 
-from yolo_coordbifpn import GraftError, graft, install, register, uninstall
+from yolo_coordbifpn import CoordAtt, GraftError, graft, install, register, uninstall
 from yolo_coordbifpn.blocks.density import DensityHead, crowding
 from yolo_coordbifpn.blocks.overlap import overlap
 from yolo_coordbifpn.commands import main
@@ -225,6 +225,45 @@ def test_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
         run_host(x, densities, **options)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_boxes_without_area(seed: int) -> None:
+    """Boxes that are points overlap nothing and are kept, however many there are."""
+    points = torch.rand(300, 2, generator=torch.Generator().manual_seed(seed)) * 10
+    kept = hard_nms(torch.cat((points, points), 1), torch.rand(300), torch.full((300,), 0.5))
+    assert len(kept) == 300
+
+
+def test_the_setting_is_read_as_check_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spaces and capitals do not matter."""
+    monkeypatch.setenv(adaptive_nms.SETTING, " Soft ")
+    assert adaptive_nms._kind() == "soft"
+
+
+CHANGED_NMS = (
+    ("x", "non_max_suppression has no variable x"),
+    ("nc", "non_max_suppression has no variable nc"),
+)
+
+
+@pytest.mark.parametrize(("name", "message"), CHANGED_NMS)
+def test_nms_with_other_names_is_refused(name: str, message: str, tmp_path: Path) -> None:
+    """A fork's function that suppresses as usual but names its variables in another way is an error, not a crash."""
+    source = """
+import torch
+@torch.no_grad()
+def non_max_suppression(prediction, conf_thres=0.25, iou_thres=0.45, max_det=300, nc=0):
+    for x in prediction:
+        i = torch.ops.torchvision.nms(boxes, scores, iou_thres)
+    return i
+"""
+    file = tmp_path / "forked.py"
+    file.write_text(re.sub(rf"\b{name}\b", "other", source))
+    scope: dict[str, Any] = {"__name__": "forked"}
+    exec(compile(file.read_text(), str(file), "exec"), scope)  # noqa: S102
+    with pytest.raises(adaptive_nms.HostError, match=message):
+        adaptive_nms._adaptive(scope["non_max_suppression"])
+
+
 def test_unknown_nms_is_left_alone() -> None:
     """A function that suppresses in another way is an error that says so, and stays as it is."""
 
@@ -250,9 +289,10 @@ def test_density_head_reads_a_list() -> None:
     """One layer in place of a list, and wrong arguments, are errors with the row to write."""
     with pytest.raises(ValueError, match=r"\[\[16, 19, 22\], 1, DensityHead, \[\]\]; got one layer with 64"):
         DensityHead(64)
-    for options in ({"hidden": 0}, {"loss_gain": 1}, {"loss_gain": -1.0}):
+    for options in ({"hidden": 0}, {"loss_gain": "1"}, {"loss_gain": -1.0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             DensityHead([8, 8], **options)
+    assert DensityHead([8, 8], 32, 2).loss_gain == 2
     with pytest.raises(ValueError, match="needs a forward pass before"):
         DensityHead([8, 8]).loss({})
 
@@ -453,6 +493,19 @@ def test_older_hosts_have_no_columns(models: dict[str, YOLO], log: Any, monkeypa
     assert log.text.count("density_loss: in the total loss; this Ultralytics has no columns") == 1
 
 
+def test_losses_that_are_not_times_the_batch_size() -> None:
+    """The host does not multiply the losses of classifiers by the batch size, nor are those of their blocks."""
+    model = tasks.ClassificationModel("yolo11n-cls-coordatt.yaml", verbose=False)
+    (block,) = (m for m in model.modules() if isinstance(m, CoordAtt))
+    batch = {"img": torch.rand(4, 3, 64, 64), "cls": torch.tensor([0, 1, 2, 3])}
+    with torch.random.fork_rng():
+        alone, _ = model.loss(batch)
+    block.loss = lambda batch: {"own_loss": torch.tensor(1.0)}
+    with torch.random.fork_rng():
+        together, _ = model.loss(batch)
+    assert float(together) == pytest.approx(float(alone) + 1, abs=0.2)  # dropout
+
+
 # The stock command
 
 
@@ -482,7 +535,7 @@ model.add_callback("on_model_save", lambda trainer: os._exit(9))
 model.train(data={str(scenes)!r}, epochs=2, imgsz=64, batch=4, workers=0, plots=False, device="cpu",
             project={str(tmp_path)!r}, name="run")
 """
-    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    killed = run_python("-c", code, folder=tmp_path)
     assert killed.returncode == 9, killed.stderr
     yolo(tmp_path, "train", "resume", f"model={tmp_path / 'run' / 'weights' / 'last.pt'}")
     with (tmp_path / "run" / "results.csv").open() as stream:
@@ -544,7 +597,9 @@ def test_export_has_no_densities(models: dict[str, YOLO], nms: bool, tmp_path: P
     files = []
     for name, model in (("ours", ours), ("stock", stock)):
         model.ckpt_path = model.model.pt_path = str(tmp_path / f"{name}.pt")
-        files.append(model.export(format="onnx", imgsz=64, nms=nms or None, conf=0.001 if nms else None))
+        files.append(
+            model.export(format="onnx", imgsz=64, nms=nms or None, conf=0.001 if nms else None, simplify=False)
+        )
     assert log.text.count("the exported model has no densities: its NMS, the host's or built in") == 1
     x = torch.rand(1, 3, 64, 64).numpy()
     outs = [onnxruntime.InferenceSession(file).run(None, {"images": x}) for file in files]

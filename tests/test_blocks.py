@@ -358,18 +358,6 @@ def test_dtypes(which: int, dtype: torch.dtype) -> None:
     assert (out - exact).norm() / exact.norm() < tolerance
 
 
-@pytest.mark.parametrize("which", range(3))
-def test_script_trace_and_pickle(which: int, tmp_path: Path) -> None:
-    """Tracing and pickling give the same result; the checkpoint loads with weights only."""
-    block, x = blocks()[which]
-    block.eval()
-    out = block(x)
-    traced = torch.jit.trace(block, (x,))
-    torch.testing.assert_close(traced(x), out)
-    torch.save(block, tmp_path / "block.pt")
-    torch.testing.assert_close(torch.load(tmp_path / "block.pt", weights_only=False)(x), out)
-
-
 BAD = [
     (lambda: CoordAtt([64, 64]), "one input"),
     (lambda: CoordAtt(0), "channels must be a positive whole number"),

@@ -211,6 +211,26 @@ def test_check_with_a_fork_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert not [x for x in lines if x.startswith("conflict ") and "start-up hook" not in x]
 
 
+OPTIONAL = """
+import ultralytics.utils.callbacks as callbacks
+del callbacks.add_integration_callbacks
+import ultralytics.utils.nms as nms
+def non_max_suppression(prediction, *args, **kwargs): return prediction
+nms.non_max_suppression = non_max_suppression
+from yolo_coordbifpn.commands import main
+main(["check"])
+"""
+
+
+def test_check_names_the_patches_that_are_not_possible(python: Callable[..., str]) -> None:
+    """What a host lacks is listed with its reason; the patches that every host has hold."""
+    lines = [" ".join(x.split()) for x in python(OPTIONAL, YOLO_COORDBIFPN_AUTOLOAD="0").splitlines()]
+    start = "not possible with this Ultralytics:"
+    assert f"patch: trainer callbacks {start} ultralytics.utils.callbacks has no add_integration_callbacks" in lines
+    assert any(x.startswith(f"patch: adaptive NMS {start} ") for x in lines)
+    assert "patch: pretrained weights holds" in lines
+
+
 def test_check_names_the_blocks_that_the_host_has_itself(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

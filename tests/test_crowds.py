@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from yolo_coordbifpn.crowds import sweep as sweeping
 from yolo_coordbifpn.crowds.report import best, table, verdict, write_report
 from yolo_coordbifpn.crowds.scores import Score, Tally, _matches
 from yolo_coordbifpn.errors import InspectError
+from yolo_coordbifpn.host.models import open_model
 
 WEIGHTS = SHARED / "weights" / "yolo11n-coco-int8dq.pt"
 COCO8 = SHARED / "data" / "coco8" / "data.yaml"
@@ -71,10 +73,24 @@ def test_report(tmp_path: Path) -> None:
     assert "is worse than" in verdict(scores(("fixed", 0.5, 0.3), ("adaptive", 0.5, 0.2)))
     assert "is as good as" in verdict(scores(("fixed", 0.5, 0.3), ("adaptive", 0.5, 0.3)))
     assert "no DensityHead" in verdict(found[:2])
+    nothing = [Score("fixed", 0.5, 0.0, 0.0, math.nan, (math.nan, math.nan), 0.0)]
+    assert verdict(nothing) == "The data have no objects, so no NMS is better than another."
     files = write_report(found, tmp_path / "new")
     assert all(file.stat().st_size > 100 for file in files)
     with files[0].open() as stream:
         assert [row["mAP50-95"] for row in csv.DictReader(stream)] == ["0.3000", "0.4000", "0.4500"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (WEIGHTS.is_file() and COCO8.is_file()), reason="YOLO_COORDBIFPN_SHARED has no such data")
+def test_sweep_with_a_single_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With single_cls=True the fixed threshold gives the host's own mAP too."""
+    monkeypatch.setattr(sweeping, "THRESHOLDS", (0.7,))
+    options = {"project": str(tmp_path), "single_cls": True, **OPTIONS}
+    found = sweeping.sweep(WEIGHTS, str(COCO8), 0.01, **options)
+    host = YOLO(str(WEIGHTS)).val(data=str(COCO8), plots=False, **options)
+    assert found[0].map == pytest.approx(host.box.map, abs=1e-6)
+    assert found[0].map > 0.1
 
 
 @pytest.mark.slow
@@ -127,10 +143,32 @@ def test_models_without_nms(tmp_path: Path) -> None:
     YOLO("yolo11n-cls.yaml").save(tmp_path / "cls.pt")
     with pytest.raises(InspectError, match="is a model of the task classify; NMS is for detect, segment, pose, obb"):
         sweeping.sweep(tmp_path / "cls.pt", "coco8.yaml")
-    data = write_scenes(tmp_path / "scenes", train=1, val=1, size=64, seed=0)
-    YOLO("yolo26n.yaml").save(tmp_path / "end.pt")
-    with pytest.raises(InspectError, match=r"needs no NMS \(end2end\), so there is nothing to measure"):
-        sweeping.sweep(tmp_path / "end.pt", str(data), project=str(tmp_path), nms=False, **{**OPTIONS, "imgsz": 64})
+    for name in ("yolo26n", "yolov10n", "rtdetr-resnet50"):
+        open_model(f"{name}.yaml", name).save(tmp_path / f"{name}.pt")
+        with pytest.raises(InspectError, match="needs no NMS, so there is nothing to measure"):
+            sweeping.sweep(tmp_path / f"{name}.pt", "coco8.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("path: x\nval: x\n", "train"), ("a: [1", "b.yaml"), ("hello", "b.yaml"), (None, "b.yaml")],
+)
+def test_data_that_cannot_be_opened(
+    text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands name the data and say why; nothing is a traceback."""
+    data, model = tmp_path / "b.yaml", tmp_path / "model.pt"
+    if text is not None:
+        data.write_text(text)
+    YOLO("yolo11n-grid.yaml").save(model)
+    for command in ("nms", "grid"):
+        assert main([command, f"model={model}", f"data={data}", f"project={tmp_path}"]) == 1
+        printed = capsys.readouterr().err
+        assert f"data={data}: " in printed
+        assert message in printed
+    assert main(["nms", f"model={model}", f"data={data}", "conf=None"]) == 2
+    assert main(["nms", f"model={tmp_path / 'no.pt'}", f"data={data}"]) == 1
+    assert "there is no checkpoint" in capsys.readouterr().err
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +177,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert main(["nms", "model=best.pt", "data=x.yaml", "iou=0.5"]) == 2
     assert main(["nms", "model=best.pt", "data=x.yaml", "conf=2"]) == 1
     printed = capsys.readouterr().err
-    assert "data= a data YAML" in printed
+    assert "data= is missing; it must be a data YAML" in printed
     assert "iou= is not for nms, which runs every NMS on one pass" in printed
     assert "the host's val does not accept these arguments" in printed
     monkeypatch.setattr(sweeping, "THRESHOLDS", (0.5,))

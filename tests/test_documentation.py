@@ -52,7 +52,10 @@ def test_tables_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert make_tables.main(["--check"]) == 0, capsys.readouterr().out
     page = (ROOT / "scripts" / "README.md").read_text(encoding="utf-8")
-    assert make_tables.filled(page.replace("0.6293", "0.7293")) == page
+    number = re.search(r"(?m)^\|[^|\n]*\|[^|\n]*\d\.(\d+)", page)
+    assert number is not None
+    changed = page[: number.start(1)] + "9" * 7 + page[number.end(1) :]
+    assert make_tables.filled(changed) == page != changed
 
 
 def test_numbers_in_sentences_are_inside_a_line() -> None:
@@ -69,7 +72,7 @@ def test_every_result_is_shown() -> None:
     assert set(re.findall(r"<!-- table: (\S+) -->", text)) == set(make_tables.TABLES)
     page = (ROOT / "scripts" / "README.md").read_text(encoding="utf-8")
     for file in (ROOT / "scripts" / "results").iterdir():
-        assert f"results/{file.stem}" in page, file.name
+        assert f"results/{file.name}" in page, file.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda x: x.relative_to(ROOT).as_posix())

@@ -511,7 +511,8 @@ def test_command(checkpoint: Path, scenes: Path, tmp_path: Path, capsys: pytest.
     [
         ("threshold=1.5", "from 0, which skips nothing, to 1, got '1.5'"),
         ("threshold=some", "threshold= must be best, or a number"),
-        ("model=missing.pt", "model= must be a checkpoint file"),
+        ("model=missing.pt", "model=: there is no file missing.pt"),
+        ("model=yolo11n.yaml", "model= must be a checkpoint file such as best.pt, got 'yolo11n.yaml'"),
         ("augment=True", "augment= is not for grid"),
     ],
 )

@@ -60,8 +60,9 @@ def build(*rows: list) -> nn.Module:
 
 
 def test_stock_code_finds_the_blocks(python: Callable[..., str]) -> None:
-    """A new process that does not import the package builds one of our models and prints nothing about us."""
+    """A new process that does not import the package builds one of our models, and the hook says nothing."""
     code = (
+        "import sys; sys.stderr = sys.stdout;"
         "from ultralytics import YOLO; m = YOLO('yolo11n-coordatt-bifpn.yaml'); print(type(m.model.model[9]).__name__)"
     )
     out = python(code, fresh=True)
@@ -321,8 +322,16 @@ def test_quiet_keeps_other_threads_loud(log: Any) -> None:
     assert "logged info" in log.text
 
 
-def test_two_threads_name_a_block_first(installed: None) -> None:
-    """Two threads that build a model with SE at once, which registers it, both build it."""
+def test_a_table_grows_while_it_is_read() -> None:
+    """Another thread may register a block while one goes through the table."""
+    blocks = table()
+    found = [block for block in blocks if not blocks.named("SE") and blocks.add(SE) is None]
+    assert found == [CoordAtt]
+    assert SE in blocks
+
+
+def test_two_threads_name_a_block_first() -> None:
+    """Two threads that look for SE at once, which registers it, both find it."""
     barrier, found = threading.Barrier(2), []
     table = BlockTable()
 
@@ -366,6 +375,21 @@ def test_a_made_file_that_is_gone_is_made_again() -> None:
     assert tasks.check_yaml("yolo12-pose-bifpn.yaml") == str(file)
     shutil.rmtree(file.parent)
     assert Path(tasks.check_yaml("yolo12-pose-bifpn.yaml")).read_text() == text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
+def test_a_file_keeps_its_place_and_its_mode(tmp_path: Path) -> None:
+    """A file that is written through a link stays where it is, and nobody may read more than before."""
+    (tmp_path / "real.pt").write_text("old")
+    (tmp_path / "real.pt").chmod(0o600)
+    (tmp_path / "link.pt").symlink_to(tmp_path / "real.pt")
+    write(tmp_path / "link.pt", "new")
+    assert (tmp_path / "link.pt").is_symlink()
+    assert (tmp_path / "real.pt").read_text() == "new"
+    assert (tmp_path / "real.pt").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(OSError, match="File name too long") as caught:
+        write(tmp_path / ("a" * 250), "text")
+    assert caught.value.filename == str(tmp_path / ("a" * 250))
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

@@ -27,14 +27,16 @@ ROOMS = [  # data flows down this list: a room imports from those above it alone
     ("compare",),
     ("commands",),
 ]
-RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
+RANK = {name: rank for rank, rooms in enumerate(ROOMS) for name in rooms}
 ASK_THE_HOST = {"host", "grafting", "inspection", "grids", "patches", "crowds", "compare", "commands"}
-FILES = sorted(x for x in PACKAGE.rglob("*.py") if x.parent != PACKAGE and "startup" not in x.parts)
 
 
 def room(file: Path) -> str:
     """Return the room that a file is in."""
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+FILES = sorted(x for x in PACKAGE.rglob("*.py") if room(x) in RANK and "startup" not in x.parts)
 
 
 def imported(file: Path, everywhere: bool = True) -> Iterator[str]:

@@ -224,6 +224,14 @@ def test_interrupt(checkpoint: Path, scene: Path, tmp_path: Path, monkeypatch: p
     assert [Path(x["file_name"]).name for x in data["images"]] == ["scene.png"]
 
 
+def test_images_of_other_channels() -> None:
+    """A model for images of four channels is refused before any image is read."""
+    yolo: Any = YOLO("yolo11n.yaml")
+    yolo.model.yaml["channels"] = 4
+    with pytest.raises(InspectError, match="four.pt takes images of 4 channels; tiles are cut from images of 3 or 1"):
+        TileModel(yolo, TILING, "four.pt")
+
+
 def test_too_large(checkpoint: Path, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image for which the memory does not suffice is refused before it is decoded."""
     free = type("Memory", (), {"available": 5 * 3 * WIDTH * HEIGHT - 1})

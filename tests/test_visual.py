@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import random
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from dataclasses import replace
@@ -37,11 +39,13 @@ from yolo_coordbifpn.graph.paths import fusions
 from yolo_coordbifpn.graph.starts import wrap
 from yolo_coordbifpn.host.models import build, load
 from yolo_coordbifpn.inspection import gate_plot
+from yolo_coordbifpn.inspection.attention_plot import plot_effects
 from yolo_coordbifpn.inspection.diagram import diagram, neck
 from yolo_coordbifpn.inspection.effects import effects
+from yolo_coordbifpn.inspection.epoch_log import FusionLog
 from yolo_coordbifpn.inspection.findings import notes, shares
 from yolo_coordbifpn.inspection.fusion_plot import plot_fusion_weights
-from yolo_coordbifpn.inspection.gates import Gates
+from yolo_coordbifpn.inspection.gates import Gates, InspectedImage, SpatialMap
 from yolo_coordbifpn.inspection.graph_plot import draw
 from yolo_coordbifpn.inspection.page import figures, page
 from yolo_coordbifpn.inspection.palette import path_styles
@@ -130,7 +134,7 @@ class BaseTrainer:
     def __init__(self, folder: Path, model: nn.Module, start_epoch: int = 0) -> None:
         self.save_dir, self.start_epoch, self.epoch = folder, start_epoch, start_epoch
         self.ema = SimpleNamespace(ema=model)
-        self.args = SimpleNamespace(plots=True)
+        self.args = SimpleNamespace(plots=False)
         self.metrics: dict[str, float] = {"mAP": 0.5}
         self.callbacks: dict[str, list[Any]] = defaultdict(list)
 
@@ -175,6 +179,7 @@ def epochs(folder: Path) -> list[str]:
 def test_the_hosts_loggers_see_the_weights(start: Any, model: Any, tmp_path: Path) -> None:
     """Only the host's loggers see the weights among the metrics, once for each epoch; logs and plots are written."""
     trainer, seen = start(tmp_path, model)
+    trainer.args.plots = True
     trainer.train(2)
     assert trainer.metrics == {"mAP": 0.5}
     names = [x for x in seen[0] if x.startswith("fusion/")]
@@ -194,6 +199,7 @@ def test_the_effects_of_attention_are_logged(start: Any, tmp_path: Path, log: An
         if moved:
             nn.init.normal_(built.model[9].conv_h.weight, std=2.0)
         trainer, seen = start(tmp_path, built)
+        trainer.args.plots = moved
         trainer.train(2)
         with (tmp_path / "attention.csv").open() as stream:
             rows = [{k: v if k == "block" else float(v) for k, v in x.items()} for x in csv.DictReader(stream)]
@@ -742,6 +748,67 @@ def test_plot_of_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("epoch,layer,node,input,weight\n")
     with pytest.raises(ValueError, match="empty.csv has no fusion weights"):
         plot_fusion_weights(tmp_path / "empty.csv", tmp_path / "x.png")
+
+
+def test_a_log_of_a_killed_training(tmp_path: Path) -> None:
+    """A last row that was cut is left out."""
+    whole = "epoch,layer,node,input,weight\n1,13,P4,a,0.4\n1,13,P4,b,0.6\n"
+    for text in (whole, whole + "2,13,P4,a", whole + "2,13,P4,a,"):
+        (tmp_path / "fusion_weights.csv").write_text(text)
+        plot_fusion_weights(tmp_path / "fusion_weights.csv", tmp_path / f"{len(text)}.png")
+    assert len({x.read_bytes() for x in tmp_path.glob("*.png")}) == 1
+    head = "epoch,layer,block,change,channel_low,channel_high,within_map\n1,9,SE,0.1,,,\n"
+    (tmp_path / "attention.csv").write_text(head + "2,9,SE,0.")
+    plot_effects(tmp_path / "attention.csv", tmp_path / "attention.png")
+
+
+def test_the_log_follows_a_new_model(model: Any, tmp_path: Path) -> None:
+    """When the host goes back to a checkpoint after a NaN, it makes a new averaged model, whose weights are logged."""
+    log = FusionLog(tmp_path, 0)
+    log.record(1, model)
+    new = copy.deepcopy(model)
+    (first, *_) = (m for m in new.modules() if isinstance(m, BiFPN_Concat))
+    first.weight.data[0] = 5.0
+    log.record(2, new)
+    with (tmp_path / "fusion_weights.csv").open() as stream:
+        rows = [float(x["weight"]) for x in csv.DictReader(stream) if x["layer"] == str(first.i)]
+    assert rows[0] != rows[2] == pytest.approx(float(first.normalized_weights()[0]), abs=1e-5)
+
+
+def test_the_curve_is_that_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative name finds the log beside its folder of checkpoints; a model YAML has no training."""
+    weights = tmp_path / "run" / "weights"
+    weights.mkdir(parents=True)
+    YOLO("yolo11n-bifpn.yaml").save(weights / "best.pt")
+    (tmp_path / "run" / "fusion_weights.csv").write_text("epoch,layer,node,input,weight\n1,13,P4,a,0.4\n")
+    monkeypatch.chdir(weights)
+    assert [x.name for x in figures(inspect("best.pt"))] == ["neck", "fusion_weights"]
+    assert [x.name for x in figures(inspect("yolo11n-bifpn.yaml"))] == ["neck"]
+    (tmp_path / "run" / "fusion_weights.csv").write_text("epoch,layer,node,input,weight\n")
+    assert [x.name for x in figures(inspect("best.pt"))] == ["neck"]
+
+
+def test_names_with_dollars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dollars in the names of images and models are drawn as they are, not read as formulas."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    image = InspectedImage("price_$5_$10", pixels, pixels, ())
+    assert gate_plot.draw({"a$_b$": image, "c": image}).startswith(b"\x89PNG")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(yolo_coordbifpn.model_yaml("yolo11-coordatt"), "a$b_$c.yaml")
+    assert main(["graph", "model=a$b_$c.yaml", "save=a.svg"]) == 0
+    assert "a$b_$c" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+
+
+def test_maps_that_are_flat_on_one_image(tmp_path: Path) -> None:
+    """Only a block whose maps are flat on all images is said not to be drawn."""
+    found = inspect("yolo11n-dualpath.yaml")
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    flat, other = np.zeros((4, 4), np.float32), np.eye(4, dtype=np.float32)
+    for maps, said in (((flat, other), False), ((flat, flat), True)):
+        images = [
+            InspectedImage("x", pixels, pixels, (), (SpatialMap("P4, layer 18", x, 1.0, (0, 0, 8, 8)),)) for x in maps
+        ]
+        assert ("not drawn" in " ".join(notes(replace(found, images=images)))) is said
 
 
 # Curves ---------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class GraftError(ValueError):
 
 
 class HostError(RuntimeError):
-    """Ultralytics is missing, too old, of an unknown shape, or already has a block of the same name."""
+    """Ultralytics is missing, too old, not laid out as expected, or already has a block of the same name."""
 
 
 class CompareError(ValueError):
@@ -27,7 +27,7 @@ class CompareError(ValueError):
 
 
 class InspectError(ValueError):
-    """There is no such model or image to inspect; the message says what was expected."""
+    """A model, an image, data or an argument is not what a command needs; the message says what was expected."""
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,18 +21,22 @@ def write(file: Path, content: str | bytes) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
+    file = file.resolve()  # a link stays a link
     part = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with part.open("wb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
+        if file.exists():
+            shutil.copymode(file, part)
         part.replace(file)
     except OSError as error:
         error.filename = str(file)  # the name that the user knows
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def write_figure(figure: Any, file: Path, dpi: int = 150) -> Path:

@@ -37,7 +37,7 @@ def hard_nms(boxes: Tensor, scores: Tensor, thresholds: Tensor, most: int | None
         order, boxes, thresholds = order[_ROWS:], boxes[_ROWS:], thresholds[_ROWS:]
         if len(order):
             over, least = over[keeps], least[keeps]
-            free = torch.cat([(overlap(over, x) - least).amax(0) <= 0 for x in boxes.split(_COLUMNS)])
+            free = ~torch.cat([(overlap(over, x) > least).any(0) for x in boxes.split(_COLUMNS)])
             order, boxes, thresholds = order[free], boxes[free], thresholds[free]
     return torch.cat(kept)[:most]
 

@@ -30,6 +30,13 @@ def positive_whole(block: str, name: str, value: object, usual: str = "") -> int
     return value
 
 
+def positive_number(block: str, name: str, value: object, usual: str) -> float:
+    """Check an argument that must be a positive number; `usual` is its default."""
+    if type(value) not in (int, float) or not 0 < value < float("inf"):  # type: ignore[operator]
+        raise ValueError(f"{block}: {name} must be a positive number (default {usual}), got {value!r}.")
+    return float(value)  # type: ignore[arg-type]
+
+
 def positive(block: str, name: str, value: object, usual: str) -> float:
     """Check an argument that must be a positive float; `usual` is the paper's value.
 

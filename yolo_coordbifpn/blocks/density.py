@@ -3,7 +3,7 @@
 Source: Liu, Huang, Wang, "Adaptive NMS: Refining Pedestrian Detection in a Crowd", CVPR 2019, arXiv 1904.03629. The
 density of an object is its largest IoU with another object (equation 3), and NMS around a box M suppresses with the
 threshold max(N_t, d_M) (equation 4). The sub-network is that of section 3.3: a 1 x 1 convolution, and a convolution
-with a large kernel that sees the neighbours. Other than there, it has no input from the branches of the head, and the
+with a large kernel that sees the neighbours. Unlike the paper's, it has no input from the branches of the head, and the
 large kernel is depthwise. NMS goes by class, so a density counts the neighbours of the same class alone.
 """
 
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .checks import check_features, positive, positive_whole
+from .checks import check_features, positive_number, positive_whole
 from .declaration import Channels, block
 from .dispatch import exported, symbolic
 from .overlap import overlap
@@ -86,7 +86,7 @@ class DensityHead(nn.Module):
                 f"got one layer with {channels} channels."
             )
         positive_whole("DensityHead", "hidden", hidden, "32")
-        self.loss_gain = positive("DensityHead", "loss_gain", loss_gain, "1.0")
+        self.loss_gain = positive_number("DensityHead", "loss_gain", loss_gain, "1.0")
         self.channels = [*channels]
         self.levels = nn.ModuleList(_Level(c, hidden) for c in channels)
         self.densities: Tensor | None = None

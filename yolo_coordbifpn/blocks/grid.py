@@ -2,7 +2,7 @@
 
 Source: the grid activation module of GA-Net, Zhang et al., "Efficient Object Detection in High-Resolution UAV Images
 with Grid Activation", Drones 2024, 8(3), 74. Cells of 64 px and the focal loss (RetinaNet, arXiv 1708.02002, equation
-5) are those of OAN, arXiv 2212.13136. Other than there, the decision is made for an image as a whole, by its largest
+5) are those of OAN, arXiv 2212.13136. Unlike the paper's, the decision is made for an image as a whole, by its largest
 score, so that the layers behind run as they are on the images that remain.
 """
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .checks import check_features, one_input, positive, positive_whole
+from .checks import check_features, one_input, positive_number, positive_whole
 from .declaration import block
 from .dispatch import exported, symbolic
 
@@ -60,7 +60,7 @@ class GridActivation(nn.Module):
         super().__init__()
         self.channels = one_input("GridActivation", channels)
         self.cell = positive_whole("GridActivation", "cell", cell, "8")
-        self.loss_gain = positive("GridActivation", "loss_gain", loss_gain, "1.0")
+        self.loss_gain = positive_number("GridActivation", "loss_gain", loss_gain, "1.0")
         self.reduce = nn.Conv2d(channels, _HIDDEN, 1, bias=False)
         self.bn1: nn.Module = nn.BatchNorm2d(_HIDDEN)
         self.spatial = nn.Conv2d(_HIDDEN, _HIDDEN, 3, padding=1, groups=_HIDDEN, bias=False)

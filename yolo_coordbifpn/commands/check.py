@@ -28,7 +28,7 @@ def run(options: dict[str, str]) -> int:
     """Print the list; return 0 if `yolo` finds the blocks, else 1."""
     import yolo_coordbifpn
 
-    from ..patches.install import host_version, install, register, status
+    from ..patches.install import host_version, install, lacking, register, status
     from ..patches.parser import parser_holds
     from ..registry import TABLE, environment
     from ..registry.entry_points import found, load, package
@@ -36,6 +36,7 @@ def run(options: dict[str, str]) -> int:
 
     print(f"{'Python':20}{platform.python_version()}  {sys.executable}")
     print(f"{'yolo_coordbifpn':20}{yolo_coordbifpn.__version__}  {Path(yolo_coordbifpn.__file__).parent}")
+    hook.arm()
     alone = bool(hook.forks()) and importlib.util.find_spec("ultralytics") is None  # forks that need no Ultralytics
     problems = {name: _problem(install, name) for name in [*([] if alone else [None]), *hook.forks()]}
     faults = [x for x in problems.values() if x]
@@ -51,6 +52,8 @@ def run(options: dict[str, str]) -> int:
             print(f"{'patch: ' + name:26}{'holds' if holds else 'does NOT hold'}")
             if not holds and not problems.get(None):
                 faults.append(f"the patch of the {name} was undone by other code")
+        for name, reason in lacking().items():
+            print(f"{'patch: ' + name:26}not possible with this Ultralytics: {reason}")
         for problem in filter(None, (clash(x, vars(sys.modules[hook.HOST])) for x in TABLE)):
             print(f"{'block of the host':26}{problem}")
     for name in hook.forks():

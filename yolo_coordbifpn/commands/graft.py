@@ -27,6 +27,7 @@ models need no file: yolo train model=yolo12n-coordatt-bifpn.yaml works as it is
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from ..files import write
 from . import UsageError, new_file, truth, whole_number
@@ -75,7 +76,7 @@ def run(options: dict[str, str]) -> int:
             options["grid"],
         )
         install()
-        source = find(options["model"])
+        source = find(str(Path(options["model"]).expanduser()))
         save = new_file(options["save"] or f"{source.stem}-{variant.name}.yaml", ".yaml", ".yml")
         text, rows, costs = graft_file(source, variant)
         scale = scale_of(options["model"])

@@ -24,6 +24,11 @@ FORMATS = (".svg", ".pdf", ".png")
 
 def run(options: dict[str, str]) -> int:
     """Draw the model; return 1 if it cannot be built."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise UsageError(f"graph needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
+    del matplotlib
     from ..errors import HostError, InspectError
 
     model = options["model"]
@@ -45,8 +50,6 @@ def run(options: dict[str, str]) -> int:
     except (HostError, InspectError) as error:
         print(f"yolo-coordbifpn graph: {error}", file=sys.stderr)
         return 1
-    except ModuleNotFoundError as error:
-        raise UsageError(f"graph needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
     write(save, content)
     print(save)
     return 0

@@ -11,8 +11,9 @@ project=    folder, default runs/grid
 name=       folder in it, default grid
 
 All other arguments are those of the stock `yolo val`, such as imgsz= and split=. The table has the recall of the
-objects, as far as whole images are skipped, and the share of the images that are skipped; the star is the threshold
-in use. The host's own lines before it are the validation without skipping. The files are grid.csv and grid.png.
+objects, counting only images that are skipped as a whole, and the share of the images that are skipped; the star is the
+threshold in use. The host's own lines before it are the validation without skipping. The files are grid.csv and
+grid.png.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ def run(options: dict[str, str]) -> int:
         raise UsageError(f"grid needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
     del matplotlib
     model = Path(options["model"]).expanduser()
-    if model.suffix != ".pt" or not model.is_file() or not options["data"]:
-        raise UsageError("model= must be a checkpoint file such as best.pt, and data= a data YAML.")
+    if model.suffix != ".pt":
+        raise UsageError(f"model= must be a checkpoint file such as best.pt, got {options['model']!r}.")
+    if not model.is_file():
+        raise UsageError(f"model=: there is no file {model}.")
+    if not options["data"]:
+        raise UsageError("data= is missing; it must be a data YAML.")
     wanted = _threshold(options["threshold"])
     given = {k: v for k, v in options.items() if k not in OPTIONS}
     refused = sorted(OWN & given.keys())

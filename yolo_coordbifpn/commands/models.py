@@ -44,7 +44,7 @@ def run(options: dict[str, str]) -> int:
     if of and split(f"{of}.yaml"):
         raise UsageError(f"of= takes a stock model such as yolo12n, got the variant {of}.")
     if options["copy"]:
-        return _copy(options["only"], Path(options["copy"]))
+        return _copy(options["only"], Path(options["copy"]).expanduser())
     scales = options["scale"]
     if not scales or set(scales) - set(SCALES):
         raise UsageError(f"scale= takes letters of {SCALES}, such as scale=n or scale=nsmlx, got {scales!r}.")

@@ -10,7 +10,7 @@ name=     folder in it, default nms
 
 All other arguments are those of the stock `yolo val`, such as imgsz= and split=. The predictions are made once. For
 each threshold the table has mAP50 and mAP50-95, the recall of all objects and of crowded ones (density d, the largest
-IoU with another object of the class, above 0.3 and 0.5), and the false positives per image. The fair rival of an
+IoU with another object of the class, above 0.3 and 0.5), and the false positives per image. The fair baseline for an
 adaptive threshold is the best fixed one, so each NMS is measured with thresholds from 0.4 to 0.9. The files are nms.csv
 and nms.png.
 """
@@ -30,8 +30,9 @@ def run(options: dict[str, str]) -> int:
     except ModuleNotFoundError as error:
         raise UsageError(f"nms needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
     del matplotlib
-    if not options["model"] or not options["data"]:
-        raise UsageError("model= must be a checkpoint such as best.pt, and data= a data YAML.")
+    for key, what in (("model", "a checkpoint such as best.pt"), ("data", "a data YAML")):
+        if not options[key]:
+            raise UsageError(f"{key}= is missing; it must be {what}.")
     from ..crowds.report import table, verdict, write_report
     from ..crowds.sweep import sweep
     from ..errors import InspectError
@@ -47,9 +48,13 @@ def run(options: dict[str, str]) -> int:
         arguments = read_arguments({**given, "data": options["data"], "conf": options["conf"]})
     except ValueError as error:
         raise InspectError(f"the host's val does not accept these arguments: {error}") from error
-    data, confidence = arguments.pop("data"), float(arguments.pop("conf"))
+    data, confidence = arguments.pop("data"), arguments.pop("conf")
+    if not isinstance(confidence, (int, float)):
+        raise UsageError(f"conf= must be a number from 0 to 1, got {options['conf']!r}.")
     folder = folder_of(options, "nms").absolute()
-    scores = sweep(options["model"], data, confidence, project=str(folder), name="val", exist_ok=True, **arguments)
+    scores = sweep(
+        options["model"], data, float(confidence), project=str(folder), name="val", exist_ok=True, **arguments
+    )
     print(table(scores))
     print(verdict(scores))
     print(*write_report(scores, folder), sep="\n")

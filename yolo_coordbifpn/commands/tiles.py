@@ -140,7 +140,7 @@ def _predict(model: TileModel, files: list[Path], draw: bool, folder: Path) -> i
         print(f"yolo-coordbifpn tiles: {failure}", file=sys.stderr)
     if found:
         total, skipped = (sum(x[key] for x in found) for key in ("tiles", "skipped"))
-        print(f"{len(found)} images, {total} tiles, {skipped} skipped ({skipped / total:.0%})")
+        print(f"{len(found)} image{'s' * (len(found) != 1)}, {total} tiles, {skipped} skipped ({skipped / total:.0%})")
         print(folder / "predictions.json")
     return 1 if failures else 0
 

@@ -138,15 +138,16 @@ class Plan:
             raise CompareError(f"{parent} is not a folder that can be written to; give another project=")
 
     def start(self) -> None:
-        """Write the plan into its folder; remove partial files of a killed process.
+        """Write the plan into its folder; remove what a killed process has left of files and of finished runs.
 
         Raises:
             CompareError: See `check`.
         """
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for part in self.folder.glob("*.part"):
-            part.unlink()
+        leftovers = [*self.folder.glob("*.part"), *(x.folder / "resume.pt" for x in self.runs if x.result is not None)]
+        for file in leftovers:
+            file.unlink(missing_ok=True)
         if self.stored != self.content:
             write(self.folder / "plan.json", json.dumps(self.content, indent=2))
 

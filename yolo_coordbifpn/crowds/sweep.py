@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..blocks.density import DensityHead, crowding
 from ..errors import InspectError
-from ..host.models import open_model
+from ..host.arguments import check_data
+from ..inspection.sources import opened
 from ..patches.adaptive_nms import DENSITIES, host_nms, predictions_of, using
 from .scores import Score, Tally
 
@@ -33,11 +34,15 @@ def sweep(model: str | Path, data: str, confidence: float = 0.25, **options: Any
         The scores: fixed, soft, and adaptive, hard and soft, if possible, each with thresholds from 0.4 to 0.9.
 
     Raises:
-        InspectError: If the model has no boxes for NMS.
+        InspectError: If the model has no boxes for NMS, or the model or the data cannot be opened.
     """
-    yolo = open_model(model, str(model))
+    yolo = opened(model)
     if yolo.task not in _TASKS:
         raise InspectError(f"{model} is a model of the task {yolo.task}; NMS is for {', '.join(_TASKS)}")
+    end2end = options.get("end2end", getattr(yolo.model, "end2end", False))
+    if end2end or type(yolo.model.model[-1]).__name__ == "RTDETRDecoder":
+        raise InspectError(f"the head of {model} needs no NMS, so there is nothing to measure")
+    check_data(data)
     adaptive = any(isinstance(m, DensityHead) for m in yolo.model.modules())
     kinds = ("fixed", "soft", "adaptive", "adaptive soft")[: 4 if adaptive else 2]
     steps = {kind: 2 if "soft" in kind else 1 for kind in kinds}  # which takes ten times as long as the others
@@ -55,8 +60,6 @@ def _measuring(yolo: Any, tallies: Sequence[Tally]) -> type[Any]:
 
         def postprocess(self, preds: Any) -> Any:
             x = predictions_of(preds)
-            if x.shape[1] < 4 + len(self.names) or getattr(self, "end2end", False):
-                raise InspectError("the head of this model needs no NMS (end2end), so there is nothing to measure")
             self.candidates = x.clone()
             self.densities = getattr(x, DENSITIES, None)
             return super().postprocess(preds)
@@ -77,7 +80,7 @@ def _measure(validator: Any, tallies: Sequence[Tally], images: Sequence[tuple[Te
         "multi_label": True,
         "agnostic": args.single_cls or args.agnostic_nms,
         "max_det": args.max_det,
-        "max_time_img": 60.0,  # never stopped, on a slow machine neither
+        "max_time_img": 60.0,  # never stopped, not even on a slow machine
     }
     if args.task == "obb":
         options["rotated"] = True
@@ -88,6 +91,8 @@ def _measure(validator: Any, tallies: Sequence[Tally], images: Sequence[tuple[Te
         with using("plain" if tally.kind == "fixed" else tally.kind.split()[-1]):
             found = host_nms()(x, iou_thres=tally.threshold, **options)
         for rows, image in zip(found, images):
+            if args.single_cls:  # as the host does
+                rows[:, 5] = 0
             tally.add(rows, *image)
 
 

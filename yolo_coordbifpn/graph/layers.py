@@ -149,9 +149,10 @@ def check_places(layers: Sequence[Any]) -> None:
     """
     for k, layer in enumerate(layers):
         if getattr(layer, "i", k) != k:
+            several = max(k - 1, 0)
             raise GraftError(
-                f"this host counts layer {max(k - 1, 0)} ({class_name(layers[max(k - 1, 0)])}), which has several outputs, "
-                "as several layers: the places of blocks cannot be found in such a model. Write their rows by hand"
+                f"this host counts layer {several} ({class_name(layers[several])}), which has several outputs, as "
+                "several layers: the places of blocks cannot be found in such a model. Write their rows by hand"
             )
 
 

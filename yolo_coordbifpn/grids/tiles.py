@@ -26,10 +26,11 @@ from sahi.utils.cv import Colors, read_image_as_pil, read_image_size, visualize_
 
 from ..errors import InspectError
 from ..files import write
+from ..graph.layers import image_channels
 from .measure import noted_scores
 
 _TASKS = {"detect": "boxes", "segment": "masks", "obb": "rotated boxes"}  # what SAHI merges
-_COPIES = 5  # of an image's pixels in memory, at the most: read, shaded, drawn on, encoded
+_COPIES = 5  # of an image's pixels in memory, at most: read, shaded, drawn on, encoded
 _SHADE = 0.45  # brightness of skipped tiles in a drawn image
 
 
@@ -120,13 +121,17 @@ class TileModel:
             name: Name of the model for messages.
 
         Raises:
-            InspectError: If the model is for a task whose results SAHI does not merge.
+            InspectError: If the model is for a task whose results SAHI does not merge, or for images of other channels.
         """
         from ..blocks.grid import grid_of
 
         if yolo.task not in _TASKS:
             raise InspectError(
                 f"{name} is a model for {yolo.task}; SAHI merges the results of tiles for {', '.join(_TASKS)}"
+            )
+        if image_channels(yolo.model) not in (1, 3):
+            raise InspectError(
+                f"{name} takes images of {image_channels(yolo.model)} channels; tiles are cut from images of 3 or 1"
             )
         self.yolo, self.tiling = yolo, tiling
         self.grid = grid_of(yolo.model)
@@ -230,7 +235,7 @@ def draw(image: TiledImage, folder: Path, name: str) -> Path:
         for k in set(range(len(image.tiles))) - set(image.skipped):
             left, top, right, bottom = image.tiles[k]
             dark[top:bottom, left:right] = False
-        for rows, row in zip(pixels, dark):  # row by row, for want of memory
+        for rows, row in zip(pixels, dark):  # row by row, to save memory
             rows[row] = (rows[row] * _SHADE).astype("uint8")
     objects = [_with_outline(x, pixels) for x in image.result.object_prediction_list]
     visualize_object_predictions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..host.arguments import check_data
 from ..inspection.sources import opened
 from .curve import Curve
 from .measure import needed_grid, noted_scores
@@ -21,9 +22,10 @@ def validate(checkpoint: Path, **options: Any) -> tuple[Curve, float]:
         Score and number of objects of each image, and the threshold of the checkpoint.
 
     Raises:
-        InspectError: If the model has no grid.
+        InspectError: If the model has no grid, or the model or the data cannot be opened.
     """
     yolo = opened(checkpoint)
+    check_data(str(options["data"]))
     grid, curve = needed_grid(yolo.model, str(checkpoint)), Curve()
     now, grid.threshold = float(grid.threshold), 0.0
     base = yolo._smart_load("validator")

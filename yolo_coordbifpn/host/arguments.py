@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import InspectError
 from .models import quiet
 
 
@@ -32,3 +33,21 @@ def read_arguments(given: dict[str, str]) -> dict[str, Any]:
     if not all(type(x) is int and x >= 1 for x in (sizes if isinstance(sizes, (list, tuple)) else [sizes])):
         raise ValueError(f"imgsz={given['imgsz']} is not a whole number of pixels, nor a list of them")
     return values
+
+
+def check_data(data: str) -> None:
+    """Open a data YAML for detection, segmentation, poses or oriented boxes as the host does.
+
+    Args:
+        data: Its name, as the host takes it.
+
+    Raises:
+        InspectError: If the host cannot open it.
+    """
+    from ultralytics.data.utils import check_det_dataset
+
+    try:
+        check_det_dataset(data)
+    except Exception as error:  # the host raises many kinds for a user's file
+        reason = next((x.strip() for x in str(error).splitlines() if x.strip()), type(error).__name__)
+        raise InspectError(f"data={data}: {reason}") from error

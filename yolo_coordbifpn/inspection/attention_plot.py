@@ -58,5 +58,7 @@ def _read(source: Path) -> dict[str, list[dict[str, str]]]:
     blocks: dict[str, list[dict[str, str]]] = {}
     with source.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
+            if row["change"] in (None, "") or row["within_map"] is None:  # the last one, if the training was killed
+                continue
             blocks.setdefault(f"layer {row['layer']}: {row['block']}", []).append(row)
     return blocks

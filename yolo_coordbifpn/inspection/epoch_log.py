@@ -28,7 +28,7 @@ class EpochLog:
     Attributes:
         file: The CSV in the run's folder.
         latest: Values of the last recorded epoch by name, for the host's loggers.
-        warnings: What is to be said about the epochs so far; whoever says it removes it.
+        warnings: What is to be said about the epochs so far; the caller removes what it has logged.
     """
 
     name: str
@@ -77,16 +77,15 @@ class FusionLog(EpochLog):
 
     name, columns = "fusion_weights", COLUMNS
 
-    def __init__(self, folder: Path, epoch: int, nodes: list[Fusion]) -> None:
-        """Log these fusions; of the other arguments see `EpochLog`."""
+    def __init__(self, folder: Path, epoch: int) -> None:
+        """Keep the rows of the file up to an epoch, see `EpochLog`."""
         super().__init__(folder, epoch)
-        self._nodes = nodes
         self._dead: set[tuple[int, str]] = set()
 
     def measure(self, epoch: int, model: Any) -> list[list[Any]]:
         """Return the rows of an epoch, and add to `warnings` the weights that have become 0."""
         rows: list[list[Any]] = []
-        for node in self._nodes:
+        for node in fusions(model):  # the host makes a new model when it goes back after a NaN
             for name, weight in node.shares:
                 rows.append([node.layer, node.name, name, f"{weight:.6g}"])
                 self.latest[f"fusion/layer{node.layer}_{node.name}/{name}".replace(" ", "_")] = weight
@@ -159,9 +158,8 @@ def logs_of(trainer: Any, model: Any) -> list[EpochLog]:
     """
     folder, epoch = Path(trainer.save_dir), int(trainer.start_epoch)
     found: list[EpochLog] = []
-    nodes = fusions(model)
-    if nodes:
-        found.append(FusionLog(folder, epoch, nodes))
+    if fusions(model):
+        found.append(FusionLog(folder, epoch))
     if attention_blocks(model):
         found.append(AttentionLog(folder, epoch, _image(trainer, model)))
     if not epoch:  # with exist_ok=True, the files may be there

@@ -131,7 +131,8 @@ def _map_notes(found: Inspection) -> list[str]:
         return []
     gammas = ", ".join(f"layer {name} {gamma:+.3f}" for name, gamma in found.spatial_gates.items())
     sentences = [f"Gamma of SpatialGate, 0 at the start: {gammas}."]
-    flat = list(dict.fromkeys(m.name for x in found.images for m in x.maps if m.flat))
+    maps = [m for x in found.images for m in x.maps]
+    flat = [name for name in dict.fromkeys(m.name for m in maps) if all(m.flat for m in maps if m.name == name)]
     if flat:
         sentences.append(
             f"SpatialGate at {_listed(flat)}: the factor differs by at most {TOLERANCE} over an image; not drawn."

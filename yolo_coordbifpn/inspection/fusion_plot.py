@@ -69,6 +69,8 @@ def _read(source: Path) -> dict[str, _Lines]:
     panels: dict[str, _Lines] = {}
     with source.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
+            if not all(row.get(x) for x in COLUMNS):  # the last one may be cut if the training was killed
+                continue
             lines = panels.setdefault(f"{row['node']} (layer {row['layer']})", {})
             epochs, weights = lines.setdefault(row["input"], ([], []))
             epochs.append(int(row["epoch"]))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .gates import Gates, InspectedImage, SpatialMap
+from .labels import plain
 
 _COLUMNS = 3  # of maps, beside the detections
 LEAST_SPAN = 0.02  # of the colour scale of a map: small differences must look small
@@ -58,11 +59,12 @@ def draw(images: Mapping[str, InspectedImage]) -> bytes:
     for k, (label, image) in enumerate(images.items()):
         axes = grid[0, k] if beside else grid[line, 0]
         axes.imshow(image.annotated)
-        axes.set_title("\n".join(_end(x) for x in ([label] if len(images) > 1 else []) + [image.name]), fontsize=8.5)
+        names = ([label] if len(images) > 1 else []) + [image.name]
+        axes.set_title("\n".join(plain(_end(x)) for x in names), fontsize=8.5)
         for row, cells in zip(rows[label], grid[line:, 1:]):
             for axes, (title, values) in zip(cells, row.maps.items()):
                 _overlay(figure, axes, image.pixels, values, row.region, scales[title])
-                axes.set_title(title, fontsize=8)
+                axes.set_title(plain(title), fontsize=8)
         line += max(1, len(rows[label]))
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, format="png", facecolor="white")

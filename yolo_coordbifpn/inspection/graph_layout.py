@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .diagram import Arrow, Cell, Diagram, Line, rows
-from .labels import spread
+from .labels import plain, spread
 
 LINE, LEFT = 17.0, 46.0  # height of a line, left margin
 _SHARE = 34.0  # width of the column of shares at the left of a cell
@@ -208,4 +208,4 @@ def text_width(text: str, size: float, bold: bool) -> float:
     if not text:  # matplotlib cannot make a path of it
         return 0.0
     font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
-    return float(TextPath((0, 0), text, size=size * 100 / 72, prop=font).get_extents().width)
+    return float(TextPath((0, 0), plain(text), size=size * 100 / 72, prop=font).get_extents().width)

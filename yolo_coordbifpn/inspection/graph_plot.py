@@ -9,6 +9,7 @@ from typing import Any
 
 from .diagram import Arrow, Cell, Diagram, Line
 from .graph_layout import LEFT, LINE, SIGNS, Layout, line_text, text_width
+from .labels import plain
 from .palette import BLACK, BLUE, ORANGE
 
 _COLOURS = {  # fill and text by the mark of a line, distinct in grey too
@@ -64,7 +65,7 @@ def _draw_diagram(axes: Any, layout: Layout, x: float, y: float) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     diagram = layout.diagram
-    axes.text(x + LEFT, y + 14, diagram.title, fontsize=10.5, weight="bold", va="center")
+    axes.text(x + LEFT, y + 14, plain(diagram.title), fontsize=10.5, weight="bold", va="center")
     for column in layout.columns:
         axes.text(x + layout.lefts[column], y + 34, _heading(diagram, column), fontsize=8, color="#555555")
     for n, middle in layout.middles.items():
@@ -97,7 +98,7 @@ def _draw_line(axes: Any, layout: Layout, x: float, y: float, cell: Cell, line: 
         axes.add_patch(FancyBboxPatch(corner, *size, boxstyle=style, fc=fill, ec=BLACK, lw=0.7, zorder=4))
     axes.text(left + 20, middle, line.index, fontsize=7, color="#666666", ha="right", va="center", zorder=5)
     weight = "bold" if line.mark in ("fusion", "attention") else "normal"
-    axes.text(left + 28, middle, line_text(line), fontsize=8, color=colour, weight=weight, va="center", zorder=5)
+    axes.text(left + 28, middle, plain(line_text(line)), fontsize=8, color=colour, weight=weight, va="center", zorder=5)
 
 
 def _draw_arrow(axes: Any, layout: Layout, x: float, y: float, arrow: Arrow) -> None:

@@ -1,9 +1,14 @@
-"""Positions of labels that do not overlap."""
+"""Labels of plots: their text, and positions that do not overlap."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+
+
+def plain(text: str) -> str:
+    """Return a text that matplotlib draws as it is: a user's name may have dollars, which stand for formulas there."""
+    return text.replace("$", r"\$")
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

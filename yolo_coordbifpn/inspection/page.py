@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import platform
 from collections.abc import Sequence
@@ -94,12 +95,12 @@ def _fusion_figures(found: Inspection) -> list[Figure]:
         return []
     text = "Number and width of an arrow: the share of that input in the fusion. Dotted: a weight of 0."
     drawn = [Figure("neck", "The neck", text, draw_graph(necks, "png"), draw_graph(necks, "svg").decode())]
-    history = (
-        Path(found.name).expanduser().parent.parent / "fusion_weights.csv"
-    )  # beside the host's folder of checkpoints
-    if history.is_file():
+    checkpoint = Path(found.name).expanduser().absolute()
+    history = checkpoint.parent.parent / "fusion_weights.csv"  # beside the host's folder of checkpoints
+    if checkpoint.suffix == ".pt" and history.is_file():
         text = "The share of each input after each epoch of the training; grey: equal shares."
-        drawn.append(Figure("fusion_weights", "The training", text, draw_fusion_weights(history)))
+        with contextlib.suppress(ValueError):  # a training that was killed in its first epoch
+            drawn.append(Figure("fusion_weights", "The training", text, draw_fusion_weights(history)))
     return drawn
 
 

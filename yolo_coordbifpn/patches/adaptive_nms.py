@@ -33,8 +33,7 @@ from ..blocks.dispatch import recorded
 from ..errors import HostError
 from ..graph.layers import reads
 from ..suppression import fast_nms, hard_nms, soft_nms
-from .block_losses import replace_methods
-from .replacement import Undo, is_replaced, model_method, replace
+from .replacement import Undo, is_replaced, model_method, replace, replace_methods
 
 SETTING = "YOLO_COORDBIFPN_NMS"  # environment variable
 KINDS = ("adaptive", "soft", "plain")
@@ -153,14 +152,14 @@ def _with_densities(host: ModuleType, original: Callable[..., Any]) -> Callable[
 
 
 def _attach(model: Any, head: DensityHead, out: Any) -> str:
-    """Attach the densities to the predictions, or return why this is not possible; an empty string if all is said."""
+    """Attach the densities to the predictions, or return why this is impossible; an empty string if it is not."""
     x, densities = predictions_of(out), head.densities
     if getattr(model.model[-1], "export", False):
         return "the exported model has no densities: its NMS, the host's or built in with nms=True, is the plain one"
     if getattr(model, "end2end", False):
         return "this head needs no NMS (end2end), so the densities adapt nothing; they do with NMS switched on"
     if not isinstance(x, Tensor) or densities is None or x.ndim != 3 or x.shape[::2] != densities.shape:
-        return "these predictions have no densities (augment=True), so NMS is the plain one"
+        return "these predictions have no densities of their own, as with augment=True, so NMS is the plain one"
     if not any(nms_holds(sys.modules.get(name)) for name in HOMES):
         return "the NMS of this Ultralytics could not be made adaptive, so it is the plain one"
     setattr(x, DENSITIES, densities.detach())
@@ -198,7 +197,7 @@ def _kind() -> str:
     Raises:
         ValueError: If the setting names no kind.
     """
-    kind = _forced.get() or os.environ.get(SETTING) or KINDS[0]
+    kind = _forced.get() or os.environ.get(SETTING, "").strip().lower() or KINDS[0]
     if kind not in KINDS:
         raise ValueError(f"{SETTING} must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {kind!r}.")
     return kind
@@ -216,9 +215,14 @@ def _adaptive(function: Any) -> Callable[..., Any]:
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError) as error:
         raise HostError(f"the source of non_max_suppression cannot be read ({error})") from error
+    function = inspect.unwrap(function)  # as its source is
     calls = [x.value for x in ast.walk(tree) if isinstance(x, ast.Assign) and _suppresses(x)]
     if not calls:
         raise HostError("non_max_suppression does not suppress by `i = ...(boxes, scores, iou_thres)`")
+    missing = {"prediction", "conf_thres", "iou_thres", "max_det", "nc"} - inspect.signature(function).parameters.keys()
+    missing |= {"x"} - {*function.__code__.co_varnames}
+    if missing:
+        raise HostError(f"non_max_suppression has no variable {', '.join(sorted(missing))}")
     for call in calls:
         assert isinstance(call, ast.Call)
         call.args[:0] = [call.func, *(ast.Name(name, ast.Load()) for name in ("x", "conf_thres", "max_det"))]

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import BlockTable
-from .replacement import Undo, is_replaced, model_method, replace
+from .replacement import Undo, is_replaced, model_method, replace_methods
 
 ACTIVE = "_yolo_coordbifpn_loss"  # attribute of a model while its loss is computed: one `loss` may call another
+_UNSCALED = {"ClassificationModel", "RTDETRDetectionModel"}  # whose loss the host does not multiply by the batch size
 _told: set[str] = set()  # losses of which the log says that they have no column
 
 
@@ -44,18 +45,6 @@ def patch_block_losses(host: ModuleType, table: BlockTable) -> Undo:
 def block_losses_hold(host: ModuleType) -> bool:
     """Return whether the host's `loss`, as it is now, is ours."""
     return is_replaced(getattr(host, "BaseModel", None), "loss", __name__)
-
-
-def replace_methods(host: ModuleType, base: type[Any], name: str, wrap: Callable[[Any], Any]) -> Undo:
-    """Replace a method of the host's models in each class of a module that defines it."""
-    classes = [x for x in vars(host).values() if isinstance(x, type) and issubclass(x, base) and name in vars(x)]
-    undos = [replace(x, name, wrap(vars(x)[name])) for x in dict.fromkeys(classes)]
-
-    def undo() -> bool:
-        undone = [x() for x in undos]
-        return all(undone)
-
-    return undo
 
 
 def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,7 +71,8 @@ def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., An
             host.LOGGER.info(
                 f"yolo_coordbifpn: {', '.join(losses)}: in the total loss; this Ultralytics has no columns for them"
             )
-        added = torch.stack([*losses.values()]).to(total) * len(batch["img"])  # the host's are times the batch size too
+        factor = 1 if _UNSCALED & {x.__name__ for x in type(self).__mro__} else len(batch["img"])
+        added = torch.stack([*losses.values()]).to(total) * factor
         return (torch.cat((total, added)) if total.ndim else total + added.sum()), items
 
     return loss

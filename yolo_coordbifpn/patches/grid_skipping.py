@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ..blocks.dispatch import recorded
 from ..blocks.grid import GridActivation, grid_of
 from .adaptive_nms import DENSITIES
-from .block_losses import ACTIVE, replace_methods
-from .replacement import Undo, is_replaced, model_method
+from .block_losses import ACTIVE
+from .replacement import Undo, is_replaced, model_method, replace_methods
 
 # arguments of `predict` that need every layer's output, read `x` a second time, or change the number of classes
 _WHOLE = ("profile", "visualize", "augment", "embed", "batch", "vpe", "return_vpe", "tpe", "txt_feats")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
@@ -30,6 +29,17 @@ from .safe_load import allow, patch_safe_load, safe_load_holds
 from .trainer_callbacks import patch_trainer_callbacks, trainer_callbacks_hold
 from .weights import engine_load_holds, patch_engine_load, patch_weights, weights_hold
 
+# the patches that work together or not at all: name, whether it holds, and the patch
+_REQUIRED: tuple[tuple[str, Callable[[ModuleType], bool], Callable[[ModuleType], Undo]], ...] = (
+    ("model YAML names", names_hold, lambda host: patch_names(host, host_version(), graft_text)),
+    ("model parser", parser_holds, lambda host: patch_parser(host, TABLE, functools.partial(report_file, host))),
+    ("pretrained weights", weights_hold, lambda host: patch_weights(host, TABLE)),
+    ("fusing", fuse_holds, lambda host: patch_fuse(host, TABLE)),
+    ("losses of blocks", block_losses_hold, lambda host: patch_block_losses(host, TABLE)),
+    ("densities", densities_hold, patch_densities),
+    ("grid skipping", grid_skipping_holds, patch_grid_skipping),
+    ("safe loading", lambda host: safe_load_holds(host, TABLE), lambda host: patch_safe_load(host, TABLE)),
+)
 # what not every host has: without it the rest works; name, module, whether the patch holds, and the patch
 _OPTIONAL: tuple[tuple[str, str, Callable[[Any], bool], Callable[[Any], Undo]], ...] = (
     ("trainer callbacks", "ultralytics.utils.callbacks", trainer_callbacks_hold, patch_trainer_callbacks),
@@ -38,6 +48,7 @@ _OPTIONAL: tuple[tuple[str, str, Callable[[Any], bool], Callable[[Any], Undo]], 
     *(("adaptive NMS", module, nms_holds, patch_nms) for module in HOMES),
 )
 _parts: set[tuple[str, str]] = set()  # names and modules of those that were made
+_lacking: dict[tuple[str, str], str] = {}  # why others were not made
 _undo: dict[str, list[Undo]] = {}  # patches that were made, by the module of the parser
 _failures: dict[str, HostError] = {}  # why a parser could not be patched, by its module
 
@@ -75,20 +86,13 @@ def install(parser: str | None = None) -> None:
 
 def install_quietly() -> None:
     """Patch the loaded host; if that fails, change nothing and let our models say why when they are built."""
-    host, version = importlib.import_module(hook.HOST), host_version()
+    host = importlib.import_module(hook.HOST)
     engine = sys.modules.get(hook.ENGINE)  # patched in a second call if it is not loaded yet
     _patch(
         hook.HOST,
-        f"ultralytics {version}",
+        f"ultralytics {host_version()}",
         (
-            (names_hold(host), lambda: patch_names(host, version, graft_text)),
-            (parser_holds(host), lambda: patch_parser(host, TABLE, functools.partial(report_file, host))),
-            (weights_hold(host), lambda: patch_weights(host, TABLE)),
-            (fuse_holds(host), lambda: patch_fuse(host, TABLE)),
-            (block_losses_hold(host), lambda: patch_block_losses(host, TABLE)),
-            (densities_hold(host), lambda: patch_densities(host)),
-            (grid_skipping_holds(host), lambda: patch_grid_skipping(host)),
-            (safe_load_holds(host, TABLE), lambda: patch_safe_load(host, TABLE)),
+            *((holds(host), functools.partial(patch, host)) for _, holds, patch in _REQUIRED),
             (engine is None or engine_load_holds(engine), lambda: patch_engine_load(engine, TABLE)),
         ),
         " `yolo-coordbifpn check` shows the details. Newer versions may work together (pip install -U ultralytics "
@@ -96,12 +100,14 @@ def install_quietly() -> None:
     )
     if hook.HOST in _failures:
         return
-    for name, module, holds, patch in _OPTIONAL:
-        with contextlib.suppress(HostError, ModuleNotFoundError):
+    for name, module, part_holds, patch in _OPTIONAL:
+        try:
             part = importlib.import_module(module)
-            if not holds(part):
+            if not part_holds(part):
                 _undo[hook.HOST].append(patch(part))
                 _parts.add((name, module))
+        except Exception as error:  # whatever it is, the patches above hold
+            _lacking[name, module] = str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
 
 
 def install_parser_quietly(name: str) -> None:
@@ -230,20 +236,19 @@ def status() -> tuple[dict[str, bool], HostError | None]:
     """Return which patches of the loaded host hold, and why it could not be patched, if so."""
     host = importlib.import_module(hook.HOST)
     holds = {
-        "model YAML names": names_hold(host),
-        "model parser": parser_holds(host),
-        "pretrained weights": weights_hold(host),
-        "fusing": fuse_holds(host),
-        "losses of blocks": block_losses_hold(host),
-        "densities": densities_hold(host),
-        "grid skipping": grid_skipping_holds(host),
-        "safe loading": safe_load_holds(host, TABLE),
+        **{name: holds(host) for name, holds, _ in _REQUIRED},
         **{f"parser {name}": parser_holds(sys.modules.get(name)) for name in _undo if name != hook.HOST},
     }
     for name, module, part_holds, _ in _OPTIONAL:
         if (name, module) in _parts:
             holds[name] = part_holds(sys.modules[module])
     return holds, _failures.get(hook.HOST)
+
+
+def lacking() -> dict[str, str]:
+    """Return the patches that this host cannot take, by name, with the reason; the others work without them."""
+    made = {name for name, _ in _parts}
+    return {name: reason for (name, _), reason in _lacking.items() if name not in made}
 
 
 def host_version() -> str:

@@ -59,6 +59,18 @@ def replace(owner: Any, name: str, ours: Any) -> Undo:
     return undo
 
 
+def replace_methods(host: ModuleType, base: type[Any], name: str, wrap: Callable[[Any], Any]) -> Undo:
+    """Replace a method of the host's models in each class of a module that defines it."""
+    classes = [x for x in vars(host).values() if isinstance(x, type) and issubclass(x, base) and name in vars(x)]
+    undos = [replace(x, name, wrap(vars(x)[name])) for x in dict.fromkeys(classes)]
+
+    def undo() -> bool:
+        undone = [x() for x in undos]
+        return all(undone)
+
+    return undo
+
+
 def is_replaced(owner: Any, name: str, module: str) -> bool:
     """Return whether an attribute is a function that a module defines, wrapped by others or not.
 
