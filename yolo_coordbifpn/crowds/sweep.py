@@ -18,6 +18,7 @@ from .scores import Score, Tally
 
 THRESHOLDS = tuple(round(0.4 + 0.05 * k, 2) for k in range(11))  # 0.4...0.9
 LEAST = 0.001  # score of a candidate, as in the host's validation
+_NO_NMS = "the head of this model needs no NMS, so there is nothing to measure"
 _TASKS = ("detect", "segment", "pose", "obb")
 
 
@@ -41,7 +42,7 @@ def sweep(model: str | Path, data: str, confidence: float = 0.25, **options: Any
         raise InspectError(f"{model} is a model of the task {yolo.task}; NMS is for {', '.join(_TASKS)}")
     end2end = options.get("end2end", getattr(yolo.model, "end2end", False))
     if end2end or type(yolo.model.model[-1]).__name__ == "RTDETRDecoder":
-        raise InspectError(f"the head of {model} needs no NMS, so there is nothing to measure")
+        raise InspectError(_NO_NMS)
     check_data(data)
     adaptive = any(isinstance(m, DensityHead) for m in yolo.model.modules())
     kinds = ("fixed", "soft", "adaptive", "adaptive soft")[: 4 if adaptive else 2]
@@ -60,6 +61,8 @@ def _measuring(yolo: Any, tallies: Sequence[Tally]) -> type[Any]:
 
         def postprocess(self, preds: Any) -> Any:
             x = predictions_of(preds)
+            if getattr(self, "end2end", False):  # newer hosts switch heads by the argument nms=
+                raise InspectError(_NO_NMS)
             self.candidates = x.clone()
             self.densities = getattr(x, DENSITIES, None)
             return super().postprocess(preds)
