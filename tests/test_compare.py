@@ -487,39 +487,55 @@ def small_models(tmp_path: Path) -> str:
         (["model=yolo11n"], "model= is set by the comparison. Did you mean models=?", 2),
         (["models=yolo11n-coordatt", "data=coco8.yaml", "epochs=1"], "models= takes yolo11n-coordatt.yaml, or", 2),
         (["data=coco8.yaml", "epochs=1"], "models= must name models", 2),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=0,0"], "seeds= must be different whole numbers", 2),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=a"], "seeds= must be different whole numbers", 2),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "devices=7"], "devices= takes cpu", 1),
+        (
+            ["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "seeds=0,0"],
+            "seeds= must be different whole numbers",
+            2,
+        ),
+        (
+            ["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "seeds=a"],
+            "seeds= must be different whole numbers",
+            2,
+        ),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "devices=7"], "devices= takes cpu", 1),
         (
             ["models=yolo11n.yaml", "variants=bifpn", "data=coco8.yaml", "epochs=1"],
             "variants= needs a name without .yaml",
             2,
         ),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=3-1"], "seeds= must be different whole numbers", 2),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=0-2,2"], "seeds= must be different whole numbers", 2),
+        (
+            ["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "seeds=3-1"],
+            "seeds= must be different whole numbers",
+            2,
+        ),
+        (
+            ["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "seeds=0-2,2"],
+            "seeds= must be different whole numbers",
+            2,
+        ),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "labels=a,b"], "labels= must be 4 different names", 2),
         (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "labels=a/b"], "must not contain /", 2),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "dry=yes"], "dry= must be True or False", 2),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seed=3"], "seed= is set by the comparison", 2),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "dry=yes"], "dry= must be True or False", 2),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "seed=3"], "seed= is set by the comparison", 2),
         (["models=yolo31n", "data=coco8.yaml", "epochs=1"], "yolo31n.yaml: there is no such model YAML", 1),
         (["models=nowhere.pt", "data=coco8.yaml", "epochs=1"], "there is no checkpoint nowhere.pt", 1),
         (
-            ["models=yolo11n", "data=coco8.yaml", "epochs=1", "pretrained=no.pt"],
+            ["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "pretrained=no.pt"],
             "pretrained=no.pt: there is no such",
             1,
         ),
         (
-            ["models=yolo11n", "data=coco8.yaml", "epochs=1", "lr=1"],
+            ["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "lr=1"],
             "the host's train does not accept lr=1: 'lr' is not a valid",
             1,
         ),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "batch=-1"], "batch= must be a whole number of at", 1),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "time=1"], "time= ends each run by the clock", 1),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "batch=-1"], "batch= must be a whole number of at", 1),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "time=1"], "time= ends each run by the clock", 1),
         (["models=yolo11n.yaml,yolo11n.yaml", "labels=x,y", "data=coco8.yaml", "epochs=1"], "yolo11n.yaml twice", 1),
         (["models=yolo11n", "variants=bifpn", "labels=x,X", "data=coco8.yaml", "epochs=1"], "2 different names", 2),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=one"], "the host's train does not accept epochs=one", 1),
-        (["models=yolo11n", "data=mine.yaml", "epochs=1"], "data=mine.yaml: there is no such file", 1),
-        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "engine=slurm"], "engine= must be local or ray", 1),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=one"], "the host's train does not accept epochs=one", 1),
+        (["models=yolo11n.yaml", "data=mine.yaml", "epochs=1"], "data=mine.yaml: there is no such file", 1),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "engine=slurm"], "engine= must be local or ray", 1),
     ],
 )
 def test_bad_input(
@@ -609,8 +625,9 @@ def test_data_of_another_task(model: str, message: str, data: Path, capsys: pyte
     assert message in capsys.readouterr().err
 
 
-def test_a_dry_run(data: Path, tmp_path: Path) -> None:
+def test_a_dry_run(tmp_path: Path) -> None:
     """It prints models, costs, pretrained items and time, and writes nothing, not even the label cache."""
+    data = write_scenes(tmp_path / "scenes", train=8, val=4, size=64, seed=0)
     before = sorted([*tmp_path.rglob("*"), *data.parent.rglob("*")])
     words = ["models=yolo11n.yaml,yolo11n-bifpn.yaml", f"data={data}", *SMALL, "seeds=0-2,7", "labels=stock,ours"]
     out = compared(tmp_path, *words, "dry=True")

@@ -353,10 +353,11 @@ def test_a_checkpoint_without_the_package(checkpoints: Path) -> None:
     assert "yolo_coordbifpn" in out.splitlines()[-1]
 
 
-def test_model_yamls_are_data(tmp_path: Path) -> None:
+def test_model_yamls_are_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our reading of YAML refuses tags that would construct Python objects."""
     from yolo_coordbifpn import graft
 
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.yaml").write_text("nc: !!python/object/apply:os.system ['touch here']\nbackbone: []\nhead: []\n")
     with pytest.raises((yaml.YAMLError, ValueError)):
         graft(str(tmp_path / "evil.yaml"))

@@ -22,8 +22,10 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from ..errors import CompareError, GraftError, HostError, InspectError, RowError, WeightsError
 from ..patches import hook
@@ -120,6 +122,51 @@ def parse(words: list[str], options: dict[str, str]) -> dict[str, str]:
             raise UsageError(f"{key}= is given twice.")
         given[key] = value
     return {**options, **given}
+
+
+def others(options: dict[str, str], own: Iterable[str], refused: AbstractSet[str], why: str) -> dict[str, str]:
+    """Return the options of a command that are arguments of the host.
+
+    Args:
+        options: All options.
+        own: Those of the command.
+        refused: Arguments of the host that the command sets itself.
+        why: What is said of these, such as "is not for grid".
+
+    Raises:
+        UsageError: If one of them is given.
+    """
+    given = {k: v for k, v in options.items() if k not in own}
+    for key in sorted(refused & given.keys()):
+        raise UsageError(f"{key}= {why}.")
+    return given
+
+
+def host_arguments(mode: str, given: dict[str, str]) -> dict[str, Any]:
+    """Read arguments of a mode of the host.
+
+    Raises:
+        InspectError: If the host does not accept them.
+    """
+    from ..host.arguments import read_arguments
+
+    try:
+        return read_arguments(given)
+    except ValueError as error:
+        raise InspectError(f"the host's {mode} does not accept these arguments: {error}") from error
+
+
+def need(command: str, extra: str, *modules: str) -> None:
+    """Check that the packages of an extra are installed that a command imports.
+
+    Raises:
+        UsageError: If one is not.
+    """
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{command} needs {error.name}: pip install 'yolo_coordbifpn[{extra}]'.") from error
 
 
 def whole_number(options: dict[str, str], key: str, least: int) -> int:

@@ -29,7 +29,7 @@ import re
 from pathlib import Path
 
 from ..errors import CompareError
-from . import UsageError, folder_of, truth
+from . import UsageError, folder_of, need, truth
 
 OPTIONS = {
     "models": "",
@@ -52,15 +52,7 @@ SUFFIXES = (".yaml", ".yml", ".pt")  # of a model
 
 def run(options: dict[str, str]) -> int:
     """Run the comparison and write its report; return 1 if a run failed, 130 after an interrupt."""
-    try:
-        import faster_coco_eval
-        import filelock
-        import jinja2
-        import rich
-        import scipy
-    except ModuleNotFoundError as error:
-        raise UsageError(f"compare needs {error.name}: pip install 'yolo_coordbifpn[compare]'.") from error
-    del faster_coco_eval, filelock, jinja2, rich, scipy
+    need("compare", "compare", "faster_coco_eval", "filelock", "jinja2", "rich", "scipy")
     from ..patches.install import install
 
     install()

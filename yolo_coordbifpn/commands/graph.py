@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from ..files import write
-from . import UsageError, new_file
+from . import UsageError, need, new_file
 
 OPTIONS = {"model": "", "against": "", "save": ""}
 FORMATS = (".svg", ".pdf", ".png")
@@ -24,11 +24,7 @@ FORMATS = (".svg", ".pdf", ".png")
 
 def run(options: dict[str, str]) -> int:
     """Draw the model; return 1 if it cannot be built."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise UsageError(f"graph needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
-    del matplotlib
+    need("graph", "inspect", "matplotlib")
     from ..errors import HostError, InspectError
 
     model = options["model"]

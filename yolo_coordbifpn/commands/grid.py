@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import UsageError, folder_of
+from . import UsageError, folder_of, host_arguments, need, others
 
 OPTIONS = {"model": "", "data": "", "threshold": "", "project": "", "name": "", "*": ""}
 OWN = {"plots", "save_json", "save_txt", "augment", "mode", "task", "exist_ok"}
@@ -28,11 +28,7 @@ OWN = {"plots", "save_json", "save_txt", "augment", "mode", "task", "exist_ok"}
 
 def run(options: dict[str, str]) -> int:
     """Print the table, write the files, and store the threshold if one is given."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise UsageError(f"grid needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
-    del matplotlib
+    need("grid", "inspect", "matplotlib")
     model = Path(options["model"]).expanduser()
     if model.suffix != ".pt":
         raise UsageError(f"model= must be a checkpoint file such as best.pt, got {options['model']!r}.")
@@ -41,22 +37,14 @@ def run(options: dict[str, str]) -> int:
     if not options["data"]:
         raise UsageError("data= is missing; it must be a data YAML.")
     wanted = _threshold(options["threshold"])
-    given = {k: v for k, v in options.items() if k not in OPTIONS}
-    refused = sorted(OWN & given.keys())
-    if refused:
-        raise UsageError(f"{refused[0]}= is not for grid.")
-    from ..errors import InspectError
+    given = others(options, OPTIONS, OWN, "is not for grid")
     from ..grids.measure import store
     from ..grids.report import table, verdict, write_report
     from ..grids.validate import validate
-    from ..host.arguments import read_arguments
     from ..patches.install import install
 
     install()
-    try:
-        arguments = read_arguments({**given, "data": options["data"]})
-    except ValueError as error:
-        raise InspectError(f"the host's val does not accept these arguments: {error}") from error
+    arguments = host_arguments("val", {**given, "data": options["data"]})
     folder = folder_of(options, "grid").absolute()
     curve, now = validate(model, project=str(folder), name="val", exist_ok=True, **arguments)
     best = curve.best()

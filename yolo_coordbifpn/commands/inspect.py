@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import itertools
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import UsageError, folder_of
+from . import UsageError, folder_of, host_arguments, need, others
 
 if TYPE_CHECKING:
     from ..inspection.inspect import Inspection
@@ -35,12 +35,7 @@ OWN = {"mode", "task", "save", "stream", "augment", "embed", "visualize", "batch
 
 def run(options: dict[str, str]) -> int:
     """Write the plots and the page; return 1 if a model cannot be opened or no image can be read."""
-    try:
-        import jinja2
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise UsageError(f"inspect needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
-    del jinja2, matplotlib
+    need("inspect", "inspect", "jinja2", "matplotlib")
     if not options["model"]:
         raise UsageError("model= must be a checkpoint such as best.pt.")
     from ..errors import HostError, InspectError
@@ -50,14 +45,12 @@ def run(options: dict[str, str]) -> int:
     from ..inspection.sources import split_sources
     from ..patches.install import install
 
-    given = {k: v for k, v in options.items() if k not in OPTIONS}
-    refused = sorted(OWN & given.keys())
-    if refused:
-        raise UsageError(f"{refused[0]}= is not for inspect, which shows one pass over each image.")
+    given = others(options, OPTIONS, OWN, "is not for inspect, which shows one pass over each image")
     sources = split_sources(options["source"])
     try:
         install()
-        found = inspect(options["model"], sources or None, options["against"] or None, **_predict_arguments(given))
+        arguments = host_arguments("predict", given)
+        found = inspect(options["model"], sources or None, options["against"] or None, **arguments)
         both = [x for x in (found, found.against) if x]
         if not any(x.fusions or x.attention or x.spatial_gates for x in both):
             print(f"{' and '.join(x.name for x in both)}: no CoordAtt and no BiFPN block, so there is nothing to show.")
@@ -85,14 +78,3 @@ def _print_shares(found: Inspection) -> None:
             for x in inputs
         ]
         print(f"{node:32}" + "   ".join(texts))
-
-
-def _predict_arguments(given: dict[str, str]) -> dict[str, Any]:
-    """Read arguments of the host's `predict`."""
-    from ..errors import InspectError
-    from ..host.arguments import read_arguments
-
-    try:
-        return read_arguments(given)
-    except ValueError as error:
-        raise InspectError(f"the host's predict does not accept these arguments: {error}") from error

@@ -17,7 +17,7 @@ and nms.png.
 
 from __future__ import annotations
 
-from . import UsageError, folder_of
+from . import UsageError, folder_of, host_arguments, need, others
 
 OPTIONS = {"model": "", "data": "", "conf": "0.25", "project": "", "name": "", "*": ""}
 OWN = {"iou", "plots", "nms", "end2end", "save_json", "save_txt", "augment", "mode", "task", "exist_ok"}
@@ -25,29 +25,17 @@ OWN = {"iou", "plots", "nms", "end2end", "save_json", "save_txt", "augment", "mo
 
 def run(options: dict[str, str]) -> int:
     """Print the table and write the files."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise UsageError(f"nms needs {error.name}: pip install 'yolo_coordbifpn[inspect]'.") from error
-    del matplotlib
+    need("nms", "inspect", "matplotlib")
     for key, what in (("model", "a checkpoint such as best.pt"), ("data", "a data YAML")):
         if not options[key]:
             raise UsageError(f"{key}= is missing; it must be {what}.")
     from ..crowds.report import table, verdict, write_report
     from ..crowds.sweep import sweep
-    from ..errors import InspectError
-    from ..host.arguments import read_arguments
     from ..patches.install import install
 
-    given = {k: v for k, v in options.items() if k not in OPTIONS}
-    refused = sorted(OWN & given.keys())
-    if refused:
-        raise UsageError(f"{refused[0]}= is not for nms, which runs every NMS on one pass over the data.")
+    given = others(options, OPTIONS, OWN, "is not for nms, which runs every NMS on one pass over the data")
     install()
-    try:
-        arguments = read_arguments({**given, "data": options["data"], "conf": options["conf"]})
-    except ValueError as error:
-        raise InspectError(f"the host's val does not accept these arguments: {error}") from error
+    arguments = host_arguments("val", {**given, "data": options["data"], "conf": options["conf"]})
     data, confidence = arguments.pop("data"), arguments.pop("conf")
     if not isinstance(confidence, (int, float)):
         raise UsageError(f"conf= must be a number from 0 to 1, got {options['conf']!r}.")

@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import UsageError, folder_of, share, truth, whole_number
+from . import UsageError, folder_of, need, share, truth, whole_number
 
 if TYPE_CHECKING:
     from ..grids.tiles import TileModel
@@ -51,13 +51,7 @@ OPTIONS = {
 
 def run(options: dict[str, str]) -> int:
     """Predict the images; return 1 if one of them could not be read."""
-    try:
-        import psutil
-        import rich
-        import sahi
-    except ModuleNotFoundError as error:
-        raise UsageError(f"tiles needs {error.name}: pip install 'yolo_coordbifpn[tiles]'.") from error
-    del psutil, rich, sahi
+    need("tiles", "tiles", "psutil", "rich", "sahi")
     if not options["model"].endswith(".pt") or not options["source"]:
         raise UsageError("model= must be a checkpoint such as best.pt, and source= an image or a folder of images.")
     size, draw = whole_number(options, "size", 32), truth(options, "draw")

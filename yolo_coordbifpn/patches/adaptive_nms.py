@@ -103,11 +103,6 @@ def patch_nms(home: ModuleType) -> Undo:
     return replace(home, "non_max_suppression", non_max_suppression)
 
 
-def densities_hold(host: ModuleType) -> bool:
-    """Return whether the host's `predict`, as it is now, is ours."""
-    return is_replaced(getattr(host, "BaseModel", None), "predict", __name__)
-
-
 def nms_holds(home: ModuleType | None) -> bool:
     """Return whether the NMS of a module, as it is now, is ours."""
     return is_replaced(home, "non_max_suppression", __name__)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import BlockTable
-from .replacement import Undo, is_replaced, model_method, replace_methods
+from .replacement import Undo, model_method, replace_methods
 
 ACTIVE = "_yolo_coordbifpn_loss"  # attribute of a model while its loss is computed: one `loss` may call another
 _UNSCALED = {"ClassificationModel", "RTDETRDetectionModel"}  # whose loss the host does not multiply by the batch size
@@ -40,11 +40,6 @@ def patch_block_losses(host: ModuleType, table: BlockTable) -> Undo:
     """
     base, _ = model_method(host, "loss")
     return replace_methods(host, base, "loss", lambda original: _with_blocks(host, table, original))
-
-
-def block_losses_hold(host: ModuleType) -> bool:
-    """Return whether the host's `loss`, as it is now, is ours."""
-    return is_replaced(getattr(host, "BaseModel", None), "loss", __name__)
 
 
 def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., Any]) -> Callable[..., Any]:

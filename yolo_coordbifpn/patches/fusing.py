@@ -9,7 +9,7 @@ from typing import Any
 from ..graph.fold import Folded, fold
 from ..graph.starts import fold_rezeros
 from ..registry import BlockTable
-from .replacement import Undo, is_replaced, model_method, replace
+from .replacement import Undo, model_method, replace
 
 _FUSED = "_fused_by_yolo_coordbifpn"  # set on a block that has fused itself
 
@@ -44,11 +44,6 @@ def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
         return model
 
     return replace(base, "fuse", fuse)
-
-
-def fuse_holds(host: ModuleType) -> bool:
-    """Return whether the host's `fuse()`, as it is now, is ours."""
-    return is_replaced(getattr(host, "BaseModel", None), "fuse", __name__)
 
 
 def _log(logger: Any, result: Folded) -> None:

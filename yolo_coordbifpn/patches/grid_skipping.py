@@ -21,7 +21,7 @@ from ..blocks.dispatch import recorded
 from ..blocks.grid import GridActivation, grid_of
 from .adaptive_nms import DENSITIES
 from .block_losses import ACTIVE
-from .replacement import Undo, is_replaced, model_method, replace_methods
+from .replacement import Undo, model_method, replace_methods
 
 # arguments of `predict` that need every layer's output, read `x` a second time, or change the number of classes
 _WHOLE = ("profile", "visualize", "augment", "embed", "batch", "vpe", "return_vpe", "tpe", "txt_feats")
@@ -43,11 +43,6 @@ def patch_grid_skipping(host: ModuleType) -> Undo:
     """
     base, _ = model_method(host, "predict")
     return replace_methods(host, base, "predict", lambda original: _skipping(host, original))
-
-
-def grid_skipping_holds(host: ModuleType) -> bool:
-    """Return whether the host's `predict`, as it is now, is ours."""
-    return is_replaced(getattr(host, "BaseModel", None), "predict", __name__)
 
 
 def _skipping(host: ModuleType, original: Callable[..., Any]) -> Callable[..., Any]:

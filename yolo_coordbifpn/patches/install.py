@@ -15,29 +15,35 @@ from ..errors import HostError, host_needed
 from ..grafting.graft import graft_text
 from ..registry import GIVE_WAY, TABLE, ChannelRule, entry_points, environment, shipped
 from . import hook
-from .adaptive_nms import HOMES, densities_hold, nms_holds, patch_densities, patch_nms
-from .block_losses import block_losses_hold, patch_block_losses
+from .adaptive_nms import HOMES, nms_holds, patch_densities, patch_nms
+from .block_losses import patch_block_losses
 from .distillation import distillation_holds, patch_distillation
 from .failure import raise_when_built
-from .fusing import fuse_holds, patch_fuse
-from .grid_skipping import grid_skipping_holds, patch_grid_skipping
+from .fusing import patch_fuse
+from .grid_skipping import patch_grid_skipping
 from .names import names_hold, patch_names, report_file
 from .parser import check_names, expose, parser_holds, patch_parser
 from .prototypes import patch_prototypes, prototypes_hold
-from .replacement import Undo
+from .replacement import Undo, is_replaced
 from .safe_load import allow, patch_safe_load, safe_load_holds
 from .trainer_callbacks import patch_trainer_callbacks, trainer_callbacks_hold
-from .weights import engine_load_holds, patch_engine_load, patch_weights, weights_hold
+from .weights import engine_load_holds, patch_engine_load, patch_weights
+
+
+def _is_ours(method: str, patch: Callable[..., Undo]) -> Callable[[ModuleType], bool]:
+    """Return a function that says whether a method of the host's models, as it is now, is that of a patch."""
+    return lambda host: is_replaced(getattr(host, "BaseModel", None), method, patch.__module__)
+
 
 # the patches that work together or not at all: name, whether it holds, and the patch
 _REQUIRED: tuple[tuple[str, Callable[[ModuleType], bool], Callable[[ModuleType], Undo]], ...] = (
     ("model YAML names", names_hold, lambda host: patch_names(host, host_version(), graft_text)),
     ("model parser", parser_holds, lambda host: patch_parser(host, TABLE, functools.partial(report_file, host))),
-    ("pretrained weights", weights_hold, lambda host: patch_weights(host, TABLE)),
-    ("fusing", fuse_holds, lambda host: patch_fuse(host, TABLE)),
-    ("losses of blocks", block_losses_hold, lambda host: patch_block_losses(host, TABLE)),
-    ("densities", densities_hold, patch_densities),
-    ("grid skipping", grid_skipping_holds, patch_grid_skipping),
+    ("pretrained weights", _is_ours("load", patch_weights), lambda host: patch_weights(host, TABLE)),
+    ("fusing", _is_ours("fuse", patch_fuse), lambda host: patch_fuse(host, TABLE)),
+    ("losses of blocks", _is_ours("loss", patch_block_losses), lambda host: patch_block_losses(host, TABLE)),
+    ("densities", _is_ours("predict", patch_densities), patch_densities),
+    ("grid skipping", _is_ours("predict", patch_grid_skipping), patch_grid_skipping),
     ("safe loading", lambda host: safe_load_holds(host, TABLE), lambda host: patch_safe_load(host, TABLE)),
 )
 # what not every host has: without it the rest works; name, module, whether the patch holds, and the patch

@@ -104,11 +104,6 @@ def patch_engine_load(engine: Any, table: BlockTable) -> Undo:
     return replace(engine.Model, "load", load)
 
 
-def weights_hold(host: ModuleType) -> bool:
-    """Return whether the host's loading of weights, as it is now, is ours."""
-    return is_replaced(getattr(host, "BaseModel", None), "load", __name__)
-
-
 def engine_load_holds(engine: Any) -> bool:
     """Return whether `load` of the host's `engine.model`, as it is now, is ours, or that is only half imported."""
     return not hasattr(engine, "Model") or is_replaced(engine.Model, "load", __name__)
