@@ -82,6 +82,8 @@ def narrow(cfg: dict[str, Any]) -> dict[str, Any]:
         return {**cfg, "scales": dict(kept.values())}
     if "width_multiple" in cfg:
         return {**cfg, "width_multiple": 0.25}
+    if any(row[2] == "TorchVision" for row in cfg["backbone"]):
+        return cfg
     return {**cfg, **{part: [[*row[:3], _quarter(row[3])] for row in cfg[part]] for part in ("backbone", "head")}}
 
 

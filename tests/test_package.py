@@ -88,6 +88,7 @@ def test_install_and_uninstall(wheel: Path, tmp_path: Path) -> None:
     python = next(bin_folder.glob("python*"))
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.check_output([python, "-c", code], text=True).strip())
+    (site / "another.py").touch()  # pip removes a folder that it leaves empty
     before = {x for x in (tmp_path / "env").rglob("*") if "__pycache__" not in x.parts}
 
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "-q"]

@@ -138,9 +138,10 @@ def _inspected(cfg: dict[str, Any]) -> tuple[Any, list[Facts]]:
     try:
         check_rows(cfg)
     except GraftError as error:
+        check_rows(cfg, places=False)
         try:
             model = build(cfg)
-        except Exception:  # whatever the host says of malformed rows
+        except GraftError:
             raise error from None
         check_places(model.model)  # the rows are right in a fork that counts layers in another way
         raise

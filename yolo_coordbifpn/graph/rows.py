@@ -17,11 +17,12 @@ def level(stride: float | None) -> str:
     return f"P{int(stride or 1).bit_length() - 1}"
 
 
-def check_rows(cfg: Any) -> list[Any]:
+def check_rows(cfg: Any, places: bool = True) -> list[Any]:
     """Check that a model YAML has rows of four parts that read layers before them.
 
     Args:
         cfg: The model YAML as a dict.
+        places: Whether the layers that a row reads are counted in rows, as in Ultralytics.
 
     Returns:
         All rows, in the order of the layers.
@@ -40,7 +41,7 @@ def check_rows(cfg: Any) -> list[Any]:
     rows: list[Any] = cfg["backbone"] + cfg["head"]
     for index, row in enumerate(rows):
         try:
-            check_row(row, index)
+            check_row(row, index, places)
         except RowError as error:
             raise GraftError(f"{where(cfg, index, row)}: {error}") from error
     return rows
@@ -58,8 +59,8 @@ def other_sections(cfg: dict[str, Any]) -> list[str]:
     ]
 
 
-def check_row(row: Any, index: int) -> None:
-    """Raise a `RowError` if `row` is malformed as row `index` of a model YAML."""
+def check_row(row: Any, index: int, places: bool = True) -> None:
+    """Raise a `RowError` if `row` is malformed as row `index` of a model YAML; of `places` see `check_rows`."""
     if not isinstance(row, (list, tuple)) or len(row) != 4:
         parts = f"{len(row)} of them" if isinstance(row, (list, tuple)) else repr(row)
         raise RowError(f"a row has four parts, [from, repeats, module, args], got {parts}")
@@ -71,7 +72,8 @@ def check_row(row: Any, index: int) -> None:
     if not isinstance(args, (list, tuple)):
         raise RowError(f"the arguments must be a list, got {args!r}")
     for source in sources if isinstance(sources, (list, tuple)) and sources else [sources]:
-        check_source(source, index)
+        if places or type(source) is not int:
+            check_source(source, index)
 
 
 def check_source(source: Any, index: int) -> None:
