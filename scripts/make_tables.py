@@ -237,7 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "anms": lambda: anms.table(read(RESULTS / "anms.csv")),
     "benchmark-grid": lambda: benchmark_grid.table(read(RESULTS / "benchmark_grid.csv")),
     "benchmark-nms": lambda: benchmark_nms.table(read(RESULTS / "benchmark_nms.csv")),
-    **{f"study-{stage}": partial(study, stage) for stage in ("levels-hituav", "levels-bccd")},
+    **{f"study-{stage}": partial(study, stage) for stage in ("levels-hituav", "levels-bccd", "screen-hituav")},
     "fuzz": lambda: fuzz_report.table(read(RESULTS / "fuzz.csv")),
 }
 
