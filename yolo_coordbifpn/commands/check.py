@@ -53,7 +53,7 @@ def run(options: dict[str, str]) -> int:
             if not holds and not problems.get(None):
                 faults.append(f"the patch of the {name} was undone by other code")
         for name, reason in lacking().items():
-            print(f"{'patch: ' + name:26}not possible with this Ultralytics: {reason}")
+            print(f"{'patch: ' + name:26}not made, the others work without it: {reason}")
         for problem in filter(None, (clash(x, vars(sys.modules[hook.HOST])) for x in TABLE)):
             print(f"{'block of the host':26}{problem}")
     for name in hook.forks():
