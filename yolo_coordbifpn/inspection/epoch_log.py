@@ -80,12 +80,16 @@ class FusionLog(EpochLog):
     def __init__(self, folder: Path, epoch: int) -> None:
         """Keep the rows of the file up to an epoch, see `EpochLog`."""
         super().__init__(folder, epoch)
+        self._model: Any = None
+        self._nodes: list[Fusion] = []
         self._dead: set[tuple[int, str]] = set()
 
     def measure(self, epoch: int, model: Any) -> list[list[Any]]:
         """Return the rows of an epoch, and add to `warnings` the weights that have become 0."""
         rows: list[list[Any]] = []
-        for node in fusions(model):  # the host makes a new model when it goes back after a NaN
+        if self._model is not model:  # the host makes a new one when it goes back after a NaN
+            self._model, self._nodes = model, fusions(model)
+        for node in self._nodes:
             for name, weight in node.shares:
                 rows.append([node.layer, node.name, name, f"{weight:.6g}"])
                 self.latest[f"fusion/layer{node.layer}_{node.name}/{name}".replace(" ", "_")] = weight
