@@ -77,33 +77,27 @@ def test_channels_of_a_backbone_with_several_outputs() -> None:
     assert channels == 128 + 64
 
 
-@pytest.fixture
-def counted() -> Any:
+def counted(name: str) -> Any:
     """Build a model whose first row counts as five layers, as in forks with a backbone of several outputs."""
-    model = DetectionModel("yolo11n.yaml", verbose=False)
+    model = DetectionModel(name, verbose=False)
     for layer in list(model.model)[1:]:
         layer.i += 4
     return model
 
 
-def test_layers_that_are_counted_in_another_way(
-    counted: Any, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
-) -> None:
+def test_layers_that_are_counted_in_another_way(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
     """A graft and a drawing say so; loaded weights are not claimed to differ."""
     from yolo_coordbifpn.grafting import graft as module
 
     counts = r"counts layer 0 \(Conv\), which has several outputs, as several layers"
     with pytest.raises(GraftError, match=counts):
-        facts(counted)
+        facts(counted("yolo11n.yaml"))
     cfg = copy.deepcopy(YOLO("yolo11n.yaml").model.yaml)
     cfg["head"][-1][0] = [x + 4 for x in cfg["head"][-1][0]]  # read as rows, there are no such layers
-    monkeypatch.setattr(module, "build", lambda given: counted)
+    monkeypatch.setattr(module, "build", lambda given: counted("yolo11n.yaml"))
     with pytest.raises(GraftError, match=counts):
         graft(cfg)
-    new = DetectionModel("yolo11n-bifpn.yaml", verbose=False)
-    for layer in list(new.model)[1:]:
-        layer.i += 4
-    new.load(DetectionModel("yolo11n.yaml", verbose=False))
+    counted("yolo11n-bifpn.yaml").load(DetectionModel("yolo11n.yaml", verbose=False))
     assert "the initial output was not compared with the pretrained model's: the layers cannot be run" in log.text
     assert "differs from the pretrained model's" not in log.text
 
@@ -198,11 +192,9 @@ def test_a_fork_in_the_working_folder(tmp_path: Path) -> None:
     assert str(tmp_path / "ultralytics") in done.stdout, done.stderr
 
 
-def test_check_with_a_fork_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, python: Callable[..., str]) -> None:
+def test_check_with_a_fork_alone(tmp_path: Path, python: Callable[..., str]) -> None:
     """Where a fork with its own parser stands alone, a missing Ultralytics is no fault."""
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\n" + NESTED.replace("return layers", "return nn.Sequential(*layers)")
-    )
+    (tmp_path / "mine.py").write_text(NESTED)
     code = "import sys; sys.modules['ultralytics'] = None; from yolo_coordbifpn.commands import main; main(['check'])"
     out = python(code, YOLO_COORDBIFPN_PARSERS="mine")
     lines = [" ".join(x.split()) for x in out.splitlines()]
