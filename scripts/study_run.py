@@ -102,7 +102,8 @@ def _set_rate(rate: float) -> None:
     @functools.wraps(original)
     def build_optimizer(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         optimizer = original(self, model, *args, **kwargs)
-        own = {id(p) for m in model.modules() if TABLE.is_block(m) for p in m.parameters()}
+        blocks = [m for m in model.modules() if type(m) is not nn.Sequential and TABLE.is_block(m)]
+        own = {id(p) for m in blocks for p in m.parameters()}
         for group in list(optimizer.param_groups):
             faster = [p for p in group["params"] if id(p) in own]
             if faster:
