@@ -1,0 +1,53 @@
+"""The study: its treatments differ from the stock model in what they say, and in nothing else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.nn.tasks import DetectionModel
+
+from yolo_coordbifpn import graft
+from yolo_coordbifpn.blocks.rezero import ReZero
+
+
+def test_every_stage_has_known_treatments() -> None:
+    """A stage names treatments of the table, stock first, and each once."""
+    from study_plan import STAGES, TREATMENTS
+
+    for stage in STAGES.values():
+        assert set(stage.treatments) <= set(TREATMENTS)
+        assert stage.treatments[0] == "stock"
+        assert len(set(stage.treatments)) == len(stage.treatments)
+
+
+def test_only_the_blocks_learn_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a rate of 16 the blocks have 16 times the learning rate and no decay; all else is as without it."""
+    import study_run
+
+    cfg: Any = graft("yolo11.yaml", coordatt="P5", bifpn="concat") | {"scale": "n"}
+    model: Any = DetectionModel(cfg, verbose=False)
+    model.model[9] = ReZero(model.model[9])
+    plain = settings(model)
+    monkeypatch.setattr(BaseTrainer, "build_optimizer", BaseTrainer.build_optimizer)  # undone at the end
+    study_run._set_rate(16)
+    faster = settings(model)
+    layers = [9, *(i for i, layer in enumerate(model.model) if type(layer).__name__ == "BiFPN_Concat")]
+    blocks = {k for k in plain if int(k.split(".")[1]) in layers}
+    assert plain.keys() == faster.keys()
+    assert "model.9.weight" in blocks
+    assert len(layers) == 5
+    for name, (rate, decay) in plain.items():
+        assert faster[name] == ((16 * rate, 0.0) if name in blocks else (rate, decay)), name
+
+
+def settings(model: Any) -> dict[str, tuple[float, float]]:
+    """Return the learning rate and the decay of each parameter, in the optimizer that the host builds."""
+    trainer: Any = SimpleNamespace()
+    optimizer = BaseTrainer.build_optimizer(trainer, model, "AdamW", 0.001, 0.9, 5e-4)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = [(names[id(p)], (g["lr"], g["weight_decay"])) for g in optimizer.param_groups for p in g["params"]]
+    assert len(dict(found)) == len(found) == len(names)
+    return dict(found)
