@@ -38,8 +38,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests over many model YAMLs as slow, except for those of YOLO11 and of YOLO26 with poses."""
-    quick = re.compile(r"\[yolo(11n?|26n?-pose)(-coordatt-bifpn)?\]")
+    """Mark the tests over many model YAMLs as slow, except for those of YOLO11."""
+    quick = re.compile(r"\[yolo11n?(-coordatt-bifpn)?\]")
     for item in items:
         if item.get_closest_marker("zoo") and not quick.search(item.name):
             item.add_marker(pytest.mark.slow)

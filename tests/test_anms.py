@@ -579,6 +579,7 @@ def test_end_to_end_has_nothing_to_adapt(log: Any) -> None:
     assert log.text.count("this head needs no NMS (end2end), so the densities adapt nothing") == 1
 
 
+@pytest.mark.slow
 def test_embedding_is_the_stock_models(models: dict[str, YOLO], tmp_path: Path) -> None:
     """The layer before the head, which the host embeds by default, stands for the one that it is in the stock model."""
     stock, ours = YOLO("yolo11n.yaml"), copy.deepcopy(models["detect"])
@@ -608,6 +609,7 @@ def test_export_has_no_densities(models: dict[str, YOLO], nms: bool, tmp_path: P
     assert len(onnx.load(files[0]).graph.node) == len(onnx.load(files[1]).graph.node)
 
 
+@pytest.mark.slow
 def test_names_and_places() -> None:
     """The word of the variant combines with others; heads without NMS refuse it, and so does a second one."""
     assert split("yolo11n-seg-anms.yaml") == ("yolo11n-seg.yaml", Variant("none", "none", nms="adaptive"))
@@ -625,6 +627,7 @@ def test_names_and_places() -> None:
         graft("yolo11n.yaml", nms="soft")
 
 
+@pytest.mark.slow
 def test_upgrade(tmp_path: Path) -> None:
     """A trained checkpoint gets a density head, with the same boxes and scores."""
     stock = YOLO("yolo11n.yaml")

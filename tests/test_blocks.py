@@ -208,6 +208,7 @@ def test_gradients(which: int) -> None:
         assert torch.autograd.gradcheck(run, (*xs, *params), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_coordatt_gradients_are_those_of_the_plain_formula(layout: torch.memory_format) -> None:
     """The gradients written out equal those of autograd, also the second ones, in both memory formats."""

@@ -43,6 +43,7 @@ print(seen)
 """
 
 
+@pytest.mark.slow
 def test_a_load_with_more_arguments(python: Callable[..., str]) -> None:
     """What a fork's `load` takes besides is passed on, with and without our blocks."""
     assert python(OTHER_LOAD, YOLO_COORDBIFPN_AUTOLOAD="0").splitlines()[-1] == str([False] * 4)
@@ -85,6 +86,7 @@ def counted(name: str) -> Any:
     return model
 
 
+@pytest.mark.slow
 def test_layers_that_are_counted_in_another_way(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
     """A graft and a drawing say so; loaded weights are not claimed to differ."""
     from yolo_coordbifpn.grafting import graft as module

@@ -249,6 +249,7 @@ def test_scenes_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
         assert image.size == (64, 64)
 
 
+@pytest.mark.slow
 def test_scenes_have_all_classes_and_sizes() -> None:
     """All classes occur, all boxes are inside the image, and the sizes range from small to large."""
     boxes = [box for k in range(60) for box in draw_scene(192, random.Random(k))[1]]

@@ -323,6 +323,7 @@ def finish(run: Run, value: float) -> None:
     (run.folder / "train" / "results.csv").write_text(f"epoch,  metrics/mAP50-95(B)\n{rows}\n")
 
 
+@pytest.mark.slow
 def test_the_report_says_what_the_intervals_say(tmp_path: Path) -> None:
     """Better, worse and not shown, with the numbers, in every format; the page needs no outside resources."""
     labels = ("yolo11n", "yolo11n-bifpn", "yolo11n-se", "yolo11n-coordatt")
@@ -364,6 +365,7 @@ def test_the_report_says_what_the_intervals_say(tmp_path: Path) -> None:
         assert len(list(csv.DictReader(file))) == 12
 
 
+@pytest.mark.slow
 def test_an_incomplete_report_says_so(tmp_path: Path) -> None:
     """Missing seeds are named first, and a model without any result has a row that says missing."""
     plan = planned(tmp_path / "x", models=("yolo11n.yaml", "yolo11n-bifpn.yaml", "yolo11s.yaml"))
@@ -377,6 +379,7 @@ def test_an_incomplete_report_says_so(tmp_path: Path) -> None:
     assert "yolo11s is the next larger stock model" in text
 
 
+@pytest.mark.slow
 def test_unequal_runs_are_named(tmp_path: Path) -> None:
     """A batch that the host had to halve, and another version in the middle of a comparison, are findings."""
     plan = planned(tmp_path / "x")

@@ -307,6 +307,7 @@ def test_the_leaderboard_shows_the_race(tmp_path: Path) -> None:
     assert float(rows["bad"]["difference_low"]) == pytest.approx(found.low)
 
 
+@pytest.mark.slow
 def test_a_failed_run_of_a_race_is_missing(tmp_path: Path) -> None:
     """A run that was started and has no result makes the report incomplete; runs that were not started do not."""
     plan = planned(tmp_path / "x", 60)
@@ -353,6 +354,7 @@ def test_bad_budgets(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"budget= must be a time such as 2h, 90m or 1h30m, got '{text}'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_dry_race(tmp_path: Path) -> None:
     """It says how many runs there are at most, how long they take, and when the budget ends; ten seeds by default."""
     data = write_scenes(tmp_path / "scenes", train=12, val=6, size=64, seed=0)

@@ -150,6 +150,7 @@ def test_models_without_nms(tmp_path: Path) -> None:
             sweeping.sweep(tmp_path / f"{name}.pt", str(data), project=str(tmp_path), imgsz=64, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [("path: x\nval: x\n", "train"), ("a: [1", "b.yaml"), ("hello", "b.yaml"), (None, "b.yaml")],

@@ -138,6 +138,7 @@ def test_a_declared_word_is_a_variant(own_blocks: None) -> None:
         YOLO("yolo11n-attention.yaml")
 
 
+@pytest.mark.slow
 def test_a_word_of_a_stock_name_is_no_variant(own_blocks: None) -> None:
     """A user's class named like a word of the host's own models does not change what their names mean."""
     register(type("Tiny", (Gate,), {}))
@@ -165,6 +166,7 @@ def test_what_cannot_be_declared(own_blocks: None) -> None:
         register(block(variant="coordatt")(type("Other", (Gate,), {})))
 
 
+@pytest.mark.slow
 def test_a_block_that_changes_the_channels_is_no_attention(own_blocks: None) -> None:
     """`attention=` refuses a block that does not keep the channels, and names it."""
 
@@ -289,6 +291,7 @@ def test_rezero_travels_with_the_model(own_blocks: None, tmp_path: Path, places:
     assert gap(back, first) > 1e-6  # what the blocks had learned is lost
 
 
+@pytest.mark.slow
 def test_a_rezero_that_never_moved_is_folded_away(own_blocks: None) -> None:
     """For inference nothing is left of a block at a = 0, and of a ReZero at a = 1 only its block."""
     register(Gate)

@@ -88,6 +88,7 @@ def test_commands_exist(page: Path) -> None:
                 assert (ROOT / words[1]).is_file(), line
 
 
+@pytest.mark.slow
 def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The five lines of the README run as they are, with stock weights and COCO8, and print what the README says."""
     weights, data = SHARED / "weights" / "yolo11n-coco-int8dq.pt", SHARED / "data" / "coco8" / "data.yaml"

@@ -274,6 +274,7 @@ def build(name: str, change: Callable[[dict], Any] = lambda cfg: None) -> nn.Mod
     return importlib.import_module(f"{name}.yolo").Model(cfg)
 
 
+@pytest.mark.slow
 def test_forks_train_unedited(tmp_path: Path, python: Callable[..., str]) -> None:
     """With the environment variable alone, rows build, all our parameters are trained, and a checkpoint loads again."""
     write_forks(tmp_path)

@@ -90,6 +90,7 @@ def test_a_dead_weight_folds() -> None:
     assert gap(copy.deepcopy(model).fuse(verbose=False), model) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "function"), [("nn.SiLU", "silu"), ("nn.Sigmoid", "sigmoid")])
 def test_what_cannot_be_folded_stays_and_says_so(module: str, function: str, log: pytest.LogCaptureFixture) -> None:
     """A fusion that is not only read by convolutions keeps its weights; the others are folded."""
@@ -101,6 +102,7 @@ def test_what_cannot_be_folded_stays_and_says_so(module: str, function: str, log
     assert said in log.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
     [

@@ -39,7 +39,7 @@ def fuzz(own_blocks: None) -> Iterator[Any]:
     [
         pytest.param("rows", 120, marks=pytest.mark.slow),
         pytest.param("yamls", 80, marks=pytest.mark.slow),
-        ("grafts", 40),
+        pytest.param("grafts", 40, marks=pytest.mark.slow),
         ("files", 10),
     ],
 )
@@ -52,6 +52,7 @@ def test_cases(fuzz: Any, kind: str, count: int) -> None:
     assert {outcome for outcome, _ in result.counts} >= {BUILT, OURS}
 
 
+@pytest.mark.slow
 def test_a_bare_error_is_a_finding(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of ours that names no row is a finding, and is reduced to a single row."""
 

@@ -221,6 +221,7 @@ def test_every_stock_model_in_the_other_variants(name: str, record_property: Any
 # The paper's neck -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_the_sum_neck_is_effdets(repeats: int) -> None:
     """With the same weights, what the head reads is the output of effdet's BiFPN on the same feature maps."""
@@ -283,6 +284,7 @@ def test_options_of_the_sum_neck() -> None:
 # Places ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_places_of_attention() -> None:
     """Attention comes after the layer of each place, and is read by the layers that read it, also at several places."""
     rows = graft("yolo11n.yaml", "P2,P4,N3", "none")
@@ -297,6 +299,7 @@ def test_places_of_attention() -> None:
     assert [row[2] for row in p6["backbone"]][-2:] == ["CoordAtt", "SPPF"]
 
 
+@pytest.mark.slow
 def test_attention_inside_the_bottlenecks(tmp_path: Path) -> None:
     """Attention inside stock blocks follows the last k x k convolution, and survives a checkpoint and fusing."""
     torch.manual_seed(0)
@@ -327,6 +330,7 @@ def test_attention_inside_the_bottlenecks(tmp_path: Path) -> None:
     assert gap(rebuilt, new.model) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SE", "CBAM"])
 def test_comparators_start_level(name: str) -> None:
     """The other papers' attention blocks go to the same places and start as the identity too."""
@@ -353,6 +357,7 @@ class Twice(nn.Module):
         return x * self.scale
 
 
+@pytest.mark.slow
 def test_a_users_own_attention(own_blocks: None) -> None:
     """A registered block goes to the same places."""
     register(Twice)
@@ -361,6 +366,7 @@ def test_a_users_own_attention(own_blocks: None) -> None:
         assert sum(isinstance(m, Twice) for m in new.modules()) == count
 
 
+@pytest.mark.slow
 def test_the_top_down_neck() -> None:
     """The head reads the top-down nodes, the rest of the neck is removed, and weighting adds no edge."""
     fpn = graft("yolo11n.yaml", "none", "none", neck="fpn")
@@ -370,6 +376,7 @@ def test_the_top_down_neck() -> None:
     assert [len(row[0]) for row in both["head"] if row[2] == "BiFPN_Concat"] == [2, 2]
 
 
+@pytest.mark.slow
 def test_weights_of_a_top_down_model() -> None:
     """A model with layers removed gets the weights of the right layers, although their indices differ."""
     torch.manual_seed(0)
@@ -647,6 +654,7 @@ def test_names_are_split() -> None:
     assert len(set(variants())) == len(variants()) == 27
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "task", "scale"),
     [
@@ -702,7 +710,7 @@ def test_a_future_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ("name", "error", "message"),
     [
         ("yolo11n-cls-bifpn.yaml", GraftError, "bifpn in yolo11-cls.yaml: the model has no neck to weight"),
-        ("yolov3-fpn.yaml", GraftError, "fpn in yolov3.yaml: neck=fpn: the neck has no bottom-up path"),
+        ("yolov3-tiny-fpn.yaml", GraftError, "fpn in yolov3-tiny.yaml: neck=fpn: the neck has no bottom-up path"),
         ("yolo12n-pose-cordatt.yaml", FileNotFoundError, "Did you mean yolo12.*-pose-coordatt"),
         ("yolo31n-bifpn.yaml", FileNotFoundError, "Did you mean"),
     ],

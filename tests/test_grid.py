@@ -178,6 +178,7 @@ def test_hooks_inside_layers(model: Any) -> None:
     assert not first(run(model, images(), 1.0)).any()
 
 
+@pytest.mark.slow
 def test_prompts() -> None:
     """Visual prompts of YOLOE read the whole batch, so nothing is skipped."""
     torch.manual_seed(0)
@@ -346,6 +347,7 @@ def test_loss_without_objects(model: Any) -> None:
     assert all(p.grad is not None for p in grid_of(model).parameters())
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     """At a usual learning rate 200 steps are enough to score the cell of an object higher than any other."""
     torch.manual_seed(0)
@@ -611,6 +613,7 @@ def test_train_val_predict(scenes: Path, tmp_path: Path) -> None:
     assert "4/4" in yolo(tmp_path, "predict", f"model={best}", f"source={folder}", "imgsz=64", "batch=4")
 
 
+@pytest.mark.slow
 def test_upgrade(tmp_path: Path) -> None:
     """A trained checkpoint gets a grid that skips nothing yet, with the same output."""
     stock = YOLO("yolo11n.yaml")

@@ -59,6 +59,7 @@ def build(*rows: list) -> nn.Module:
 # In other processes: the hook ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stock_code_finds_the_blocks(python: Callable[..., str]) -> None:
     """A new process that does not import the package builds one of our models, and the hook says nothing."""
     code = (
@@ -354,6 +355,7 @@ def test_two_threads_name_a_block_first() -> None:
     assert found == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_leaves_the_parents_files(python: Callable[..., str]) -> None:
     """A model YAML made for a name outlives a forked process, and is deleted at the end of the one that made it."""
@@ -368,6 +370,7 @@ def test_a_forked_process_leaves_the_parents_files(python: Callable[..., str]) -
     assert not Path(file).parent.exists()
 
 
+@pytest.mark.slow
 def test_a_made_file_that_is_gone_is_made_again() -> None:
     """A cleaner of temporary folders may delete the YAML made for a name; the name is found all the same."""
     file = Path(tasks.check_yaml("yolo12-pose-bifpn.yaml"))
@@ -717,6 +720,7 @@ assert tasks.parse_model.__module__ == "ultralytics.nn.tasks" and tasks.CoordAtt
 """
 
 
+@pytest.mark.slow
 def test_a_host_with_its_own_block_of_a_name_of_ours(python: Callable[..., str]) -> None:
     """Its rows mean its own block, models with our block of that name name the conflict, and all others work."""
     out = python(CLASH, YOLO_COORDBIFPN_AUTOLOAD="0")
@@ -811,6 +815,7 @@ def test_a_missing_host(call: str, python: Callable[..., str]) -> None:
 # Names ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_shipped_file_is_found_by_its_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shipped files are found from any folder, with and without a scale letter."""
     monkeypatch.chdir(tmp_path)

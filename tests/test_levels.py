@@ -28,6 +28,7 @@ from yolo_coordbifpn.patches.install import install
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 FAMILIES = ("yolo11n", "yolov8n", "yolo26n")
+MOSTLY_SLOW = [FAMILIES[0], *(pytest.param(x, marks=pytest.mark.slow) for x in FAMILIES[1:])]
 GRAFTS: dict[str, dict[str, Any]] = {
     "p2": {"coordatt": "none", "bifpn": "none", "levels": "P2"},
     "coordatt-bifpn-p2": {"levels": "P2"},
@@ -77,7 +78,7 @@ def new_scores(new: Any, old: Any) -> Iterator[Tensor]:
 
 @pytest.mark.parametrize("variant", GRAFTS)
 @pytest.mark.parametrize("task", ["", *(pytest.param(x, marks=pytest.mark.slow) for x in ("-seg", "-pose", "-obb"))])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MOSTLY_SLOW)
 def test_the_start_is_the_stock_models(family: str, task: str, variant: str) -> None:
     """With pretrained weights all predictions of the stock model stay, and a new level predicts nothing."""
     old = stock(family + task)
@@ -239,6 +240,7 @@ def test_some_levels_of_a_head() -> None:
     torch.testing.assert_close(scores, torch.cat((expected[..., 5:], expected[..., :4]), 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["yolov8n", "yolo26n"])
 def test_the_hosts_own_p2_model(family: str, log: pytest.LogCaptureFixture) -> None:
     """Weights of three levels reach the right levels of the host's own P2 model, and come back."""

@@ -25,13 +25,13 @@ ALL = [x.removesuffix(".yaml") for x in shipped()]
 FILES = [x for x in ALL if re.fullmatch(r"yolo(11|v8|26)-(coordatt|bifpn|coordatt-bifpn)", x)]
 BOTH = [x for x in FILES if x.endswith("-coordatt-bifpn")]  # at the same scale these have what the others have
 SCALED = [(x, "n") for x in FILES]
-SCALED += [(x, scale) for x in BOTH for scale in "sm"]
-SCALED += [pytest.param(x, scale, marks=pytest.mark.slow) for x in BOTH for scale in "lx"]  # type: ignore[misc]
+SCALED += [pytest.param(x, scale, marks=pytest.mark.slow) for x in BOTH for scale in "smlx"]  # type: ignore[misc]
 SUMMARY = re.compile(
     r"^  (\w): .* # summary: \d+ layers, ([\d,]+) parameters, [\d,]+ gradients, ([\d.]+) GFLOPs$", re.M
 )
 
 
+@pytest.mark.slow
 def test_the_variants_of_each_family() -> None:
     """Each family has three variants, each with the blocks in its name at their places."""
     assert len(ALL) == 85

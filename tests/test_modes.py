@@ -18,10 +18,10 @@ def data(tmp_path: Path) -> Path:
     return write_scenes(tmp_path / "scenes", train=8, val=4, size=SIZE, seed=0)
 
 
-SLOW = [pytest.param(x, marks=pytest.mark.slow) for x in ("classes", "ema", "rect")]
+SLOW = [pytest.param(x, marks=pytest.mark.slow) for x in ("classes", "ema", "freeze", "look", "rect")]
 
 
-@pytest.mark.parametrize("mode", ["bf16", "freeze", "info", "look", "profile", *SLOW])
+@pytest.mark.parametrize("mode", ["bf16", "info", "profile", *SLOW])
 def test_mode(mode: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of this name in scripts/check_modes.py passes; its docstring says what it shows."""
     monkeypatch.chdir(tmp_path)

@@ -131,6 +131,7 @@ def test_a_model_with_a_name_that_has_no_file_is_built(name: str, log: Any) -> N
     assert not [x for x in log.messages if "yolo_coordbifpn:" in x]
 
 
+@pytest.mark.slow
 def test_the_log_says_which_file_a_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Any) -> None:
     """A build logs the file; a local file with the name of another model is warned about; a quiet build is quiet."""
     monkeypatch.chdir(tmp_path)
@@ -271,6 +272,7 @@ def test_a_report_says_which_file_each_model_is(tmp_path: Path, monkeypatch: pyt
     assert model_file("runs/best.pt") == "checkpoint runs/best.pt"
 
 
+@pytest.mark.slow
 def test_a_host_with_its_own_cbam(python: Callable[..., str]) -> None:
     """The host keeps its own block, and models that have nothing to do with it are built and trained as before."""
     code = """
@@ -286,6 +288,7 @@ tasks.DetectionModel("yolo11n-cbam.yaml", verbose=False)
     assert re.search("GraftError: .*this host keeps its own", text), text[-2000:]
 
 
+@pytest.mark.slow
 def test_a_name_draws_no_random_numbers(tmp_path: Path) -> None:
     """The file of a name is made from a built stock model, but a model has the weights of its seed."""
     cfg = {**tasks.yaml_model_load("yolo11n-se-fpn.yaml"), "yaml_file": "yolov8n-se-fpn.yaml"}

@@ -94,6 +94,7 @@ def test_a_block_of_several_inputs_is_made_neutral(own_blocks: None) -> None:
     assert gap(new, old) < 1e-5
 
 
+@pytest.mark.slow
 def test_rezeros_move_with_their_rows(own_blocks: None) -> None:
     """A grafted model names its `ReZero` by the new indices; weights that are refused leave the model as it was."""
     register(Gate)

@@ -62,6 +62,7 @@ def test_contents(wheel: Path) -> None:
     assert not [x for x in names if "__pycache__" in x or x.startswith("yolo_coordbifpn/patches/startup")]
 
 
+@pytest.mark.slow
 def test_requirements(wheel: Path) -> None:
     """Rooms without the host import only dependencies; the others also extras and what Ultralytics requires."""
     archive, providers = zipfile.ZipFile(wheel), metadata.packages_distributions()

@@ -91,6 +91,7 @@ def model() -> Any:
 # Names ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NODES)
 def test_inputs_have_the_names_of_their_paths(name: str) -> None:
     """The inputs of a fusion are named by the level and path that they come from."""
@@ -176,6 +177,7 @@ def epochs(folder: Path) -> list[str]:
     return [x.split(",")[0] for x in (folder / "fusion_weights.csv").read_text().splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_the_hosts_loggers_see_the_weights(start: Any, model: Any, tmp_path: Path) -> None:
     """Only the host's loggers see the weights among the metrics, once for each epoch; logs and plots are written."""
     trainer, seen = start(tmp_path, model)
@@ -404,6 +406,7 @@ def test_gates_are_those_of_the_pass(model: Any, passes: Any, tmp_path: Path) ->
     assert all(x.__module__.startswith("ultralytics") for x in yolo.callbacks["on_predict_postprocess_end"])
 
 
+@pytest.mark.slow
 def test_blocks_inside_bottlenecks(tmp_path: Path) -> None:
     """CoordAtt inside a stock block is found and named by its layer."""
     cfg = yolo_coordbifpn.graft("yolo11n.yaml", coordatt="bottleneck", bifpn="none")
@@ -444,6 +447,7 @@ def test_a_module_that_is_no_model() -> None:
         fusion_weights(nn.Conv2d(1, 1, 1))
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_skipped(tmp_path: Path, log: Any) -> None:
     """A broken and an empty file are skipped and named in the log and on the page; the others are inspected."""
     ramp(tmp_path / "good.png", 64, 64)
@@ -490,6 +494,7 @@ def test_names_tell_images_apart(files: list[str], names: list[str]) -> None:
     assert distinct_names([Path(x) for x in files]) == names
 
 
+@pytest.mark.slow
 def test_the_repr_is_one_line(model: Any, tmp_path: Path) -> None:
     """An inspection and its parts have short reprs; a notebook gets the page in a frame of its own."""
     found = inspect("yolo11n-coordatt-bifpn.yaml", ramp(tmp_path / "a.png", 64, 32), imgsz=64)
@@ -775,6 +780,7 @@ def test_the_log_follows_a_new_model(model: Any, tmp_path: Path) -> None:
     assert rows[0] != rows[2] == pytest.approx(float(first.normalized_weights()[0]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_curve_is_that_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative name finds the log beside its folder of checkpoints; a model YAML has no training."""
     weights = tmp_path / "run" / "weights"

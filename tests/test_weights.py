@@ -27,6 +27,7 @@ from yolo_coordbifpn.graph.layers import facts, outputs, reads
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 FAMILIES = ("yolo11n", "yolov8n", "yolo26n")
+MOSTLY_SLOW = [FAMILIES[0], *(pytest.param(x, marks=pytest.mark.slow) for x in FAMILIES[1:])]
 VARIANTS = ("coordatt", "bifpn", "coordatt-bifpn")
 
 
@@ -49,7 +50,7 @@ def trunk_gap(new: Any, old: Any) -> float:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MOSTLY_SLOW)
 def test_the_output_is_the_stock_models(family: str, variant: str, log: pytest.LogCaptureFixture) -> None:
     """Every family in every variant has, with any weights, the output of the stock model that they are from."""
     old = stock(family)
@@ -64,6 +65,7 @@ def test_the_output_is_the_stock_models(family: str, variant: str, log: pytest.L
     assert ("4 fusions weighted, 1 convolutions widened" in line) == ("bifpn" in variant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["seg", "pose", "obb"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_tasks(family: str, task: str) -> None:
@@ -74,6 +76,7 @@ def test_other_tasks(family: str, task: str) -> None:
     assert gap(new, old) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(x.stem for x in (SHARED / "weights").glob("*.pt")) or ["none here"])
 def test_real_weights(name: str, tmp_path: Path) -> None:
     """COCO weights give the same output after `upgrade`, with the same names and task."""
@@ -336,6 +339,7 @@ class Mix(nn.Module):
         return self.conv(x)
 
 
+@pytest.mark.slow
 def test_a_users_own_blocks(own_blocks: None, log: pytest.LogCaptureFixture) -> None:
     """A block keeps the output, by its neutral state or in a `ReZero`."""
     register(Scale)
@@ -421,6 +425,7 @@ def test_every_stock_route(route: str, tmp_path: Path) -> None:
     assert int(kept[1]) >= 400  # all but the branches of the classes, which differ
 
 
+@pytest.mark.slow
 def test_models_without_blocks_and_checkpoints_of_the_same_layers_are_the_hosts(own_blocks: None) -> None:
     """Loading is bit-identical to the host's own there, also if tensors do not fit."""
     cases = [
@@ -439,6 +444,7 @@ def test_models_without_blocks_and_checkpoints_of_the_same_layers_are_the_hosts(
         torch.testing.assert_close(new.state_dict(), other.state_dict(), rtol=0, atol=0, msg=f"{target} from {source}")
 
 
+@pytest.mark.slow
 def test_a_trained_block_keeps_its_weights() -> None:
     """In a model with more blocks than the pretrained one, trained blocks are kept and new ones are neutral."""
     for gain in (1.0, 4.0):
@@ -451,6 +457,7 @@ def test_a_trained_block_keeps_its_weights() -> None:
         torch.testing.assert_close(new.model[9].state_dict(), old.model[9].state_dict())
 
 
+@pytest.mark.slow
 def test_the_gain_survives_every_rebuild() -> None:
     """A block's gain is in the model's YAML and in its state dict, and is loaded with the weights."""
     old = stock("yolo11n")
