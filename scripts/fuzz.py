@@ -21,7 +21,6 @@ import contextlib
 import copy
 import math
 import re
-import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -146,7 +145,10 @@ def _check(result: Result, limit: float) -> Callable[[Case], None]:
 def main(words: list[str]) -> int:
     """Fuzz all kinds, print the findings and the table, write the CSV."""
     options = parse(words, OPTIONS)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     LOGGER.setLevel("CRITICAL")
     torch.set_num_threads(1)
     kinds = options["kinds"].split(",")

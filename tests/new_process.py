@@ -61,10 +61,10 @@ def run_fresh(*words: str, folder: Path, limit: int = 400, **env: str) -> subpro
         limit: Seconds after which the process is killed.
         env: Environment variables to add.
     """
-    command = [] if os.access(words[0], os.X_OK) else [sys.executable]
-    return subprocess.run(
-        [*command, *words], cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=limit
-    )
+    runs_itself = os.access(words[0], os.X_OK) and not words[0].endswith(".py")  # on Windows every file has X_OK
+    command = [*words] if runs_itself else [sys.executable, *words]
+    env = {**os.environ, **env}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=limit)
 
 
 def run_python(*words: str, folder: Path, limit: int = 400, **env: str) -> subprocess.CompletedProcess[str]:

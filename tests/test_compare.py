@@ -152,7 +152,9 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     planned(tmp_path / "x", **changes, seeds=(0, 1, 2, 3)).start()
     for file in (model, data):
         file.write_text("nc: 3")
-        with pytest.raises(CompareError, match=f"{file} has changed since .* was started.* Restore it to continue"):
+        with pytest.raises(
+            CompareError, match=f"{re.escape(str(file))} has changed since .* was started.* Restore it to continue"
+        ):
             planned(tmp_path / "x", **changes, seeds=(0, 1, 2, 3, 4)).start()
         file.write_text("nc: 2")
     planned(tmp_path / "x", **changes, seeds=(0, 1, 2, 3, 4)).start()
@@ -179,6 +181,7 @@ def test_a_plan_grows(tmp_path: Path) -> None:
         (("/A/train/weights/best.pt", "/B/train/weights/best.pt", "m.yaml"), ("A-train", "B-train", "m")),
         (("/r/a/x/t/weights/best.pt", "/r/b/x/t/weights/last.pt"), ("a-x-t", "b-x-t")),
         (("r/t/weights/best.pt", "r/t/weights/last.pt"), ("best.pt", "last.pt")),
+        (("a/Best.yaml", "b/best.yaml"), ("a-Best", "b-best")),  # one folder on Windows and macOS
         (("yolo11n.yaml", "yolo11n.pt", "weights/yolo11n.pt"), ("yolo11n.yaml", "yolo11n.pt", "yolo11n")),
     ],
 )
@@ -518,6 +521,7 @@ def small_models(tmp_path: Path) -> str:
         ),
         (["models=yolo11n", "data=coco8.yaml", "epochs=1", "labels=a,b"], "labels= must be 4 different names", 2),
         (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "labels=a/b"], "must not contain /", 2),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "labels=a?"], "must not contain /", 2),
         (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "dry=yes"], "dry= must be True or False", 2),
         (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "seed=3"], "seed= is set by the comparison", 2),
         (["models=yolo31n", "data=coco8.yaml", "epochs=1"], "yolo31n.yaml: there is no such model YAML", 1),
@@ -596,16 +600,16 @@ def test_all_problems_at_once(
     (tmp_path / "bad.yaml").write_text("nc: 3\nbackbone: [[-1, 1, Conf, [8]]]\nhead: [[[0], 1, Detect, [nc]]]\n")
     (tmp_path / "junk.pt").write_text("junk")
     models = "models=yolo11n.yaml,bad.yaml,junk.pt,yolo11n-pose.yaml,no/x.yaml,/no/y.pt"
-    words = [f"data={data.parent}/images", "epochs=-1", "imgsz=abc", "lr=3", "pretrained=/no/z.pt", "devices=7"]
+    words = [f"data={data.parent / 'images'}", "epochs=-1", "imgsz=abc", "lr=3", "pretrained=/no/z.pt", "devices=7"]
     before = sorted(tmp_path.rglob("*"))
     assert main(["compare", models, *words]) == 1
     lines = capsys.readouterr().err.splitlines()
     starts = [
         "the host's train does not accept epochs=-1: ", "the host's train does not accept imgsz=abc: ",
         "the host's train does not accept lr=3: ", "pretrained=/no/z.pt: ", "devices= takes ",
-        f"models=: {tmp_path}/bad.yaml: ", f"models=: {tmp_path}/junk.pt: ", "models=: no/x.yaml: ",
+        f"models=: {tmp_path / 'bad.yaml'}: ", f"models=: {tmp_path / 'junk.pt'}: ", "models=: no/x.yaml: ",
         "models=: there is no checkpoint /no/y.pt",
-        "models= must have one task, got yolo11n detect, yolo11n-pose pose", f"data={data.parent}/images: ",
+        "models= must have one task, got yolo11n detect, yolo11n-pose pose", f"data={data.parent / 'images'}: ",
     ]  # fmt: skip
     assert len(lines) == len(starts), lines
     for line, first in zip(lines, starts):
@@ -652,7 +656,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     """Without the extra the command says what to install, and the package itself does not need it."""
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     assert main(["compare", "models=yolo11n", "data=coco8.yaml", "epochs=1"]) == 2
-    assert "compare needs faster_coco_eval: pip install 'yolo_coordbifpn[compare]'" in capsys.readouterr().err
+    assert 'compare needs faster_coco_eval: pip install "yolo_coordbifpn[compare]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

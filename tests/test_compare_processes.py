@@ -20,7 +20,8 @@ from yolo_coordbifpn.compare.executors import RETRIES, on_devices
 from yolo_coordbifpn.compare.plan import Plan, Run
 from yolo_coordbifpn.compare.processes import start
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+if os.name != "posix":
+    pytest.skip("sends POSIX signals", allow_module_level=True)
 
 SITE = 'from yolo_coordbifpn.compare import executors; executors.RUN = "fake_run"'  # read by every Python process
 FAKE_RUN = """
@@ -176,6 +177,21 @@ def test_a_run_sees_its_gpu_alone(
     plan = planned(tmp_path / "compared", "works")
     on_devices(plan, plan.runs, [device], lambda *_: None, lambda: None)
     assert plan.runs[0].result["device"] == expected
+
+
+def test_children_of_a_run_do_not_wait_for_its_standard_input(tmp_path: Path) -> None:
+    """The pipe that shows whether the parent lives is read by the run alone; its children have an empty input."""
+    (tmp_path / "run.py").write_text(
+        "import subprocess, sys\n"
+        "from yolo_coordbifpn.compare.processes import end_with_parent\n"
+        "end_with_parent()\n"
+        "code = 'import sys; print([sys.stdin.read()])'\n"
+        "print(subprocess.run([sys.executable, '-S', '-c', code], capture_output=True, text=True, timeout=20).stdout)\n"
+    )
+    (tmp_path / "log.txt").touch()
+    process = start("run", log=tmp_path / "log.txt", PYTHONPATH=str(tmp_path))
+    assert process.wait(60) == 0
+    assert (tmp_path / "log.txt").read_text().strip() == "['']"
 
 
 @pytest.mark.usefixtures("fakes")

@@ -425,7 +425,7 @@ def test_timm_is_missing(monkeypatch: pytest.MonkeyPatch, own_blocks: None) -> N
     monkeypatch.setattr(timm_attention, "_names", list)
     kinds.cache_clear()
     try:
-        with pytest.raises(GraftError, match=r"timm_foo needs timm: pip install 'yolo_coordbifpn\[zoo\]'"):
+        with pytest.raises(GraftError, match=r'timm_foo needs timm: pip install "yolo_coordbifpn\[zoo\]"'):
             graft("yolo11n.yaml", attention="timm_foo")
     finally:
         kinds.cache_clear()

@@ -94,6 +94,27 @@ def test_a_block_of_several_inputs_is_made_neutral(own_blocks: None) -> None:
     assert gap(new, old) < 1e-5
 
 
+class Unevaluated:
+    """As `__signature__` of a block, fails as an annotation does that names what is only imported for type checkers."""
+
+    def __get__(self, instance: object, owner: type) -> None:
+        raise NameError("name 'Sequence' is not defined")
+
+
+def test_a_signature_that_cannot_be_evaluated(own_blocks: None) -> None:
+    """A block is built without it, and an error of its row still says what is wrong."""
+    register(Gate)
+    Gate.__signature__ = Unevaluated()  # type: ignore[attr-defined]
+    try:
+        cfg = inserted(stock().yaml, 9, module="Gate")
+        assert type(built(cfg).model[10]) is Gate
+        cfg["backbone"][10][3] = [1, 2, 3, 4]
+        with pytest.raises(ValueError, match=r"Gate.*TypeError: .*__init__\(\) takes"):
+            built(cfg)
+    finally:
+        del Gate.__signature__  # type: ignore[attr-defined]
+
+
 @pytest.mark.slow
 def test_rezeros_move_with_their_rows(own_blocks: None) -> None:
     """A grafted model names its `ReZero` by the new indices; weights that are refused leave the model as it was."""

@@ -300,4 +300,4 @@ def test_without_sahi(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     """The message says what to install."""
     monkeypatch.setitem(sys.modules, "sahi", None)
     assert main(["tiles", "model=x.pt", "source=x.png"]) == 2
-    assert "tiles needs sahi: pip install 'yolo_coordbifpn[tiles]'" in capsys.readouterr().err
+    assert 'tiles needs sahi: pip install "yolo_coordbifpn[tiles]"' in capsys.readouterr().err

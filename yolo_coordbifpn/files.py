@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,27 @@ def write(file: Path, content: str | bytes) -> None:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
-        if file.exists():
+        if file.exists() and os.name == "posix":
             shutil.copymode(file, part)
-        part.replace(file)
+        _replace(part, file)
     except OSError as error:
         error.filename = str(file)  # the name that the user knows
         raise
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _replace(part: Path, file: Path) -> None:
+    """Replace a file; on Windows, where another process may have it open for a moment, try for a second."""
+    for _ in range(20 if os.name == "nt" else 0):
+        try:
+            part.replace(file)
+        except PermissionError:
+            time.sleep(0.05)
+        else:
+            return
+    part.replace(file)
 
 
 def write_figure(figure: Any, file: Path, dpi: int = 150) -> Path:

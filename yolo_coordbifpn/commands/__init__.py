@@ -166,7 +166,7 @@ def need(command: str, extra: str, *modules: str) -> None:
         try:
             import_module(module)
         except ModuleNotFoundError as error:
-            raise UsageError(f"{command} needs {error.name}: pip install 'yolo_coordbifpn[{extra}]'.") from error
+            raise UsageError(f'{command} needs {error.name}: pip install "yolo_coordbifpn[{extra}]".') from error
 
 
 def whole_number(options: dict[str, str], key: str, least: int) -> int:

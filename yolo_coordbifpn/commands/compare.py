@@ -12,7 +12,7 @@ budget=     a time such as 2h, 90m or 1h30m, which makes it a race: all models g
             default no limit
 devices=    cpu, or GPUs such as 0,1,2,3; one run at a time on each, cpu,cpu runs two at a time; default 0, else cpu;
             with engine=ray: cpu or gpu, one for each run
-engine=     local, or ray for a cluster that shares the folder (pip install 'yolo_coordbifpn[ray]'); default local
+engine=     local, or ray for a cluster that shares the folder (pip install "yolo_coordbifpn[ray]"); default local
 dry=        True or False: check everything, print the plan with an estimate of the time, and stop; default False
 project=    parent of the folder of the comparison; default runs/compare
 name=       name of the folder of the comparison; default compare
@@ -133,8 +133,11 @@ def _labels(text: str, models: tuple[str, ...], folder: Path) -> tuple[str, ...]
         return label_models(models, dict(zip(stored.models, stored.labels)) if stored else {})
     if len({x.lower() for x in labels}) < len(labels) or len(labels) != len(models):
         raise UsageError(f"labels= must be {len(models)} different names, one for each of the models, got {text!r}.")
-    if any(set(x) & set("/\\:") for x in labels):
-        raise UsageError(f"labels= are names of folders too, so they must not contain / \\ or :, got {text!r}.")
+    reserved = '/\\:*?"<>|'
+    if any(set(x) & set(reserved) for x in labels):
+        raise UsageError(
+            f"labels= are names of folders too, so they must not contain {' '.join(reserved)}, got {text!r}."
+        )
     return labels
 
 

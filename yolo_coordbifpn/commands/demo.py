@@ -16,6 +16,7 @@ train2, train3, ...
 from __future__ import annotations
 
 import csv
+import os
 import shlex
 import shutil
 import subprocess
@@ -47,12 +48,13 @@ def run(options: dict[str, str]) -> int:
         return 1
     from .scenes import write_scenes
 
+    join = subprocess.list2cmdline if os.name == "nt" else shlex.join  # what the reader's shell understands
     start = time.monotonic()
     data = write_scenes(folder / "scenes", train=320, val=64, size=SIZE, seed=seed)
     words = ["train", f"model={options['model']}", f"data={data}", f"epochs={epochs}", f"seed={seed}", *RECIPE.split()]
     words += [f"project={folder}", "name=train"]
     print(f"Wrote 384 scenes to {data.parent}. Training on them with stock Ultralytics:\n")
-    print(f"  {shlex.join(['yolo', *words])}\n")
+    print(f"  {join(['yolo', *words])}\n")
     sys.stdout.flush()
     before = set(folder.glob("train*/results.csv"))
     status = subprocess.run([yolo, *words]).returncode

@@ -2,7 +2,7 @@
 
     yolo-coordbifpn inspect model=best.pt source=image.jpg
     yolo-coordbifpn inspect model=best.pt source=images/ project=runs/inspect name=bccd imgsz=640 conf=0.25
-    yolo-coordbifpn inspect model=best.pt source='images/*.jpg' against=epoch0.pt
+    yolo-coordbifpn inspect model=best.pt source="images/*.jpg" against=epoch0.pt
 
 model=      a checkpoint, or a model YAML to see its initial state
 source=     an image, a folder of images, a pattern with *, or several of these separated by commas; not needed for a

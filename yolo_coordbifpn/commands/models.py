@@ -1,10 +1,10 @@
 """List the shipped models and their cost compared with the stock models, counted by the installed Ultralytics.
 
     yolo-coordbifpn models
-    yolo-coordbifpn models only='yolo11*' scale=nsx
+    yolo-coordbifpn models only="yolo11*" scale=nsx
     yolo-coordbifpn models of=yolo12n
-    yolo-coordbifpn models of=yolo12n only='*-bifpn*'
-    yolo-coordbifpn models only='yolov5-repository/*' copy=models
+    yolo-coordbifpn models of=yolo12n only="*-bifpn*"
+    yolo-coordbifpn models only="yolov5-repository/*" copy=models
 
 scale=      scales to count, letters of nsmlx; default n
 only=       pattern of the models' names; default *, all of them, which takes about a minute

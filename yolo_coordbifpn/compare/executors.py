@@ -86,7 +86,7 @@ def on_ray(plan: Plan, runs: Sequence[Run], device: str, done: Done, tick: Tick,
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise CompareError("engine=ray needs Ray: pip install 'yolo_coordbifpn[ray]'") from error
+        raise CompareError('engine=ray needs Ray: pip install "yolo_coordbifpn[ray]"') from error
 
     connected = ray.is_initialized()
     if not connected:

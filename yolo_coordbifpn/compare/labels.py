@@ -34,10 +34,10 @@ def label_models(models: Sequence[str], known: Mapping[str, str]) -> tuple[str, 
     depth = dict.fromkeys(models, 1)
     while True:
         labels = {x: known.get(x) or "-".join(parts[x][-depth[x] :]) for x in models}
-        names = list(labels.values())
-        equal = [x for x in models if x not in known and names.count(labels[x]) > 1]
+        folders = [x.lower() for x in labels.values()]  # of Windows and macOS, where Best and best are one
+        equal = [x for x in models if x not in known and folders.count(labels[x].lower()) > 1]
         if not equal:
-            return tuple(names)
+            return tuple(labels.values())
         if all(depth[x] >= len(parts[x]) for x in equal):
             raise CompareError(f"models= has the name {labels[equal[0]]} twice; give each model a name with labels=")
         depth.update({x: depth[x] + 1 for x in equal})

@@ -55,7 +55,7 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
         times = in_turn({name: functools.partial(x, images[x]) for name, x in models.items()}, where, ROUNDS)
     quartiles = {name: statistics.quantiles([1000 * s for s in x], n=4) for name, x in times.items()}
     return {
-        "device": machine(where) if where.type == "cuda" else f"CPU, {machine(where)}",
+        "device": f"CPU, {machine(where)}" if where.type == "cpu" else machine(where),
         "imgsz": size,
         "rounds": ROUNDS,
         "models": {name: {"low": q[0], "median": q[1], "high": q[2]} for name, q in quartiles.items()},

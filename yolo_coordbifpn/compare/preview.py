@@ -48,7 +48,7 @@ def preview(plan: Plan, devices: Sequence[str], engine: str, problems: Sequence[
 
 def _step_seconds(plan: Plan, device: str) -> dict[str, float]:
     """Time the models in a child process, so that this one allocates no memory on the device."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         copy = dataclasses.replace(plan, folder=Path(folder))
         copy.start()
         log = copy.folder / "log.txt"

@@ -49,14 +49,20 @@ def end_with_parent() -> None:
     """End this process and its children as soon as its parent is gone, even after `kill -9`.
 
     The parent keeps the other end of the standard input open and writes nothing, so end of file means that it is gone.
-    Has no effect unless the standard input is a pipe.
+    Has no effect unless the standard input is a pipe. Afterwards the standard input is empty: on Windows, a child of
+    this process, such as a worker of the data loader, would wait in its start-up for a pipe that is being read.
     """
-    if stat.S_ISFIFO(os.fstat(0).st_mode):
-        threading.Thread(target=_end_at_end_of_file, daemon=True).start()
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+    pipe = os.dup(0)  # which children do not inherit
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    threading.Thread(target=_end_at_end_of_file, args=(pipe,), daemon=True).start()
 
 
-def _end_at_end_of_file() -> None:
-    os.read(0, 1)
+def _end_at_end_of_file(pipe: int) -> None:
+    os.read(pipe, 1)
     if os.name == "posix" and os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

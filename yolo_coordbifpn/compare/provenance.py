@@ -57,6 +57,7 @@ def _commit() -> str:
         return ""
     words = ["git", "rev-parse", "--short", "HEAD"]
     try:
-        return subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=10).stdout.strip()
+        done = subprocess.run(words, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -5,6 +5,7 @@ python -m yolo_coordbifpn.compare.step_time FOLDER DEVICE
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -63,7 +64,7 @@ def step_seconds(model: nn.Module, batch: int, size: int, channels: int, device:
     def timed(images: int) -> float:
         _synchronize(device)
         start = time.perf_counter()
-        with torch.autocast(device.type, enabled=device.type == "cuda"):
+        with torch.autocast("cuda") if device.type == "cuda" else contextlib.nullcontext():
             out = model(torch.rand(images, channels, size, size, device=device))
             loss = torch.stack([x.float().mean() for x in _tensors(out) if x.is_floating_point()]).sum()
         loss.backward()

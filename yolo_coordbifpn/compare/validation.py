@@ -30,7 +30,7 @@ def validate(plan: Plan, run: Run, best: Path, device: str) -> dict[str, Any]:
         "sizes": _sizes(seen[-1]) if model.task in ("detect", "segment", "pose") else {},
         "parameters": size.parameters,
         "gflops": round(size.gflops, 4),
-        "best": str(best.relative_to(plan.folder)),
+        "best": best.relative_to(plan.folder).as_posix(),
     }
 
 

@@ -6,9 +6,10 @@ import torch
 
 
 def machine(device: torch.device) -> str:
-    """Return the name of a GPU, or for another device the name of the processor with the number of threads."""
+    """Return the name of a GPU, or the name of the processor and the number of threads or another device's type."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     from ultralytics.utils.torch_utils import get_cpu_info
 
-    return f"{get_cpu_info()}, {torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} threads"
+    return f"{get_cpu_info()}, {threads if device.type == 'cpu' else device.type}"

@@ -64,10 +64,10 @@ def fail(error: BaseException, cfg: dict[str, Any], index: int, row: Any, usage:
 
 
 def signature(block: type[nn.Module]) -> inspect.Signature | None:
-    """Return the signature of a block's constructor, None if it has none."""
+    """Return the signature of a block's constructor, None if it has none or an annotation cannot be evaluated."""
     try:
         return inspect.signature(block)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, NameError):
         return None
 
 

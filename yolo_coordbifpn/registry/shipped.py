@@ -62,6 +62,6 @@ def seek_timm(names: Collection[str] | None, register: Callable[[Any], None]) ->
         except AttributeError as error:
             kinds = ", ".join(f"timm_{x}" for x in timm_attention.kinds())
             problems.append(
-                f"{error}; there are {kinds}" if kinds else f"{name} needs timm: pip install 'yolo_coordbifpn[zoo]'"
+                f"{error}; there are {kinds}" if kinds else f'{name} needs timm: pip install "yolo_coordbifpn[zoo]"'
             )
     return problems
