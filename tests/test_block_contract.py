@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
+from yolo_coordbifpn.blocks import dispatch
+from yolo_coordbifpn.blocks.density import DensityHead
 from yolo_coordbifpn.blocks.grid import GridActivation
 from yolo_coordbifpn.blocks.rezero import ReZero
 from yolo_coordbifpn.registry import TABLE
@@ -150,6 +152,20 @@ def test_compile(case: Case, train: bool) -> None:
         torch.testing.assert_close(compiled(case.give(*xs)), expected.detach())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("exporters", ["known", "unknown"])
+def test_compiled_training_keeps_what_the_loss_needs(exporters: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does so too where torch cannot tell an exporter from a compiler, before 2.7."""
+    if exporters == "unknown":
+        monkeypatch.setattr(dispatch, "_exporting", None)
+    x = torch.randn(2, 16, 8, 8)
+    for block, name, given in ((GridActivation(16), "logits", x), (DensityHead([16]), "densities", [x])):
+        assert getattr(block, name) is None
+        torch._dynamo.reset()
+        torch.compile(block.train(), backend="eager")(given)
+        assert getattr(block, name).requires_grad
+
+
 @pytest.mark.skipif(not hasattr(torch, "export"), reason="this torch has no torch.export")
 def test_export(case: Case) -> None:
     """An exported block gives the same."""
@@ -266,6 +282,7 @@ def test_autocast(case: Case, dtype: torch.dtype, train: bool) -> None:
             outs.append(case.block.train(train)(case.give(*xs)))
     for out in outs:
         torch.testing.assert_close(out, expected, rtol=0.05, atol=0.05)
+        assert dtype is torch.float32 or out.dtype is dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

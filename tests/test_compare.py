@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 from filelock import FileLock
@@ -36,6 +37,7 @@ from yolo_coordbifpn.compare.arguments import all_arguments, image_size, train_a
 from yolo_coordbifpn.compare.devices import read_devices, torch_device
 from yolo_coordbifpn.compare.formats import Report, Table, latex, markdown
 from yolo_coordbifpn.compare.labels import label_models
+from yolo_coordbifpn.compare.latency import in_turn
 from yolo_coordbifpn.compare.object_sizes import average_precision
 from yolo_coordbifpn.compare.plan import Plan, Run
 from yolo_coordbifpn.compare.preview import duration
@@ -188,6 +190,18 @@ def test_a_plan_grows(tmp_path: Path) -> None:
 def test_models_get_names_of_their_own(models: tuple[str, ...], labels: tuple[str, ...]) -> None:
     """A checkpoint is named after its run, and equal names get as many parent folders as needed."""
     assert label_models(models, {}) == labels
+
+
+@pytest.mark.parametrize(("device", "seen"), [("cuda:1", ["cuda:1"] * 4), ("mps", []), ("cpu", [])])
+def test_the_clock_waits_for_the_device_that_is_timed(
+    device: str, seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after each measurement; a GPU is named, since the current one may be another."""
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda x: calls.append(str(x)))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: None)
+    in_turn({"model": lambda: None}, torch.device(device), 2)
+    assert calls == seen
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .blocks.overlap import overlap
 
-_ROWS, _COLUMNS = 128, 1024  # pairs whose overlap is computed at once; they stay in the processor's cache
+_ROWS, _COLUMNS = 128, 1024  # pairs whose overlap a CPU computes at once; they stay in its cache
 
 
 def hard_nms(boxes: Tensor, scores: Tensor, thresholds: Tensor, most: int | None = None) -> Tensor:
@@ -37,7 +37,8 @@ def hard_nms(boxes: Tensor, scores: Tensor, thresholds: Tensor, most: int | None
         order, boxes, thresholds = order[_ROWS:], boxes[_ROWS:], thresholds[_ROWS:]
         if len(order):
             over, least = over[keeps], least[keeps]
-            free = ~torch.cat([(overlap(over, x) > least).any(0) for x in boxes.split(_COLUMNS)])
+            columns = boxes.split(_COLUMNS if boxes.is_cpu else len(boxes))
+            free = ~torch.cat([(overlap(over, x) > least).any(0) for x in columns])
             order, boxes, thresholds = order[free], boxes[free], thresholds[free]
     return torch.cat(kept)[:most]
 

@@ -108,7 +108,7 @@ class DensityHead(nn.Module):
             check_features(self, [xs[k]], channels=self.channels[k])
             maps.append(level(xs[k]).flatten(1))
         densities = torch.cat(maps, 1).sigmoid()
-        if not (exported() or symbolic(densities)):
+        if not (exported(self) or symbolic(densities)):
             self.densities = densities
         return densities
 

@@ -13,7 +13,7 @@ from torch.nn.modules import module as torch_module
 _before: Callable[[], bool] = getattr(torch._utils, "is_compiling", lambda: False)  # torch 2.1 has only this one
 _compiling: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_compiling", _before)
 _transforming: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
-_exporting: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_exporting", _compiling)  # torch >= 2.7
+_exporting: Callable[[], bool] | None = getattr(getattr(torch, "compiler", None), "is_exporting", None)  # torch >= 2.7
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -22,9 +22,13 @@ def recorded() -> bool:
     return _compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
-def exported() -> bool:
-    """Return whether an exporter or tracer records the operations, which may set no attribute of a module."""
-    return _exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+def exported(module: nn.Module) -> bool:
+    """Return whether an exporter or tracer records the operations of a module, which may set no attribute of it.
+
+    Before version 2.7 torch does not tell exporters from compilers; then a compiler is assumed in training mode.
+    """
+    exporting = _compiling() and not module.training if _exporting is None else _exporting()
+    return exporting or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def symbolic(xs: object) -> bool:

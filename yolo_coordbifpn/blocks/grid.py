@@ -87,7 +87,7 @@ class GridActivation(nn.Module):
             ValueError: If `x` does not have this shape.
         """
         check_features(self, [x], channels=self.channels)
-        if not (exported() or symbolic([x])):
+        if not (exported(self) or symbolic([x])):
             y = F.silu(self.bn1(self.reduce(x)))
             y = F.silu(self.bn2(self.spatial(y)))
             self.logits, self.size = self.out(F.max_pool2d(y, self.cell, ceil_mode=True)), (x.shape[3], x.shape[2])

@@ -76,7 +76,8 @@ class SpatialGate(nn.Module):
         """
         check_features(self, xs, 2)
         detail, semantic = xs[0], xs[1]
-        return detail * (1 + self.weight * self.attention(semantic))
+        gated = detail * (1 + self.weight * self.attention(semantic))
+        return gated.to(detail.dtype)  # under autocast the weight alone is float32
 
     def neutral_(self) -> None:
         """Make the block the identity on its first input, in place."""

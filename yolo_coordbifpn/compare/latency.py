@@ -19,7 +19,7 @@ import torch
 from ..blocks.grid import grid_of
 from ..files import write
 from ..graph.layers import image_channels
-from ..host.machine import machine
+from ..host.machine import machine, synchronize
 from ..host.models import open_model
 from .arguments import all_arguments, image_size
 from .devices import torch_device
@@ -78,17 +78,16 @@ def in_turn(
     Returns:
         For each call the seconds of one call, in the order of the rounds.
     """
-    wait = getattr(torch, device.type).synchronize if device.type != "cpu" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for k in range(rounds):
         for name in names[k % len(names) :] + names[: k % len(names)]:
             calls[name]()
-            wait()
+            synchronize(device)
             start = time.perf_counter()
             for _ in range(repeats):
                 calls[name]()
-            wait()
+            synchronize(device)
             times[name].append((time.perf_counter() - start) / repeats)
     return times
 

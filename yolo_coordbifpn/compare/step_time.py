@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import write
+from ..host.machine import synchronize
 from .arguments import all_arguments, image_size
 from .datasets import check_data
 from .devices import torch_device
@@ -62,7 +63,7 @@ def step_seconds(model: nn.Module, batch: int, size: int, channels: int, device:
     few = min(batch, FEW)
 
     def timed(images: int) -> float:
-        _synchronize(device)
+        synchronize(device)
         start = time.perf_counter()
         with torch.autocast("cuda") if device.type == "cuda" else contextlib.nullcontext():
             out = model(torch.rand(images, channels, size, size, device=device))
@@ -70,17 +71,12 @@ def step_seconds(model: nn.Module, batch: int, size: int, channels: int, device:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        _synchronize(device)
+        synchronize(device)
         return time.perf_counter() - start
 
     timed(few)
     seconds = timed(few) * batch / few
     return timed(batch) if seconds < LONGEST else seconds
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
 
 
 def _tensors(out: Any) -> Iterator[Tensor]:

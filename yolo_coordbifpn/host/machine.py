@@ -5,6 +5,14 @@ from __future__ import annotations
 import torch
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was given."""
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type != "cpu":
+        getattr(torch, device.type).synchronize(device)
+
+
 def machine(device: torch.device) -> str:
     """Return the name of a GPU, or the name of the processor and the number of threads or another device's type."""
     if device.type == "cuda":
