@@ -14,7 +14,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def machine(device: torch.device) -> str:
-    """Return the name of a GPU, or the name of the processor and the number of threads or another device's type."""
+    """Return the name of a GPU; for another device the processor, and the number of threads or the device's type."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     from ultralytics.utils.torch_utils import get_cpu_info
