@@ -222,7 +222,7 @@ for file in ("copied.yaml", "yolo11n-dict.yaml", "paper-fpn.pt", "paper-se.pt"):
 def test_weights_are_aligned_in_another_process(place: Path) -> None:
     """A YAML file and a checkpoint carry the information that the model's layers have other indices."""
     out = run(place, MAKE_FPN)
-    assert (place / "se.pt").is_file(), out
+    assert (place / "paper-se.pt").is_file(), out
     out = run(place, ALIGN)
     assert [x for x in out.splitlines() if x.startswith("aligned")] == ["aligned True"] * 4, out
 
