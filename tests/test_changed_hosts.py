@@ -21,7 +21,7 @@ from yolo_coordbifpn import BiFPN_Concat, GraftError, HostError, RowError, graft
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.graph.layers import facts
 from yolo_coordbifpn.patches import names as patch
-from yolo_coordbifpn.patches.parser import _compiled
+from yolo_coordbifpn.patches.parser import _compiled, _parsed
 from yolo_coordbifpn.registry import TABLE
 from yolo_coordbifpn.registry.row_builder import RowBuilder
 
@@ -179,6 +179,28 @@ def test_a_chain_inside_a_branch() -> None:
     two = NESTED.replace("        layers.append", f"{second}        layers.append")
     with pytest.raises(HostError, match=r"3 chains that end in .*, at the lines 9, 13, 17; expected one of each"):
         _compiled(two, "nested", code_of(two))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "import re\nclass A:\n    def parse_model(self):\n        pass\n",
+        "@staticmethod\ndef other():\n    return '''\ndef at the margin\n'''\n",
+        "TEXT = '''\ndef none:\n'''\nif TEXT:\n    def other():\n        pass\n",
+        "async def other(\n    a,\n):\n    pass\n# def\n",
+    ],
+)
+@pytest.mark.parametrize("text", ["pass", "'''\nclass none:\n    '''"])
+def test_what_stands_beside_the_parser(other: str, text: str) -> None:
+    """Whatever else the file of the parser holds, the code is that of the whole file, with its lines."""
+    parser = NESTED.replace("layers = []", f"{text}; layers = []")
+    source = f"from __future__ import annotations\n{other}{parser}{other}"
+    code = code_of(source)
+    _, function = _parsed(source, "nested", code)
+    assert function.lineno == code.co_firstlineno == source.split("\n").index("def parse_model(d, ch):") + 1
+    assert "resolve" in _compiled(source, "nested", code).co_names
+    with pytest.raises(HostError, match="not what its source file says"):
+        _parsed(source.replace("n > 1", "n > 2"), "nested", code)
 
 
 # The commands ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@
     yolo-coordbifpn tiles    predict large images tile by tile; empty tiles are skipped by a grid activation
     yolo-coordbifpn compare  train several models with several seeds, and report which is better, with intervals
     yolo-coordbifpn check    show the versions, the start-up hook and the patches, and find conflicts
-    yolo-coordbifpn demo     make a small data set and train a model on it, in about five minutes on two CPU cores
+    yolo-coordbifpn demo     make a small data set and train a model on it, in four to eight minutes on two CPU cores
 
 `yolo-coordbifpn COMMAND --help` lists the options of a command. Training, validation, prediction and export are stock
 `yolo` commands.

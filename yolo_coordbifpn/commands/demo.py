@@ -5,7 +5,7 @@
 
 folder=     folder to write to; default yolo-coordbifpn-demo
 model=      model to train; default yolo11n-coordatt-bifpn.yaml
-epochs=     epochs to train; default 15, about four minutes on two CPU cores
+epochs=     epochs to train; default 15, four to eight minutes on two CPU cores
 seed=       seed of the scenes and of the training; default 0
 
 It draws aerial scenes with cars, trucks, boats, houses and tanks into FOLDER/scenes, prints the stock `yolo train`

@@ -207,7 +207,7 @@ def _adaptive(function: Any) -> Callable[..., Any]:
     """
     try:
         lines, first = inspect.getsourcelines(function)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
+        tree = ast.parse("\n" * (first - 1) + textwrap.dedent("".join(lines)))  # with the lines of the file
     except (OSError, TypeError, SyntaxError) as error:
         raise HostError(f"the source of non_max_suppression cannot be read ({error})") from error
     function = inspect.unwrap(function)  # as its source is
@@ -222,7 +222,7 @@ def _adaptive(function: Any) -> Callable[..., Any]:
         assert isinstance(call, ast.Call)
         call.args[:0] = [call.func, *(ast.Name(name, ast.Load()) for name in ("x", "conf_thres", "max_det"))]
         call.func = ast.Name(_NAME, ast.Load())
-    ast.increment_lineno(ast.fix_missing_locations(tree), first - 1)
+        ast.fix_missing_locations(call)
     module = compile(tree, function.__code__.co_filename, "exec", dont_inherit=True)
     code = next(x for x in module.co_consts if isinstance(x, CodeType) and x.co_name == function.__name__)
     scope = {**function.__globals__, _NAME: _suppress}
@@ -231,9 +231,10 @@ def _adaptive(function: Any) -> Callable[..., Any]:
 
 def _suppresses(statement: ast.Assign) -> bool:
     """Return whether a statement is `i = ...(boxes, scores, iou_thres)`."""
-    call = statement.value
-    names = [ast.unparse(x) for x in call.args] if isinstance(call, ast.Call) else []
-    return ast.unparse(statement.targets[0]) == "i" and names == ["boxes", "scores", "iou_thres"]
+    target, call = statement.targets[0], statement.value
+    if not isinstance(target, ast.Name) or target.id != "i" or not isinstance(call, ast.Call):
+        return False
+    return [ast.unparse(x) for x in call.args] == ["boxes", "scores", "iou_thres"]
 
 
 def _suppress(

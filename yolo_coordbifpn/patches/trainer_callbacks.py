@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import HostError
-from . import grid_threshold, training_log
 from .replacement import Undo, is_replaced, replace
 
 
@@ -36,6 +35,8 @@ def patch_trainer_callbacks(callbacks: ModuleType) -> Undo:
         if not any(x.__name__ == "BaseTrainer" for x in type(instance).__mro__):
             original(instance)
             return
+        from . import grid_threshold, training_log  # what only a training needs does not slow down every start
+
         events = instance.callbacks
         for event, function in training_log.BEFORE.items():
             _add(events[event], function, len(events[event]))
