@@ -81,7 +81,9 @@ def _runs(options: dict[str, str]) -> Iterator[tuple[str, str, str]]:
     """Yield all runs as stage, treatment and seed: in each stage all treatments with the first seed, then the next."""
     for name, stage in STAGES.items():
         if name.startswith(options["only"]) and options[stage.data]:
-            yield from ((name, treatment, str(seed)) for seed in stage.seeds for treatment in stage.treatments)
+            for seed in stage.seeds:
+                again = stage.treatments if seed == stage.seeds[0] else stage.carried or stage.treatments
+                yield from ((name, treatment, str(seed)) for treatment in again)
 
 
 def _subprocess(options: dict[str, str], key: tuple[str, str, str], end: float) -> dict[str, Any]:

@@ -33,8 +33,9 @@ class Stage:
         data: `hituav` or `bccd`.
         epochs: Length of each training.
         imgsz: Image size in pixels.
-        seeds: Every treatment is trained with each.
+        seeds: A treatment is trained with each.
         treatments: Names of the treatments.
+        carried: Those that are trained with more than the first seed; all if empty.
         pretrained: Start from COCO weights, or from scratch.
         best: Validate after every epoch and take the best one; otherwise the last is taken, in a fifth less time.
     """
@@ -44,6 +45,7 @@ class Stage:
     imgsz: int
     seeds: tuple[int, ...]
     treatments: tuple[str, ...]
+    carried: tuple[str, ...] = ()
     pretrained: bool = True
     best: bool = False
 
@@ -79,11 +81,10 @@ TREATMENTS = {
 }
 _LEVELS = ("stock", "p2", "dualpath", "coordatt-bifpn", "stock+96px")
 _SCREENED = tuple(x for x in TREATMENTS if x not in ("stock-s", "bifpn-add", "stock+96px", "p2", "dualpath"))
-_FROM_SCRATCH = ("stock", "coordatt", "bifpn", "coordatt-bifpn", "N3-N5", "bifpn-add", "stock-s")
+_FROM_SCRATCH = ("stock", "coordatt-bifpn", "bifpn-add", "stock-s")
 STAGES = {
-    "screen-hituav": Stage("hituav", 12, 320, (0, 1), _SCREENED),
-    "screen-bccd": Stage("bccd", 12, 256, (0, 1), _SCREENED),
     "levels-hituav": Stage("hituav", 20, 320, (0, 1, 2), _LEVELS, best=True),
     "levels-bccd": Stage("bccd", 20, 256, (0, 1, 2), _LEVELS, best=True),
-    "scratch-bccd": Stage("bccd", 60, 256, (0, 1), _FROM_SCRATCH, pretrained=False),
+    "screen-hituav": Stage("hituav", 12, 320, (0, 1), _SCREENED),
+    "scratch-bccd": Stage("bccd", 60, 256, (0, 1), _FROM_SCRATCH, carried=_FROM_SCRATCH[:3], pretrained=False),
 }

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from csv_rows import read, write
 from markdown_table import markdown, with_bounds
@@ -36,7 +37,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 STOCK, METRIC = "stock", "mAP50-95"
 SIZES = ("small", "medium", "large")
 FIELDS = ("imgsz", "treatment", "ratio", "low", "high", "rounds", "machine")
-ROUNDS = 40
+ROUNDS = 100
 Rows = Sequence[Mapping[str, str]]
 
 
@@ -101,16 +102,18 @@ def _mean_of(runs: Iterable[Mapping[str, str]], *columns: str) -> str:
 
 
 def measure(file: Path) -> None:
-    """Time the fused models of all treatments of the stages in turn, as ratios to the stock model."""
+    """Time the fused models of all treatments of the stages in turn, as ratios to the stock model; equal ones once."""
     yolo_coordbifpn.install()
+    same: dict[Any, str] = {}  # by model and size, the first treatment that has it
+    first = {name: same.setdefault((str(x.blocks), x.scale, x.larger), name) for name, x in TREATMENTS.items()}
     where = machine(torch.device("cpu"))
     rows: list[dict[str, Any]] = []
     for size in sorted({stage.imgsz for stage in STAGES.values()}):
-        calls = {name: _call(name, size) for name in TREATMENTS}
+        calls = {name: _call(name, size) for name in same.values()}
         with torch.inference_mode():
             times = in_turn(calls, torch.device("cpu"), ROUNDS)
         for name in TREATMENTS:
-            q = statistics.quantiles([a / b for a, b in zip(times[name], times[STOCK])], n=4)
+            q = statistics.quantiles([a / b for a, b in zip(times[first[name]], times[STOCK])], n=4)
             values = {"ratio": f"{q[1]:.3f}", "low": f"{q[0]:.3f}", "high": f"{q[2]:.3f}"}
             rows.append({"imgsz": size, "treatment": name, **values, "rounds": ROUNDS, "machine": where})
     write(file, FIELDS, rows)
@@ -126,30 +129,54 @@ def _call(name: str, size: int) -> Any:
 
 
 def draw(rows: Rows, latency: Rows, file: Path) -> None:
-    """Draw the gain of each treatment against its latency, for each stage, with the line through the larger images."""
+    """Draw each stage: gain against latency with the line through the rivals, and each gain with its interval."""
     from matplotlib.figure import Figure
 
-    stages = [x for x in STAGES if differences(scores(rows, x, METRIC))]
-    figure = Figure(figsize=(7.5, 4.2 * len(stages)), layout="constrained")
-    for axes, stage in zip(figure.subplots(len(stages), 1, squeeze=False)[:, 0], stages):
-        gains = differences(scores(rows, stage, METRIC))
+    gains = {x: found for x in STAGES if (found := differences(scores(rows, x, METRIC)))}
+    heights = [1.2 + 0.2 * max(8, len(x)) for x in gains.values()]
+    figure = Figure(figsize=(9, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(gains), 2, squeeze=False, height_ratios=heights, width_ratios=(1, 1.2))
+    for (stage, found), (left, right) in zip(gains.items(), axes):
         costs = {x["treatment"]: float(x["ratio"]) for x in latency if int(x["imgsz"]) == STAGES[stage].imgsz}
-        rivals = [STOCK, *sorted((x for x in gains if not TREATMENTS[x].blocks), key=lambda x: costs.get(x, 0))]
-        points = {STOCK: (1.0, 0.0), **{x: (costs[x], gains[x].mean) for x in gains if x in costs}}
-        axes.plot(*zip(*(points[x] for x in rivals if x in points)), color=BLACK, linewidth=1, zorder=1)
-        for name, (x, y) in points.items():
-            found = gains.get(name)
-            error = found.half if found and found.count > 1 else 0
-            colour = BLACK if name in rivals else VERMILION
-            axes.errorbar(x, y, error, fmt="s" if name in rivals else "o", color=colour, markersize=4, linewidth=0.8)
-            axes.annotate(name, (x, y), (4, 3), textcoords="offset points", fontsize=7)
-        axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
-        axes.set_title(f"{stage}: {METRIC} against the stock model, 95 % intervals", fontsize=9)
-        axes.set_xlabel("latency / stock", fontsize=8)
-        axes.set_ylabel(f"difference in {METRIC}", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        rivals = [STOCK, *sorted((x for x in found if not TREATMENTS[x].blocks), key=costs.__getitem__)]
+        points = {STOCK: (1.0, 0.0), **{x: (costs[x], found[x].mean) for x in found}}
+        _draw_latency(left, points, rivals)
+        _draw_gains(right, {x: y for x, y in found.items() if x not in rivals}, points, rivals)
+        left.set_title(f"{stage}: {METRIC} against the stock model", fontsize=9, loc="left")
+        for ax in (left, right):
+            ax.tick_params(labelsize=7)
+            ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=130)
+
+
+def _draw_latency(axes: Any, points: Mapping[str, tuple[float, float]], rivals: Sequence[str]) -> None:
+    """Draw gains against latency; the rivals, which have no blocks, are joined by a line and named."""
+    axes.plot(*zip(*(points[x] for x in rivals)), "s-", color=BLACK, linewidth=1, markersize=4, label="without blocks")
+    blocks = [xy for name, xy in points.items() if name not in rivals]
+    axes.plot(*zip(*blocks), "o", color=VERMILION, markersize=4, label="with blocks")
+    for name in rivals:
+        axes.annotate(name, points[name], (5, -9), textcoords="offset points", fontsize=7)
+    axes.margins(x=0.2)
+    axes.set_xlabel("latency / stock", fontsize=8)
+    axes.set_ylabel(f"difference in {METRIC}", fontsize=8)
+    axes.legend(fontsize=7, frameon=False)
+
+
+def _draw_gains(
+    axes: Any, gains: Mapping[str, Interval], points: Mapping[str, tuple[float, float]], rivals: Sequence[str]
+) -> None:
+    """Draw each gain with its interval, the best at the top, and what the rivals gain at the same latency."""
+    names = sorted(gains, key=lambda x: gains[x].mean)
+    halves = [gains[x].half if gains[x].count > 1 else 0 for x in names]
+    axes.errorbar(
+        [gains[x].mean for x in names], names, xerr=halves, fmt="o", color=VERMILION, markersize=4, linewidth=1
+    )
+    costs, bought = ([points[x][i] for x in rivals] for i in range(2))
+    line = np.interp([points[x][0] for x in names], costs, bought)
+    axes.plot(line, names, "|", color=BLACK, markersize=8, label="a larger image at the same latency")
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.set_xlabel(f"difference in {METRIC}, 95 % interval", fontsize=8)
+    axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
 
 
 if __name__ == "__main__":

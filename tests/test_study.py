@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import csv_rows
 import pytest
+import study_report
+import study_run
+from PIL import Image
+from study_plan import STAGES, TREATMENTS
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn.tasks import DetectionModel
 
@@ -15,18 +21,30 @@ from yolo_coordbifpn.blocks.rezero import ReZero
 
 def test_every_stage_has_known_treatments() -> None:
     """A stage names treatments of the table, stock first, and each once."""
-    from study_plan import STAGES, TREATMENTS
-
     for stage in STAGES.values():
         assert set(stage.treatments) <= set(TREATMENTS)
         assert stage.treatments[0] == "stock"
         assert len(set(stage.treatments)) == len(stage.treatments)
+        assert set(stage.carried) <= set(stage.treatments)
+
+
+def test_a_stage_is_drawn_once_it_has_a_difference(tmp_path: Path) -> None:
+    """The plot has the stages with a treatment that shares a seed with stock, and no others."""
+
+    def height(*runs: tuple[str, str]) -> int:
+        """Draw runs of one seed, given as stage and treatment, and return the height of the plot."""
+        rows = [{"stage": x, "treatment": y, "seed": "0", study_report.METRIC: "0.3"} for x, y in runs]
+        study_report.draw(rows, csv_rows.read(study_report.RESULTS / "study_latency.csv"), tmp_path / "study.png")
+        with Image.open(tmp_path / "study.png") as image:
+            return image.height
+
+    runs = [("screen-hituav", "stock"), ("screen-hituav", "coordatt"), ("levels-hituav", "p2")]
+    assert height(*runs) == height(*runs[:2])
+    assert height(*runs, ("levels-hituav", "stock")) > height(*runs)
 
 
 def test_only_the_blocks_learn_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a rate of 16 the blocks have 16 times the learning rate and no decay; all else is as without it."""
-    import study_run
-
     cfg: Any = graft("yolo11.yaml", coordatt="P5", bifpn="concat") | {"scale": "n"}
     model: Any = DetectionModel(cfg, verbose=False)
     model.model[9] = ReZero(model.model[9])
