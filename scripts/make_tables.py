@@ -255,6 +255,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark-grid": lambda: benchmark_grid.table(read(RESULTS / "benchmark_grid.csv")),
     "benchmark-nms": lambda: benchmark_nms.table(read(RESULTS / "benchmark_nms.csv")),
     **{f"study-{stage}": partial(study, stage) for stage in ("levels-hituav", "levels-bccd", "screen-hituav")},
+    "study-power": lambda: study_report.power(read(RESULTS / "study.csv")),
     "fuzz": lambda: fuzz_report.table(read(RESULTS / "fuzz.csv")),
 }
 

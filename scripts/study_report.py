@@ -78,17 +78,25 @@ def table(rows: Rows, latency: Rows, stage: str) -> str:
     return markdown([*head, "latency / stock", "factor of channels", "spread in a map"], lines, len(head) + 2)
 
 
-def smallest_effect(rows: Rows, stage: str) -> str:
-    """Say which difference from the stock model a stage would have shown with a probability of 80 %."""
-    found = scores(rows, stage, METRIC)
-    seeds = sorted(set.intersection(*(set(x) for x in found.values())))
-    if len(seeds) < 2 or len(found) < 2:
-        return "unknown: fewer than two seeds"
+def power(rows: Rows) -> str:
+    """Write the smallest effect that each stage with two or more seeds could see."""
+    lines = []
+    for stage, plan in STAGES.items():
+        found = scores(rows, stage, METRIC)
+        base, *others = found.values()
+        seeds = max((sorted(x.keys() & base.keys()) for x in others), key=len, default=[])
+        if len(seeds) > 1:
+            effect = _smallest_effect(found, seeds)
+            lines.append((f"`{stage}`", plan.epochs, len(others), len(seeds), f"{effect:.4f}"))
+    return markdown(["stage", "epochs", "treatments", "seeds", f"smallest effect on {METRIC}"], lines, 4)
+
+
+def _smallest_effect(found: Mapping[str, Mapping[int, float]], seeds: Sequence[int]) -> float:
+    """Compute the difference from the stock model whose interval excludes 0 with a probability of 80 %."""
     from scipy import stats
 
     error, freedom = standard_error(found, seeds)
-    effect = error * (critical_value(len(found) - 1, freedom, sides=2) + float(stats.t.ppf(0.8, freedom)))
-    return f"{effect:.4f} ({len(found) - 1} treatments, {len(seeds)} seeds)"
+    return error * (critical_value(len(found) - 1, freedom, sides=2) + float(stats.t.ppf(0.8, freedom)))
 
 
 def _mean(found: Interval | None) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import csv_rows
+import numpy as np
 import pytest
 import study_report
 import study_run
@@ -17,6 +19,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_coordbifpn import graft
 from yolo_coordbifpn.blocks.rezero import ReZero
+from yolo_coordbifpn.compare.simultaneous import differences
 
 
 def test_every_stage_has_known_treatments() -> None:
@@ -41,6 +44,29 @@ def test_a_stage_is_drawn_once_it_has_a_difference(tmp_path: Path) -> None:
     runs = [("screen-hituav", "stock"), ("screen-hituav", "coordatt"), ("levels-hituav", "p2")]
     assert height(*runs) == height(*runs[:2])
     assert height(*runs, ("levels-hituav", "stock")) > height(*runs)
+
+
+def test_the_smallest_effect_is_seen_four_times_in_five() -> None:
+    """A variant that is better by this much has an interval above 0 in about 80 % of simulated stages."""
+    random = np.random.default_rng(0)
+
+    def stage(gain: float) -> dict[str, dict[int, float]]:
+        """Draw the scores of three treatments with eight seeds; the second is better than the first."""
+        seeds = random.normal(0, 0.02, 8)
+        return {x: dict(enumerate(seeds + random.normal(y, 0.01, 8))) for x, y in zip("abc", (0.3, 0.3 + gain, 0.3))}
+
+    effect = statistics.mean(study_report._smallest_effect(stage(0), range(8)) for _ in range(200))
+    seen = [differences(stage(effect))["b"].low for _ in range(1000)]
+    assert sum(x > 0 for x in seen) / len(seen) == pytest.approx(0.8, abs=0.05)
+    rows = [
+        {"stage": "levels-bccd", "treatment": {"a": "stock"}.get(x, x), "seed": str(seed), study_report.METRIC: str(y)}
+        for x, values in stage(0).items()
+        for seed, y in values.items()
+        if seed < 5 or x != "c"  # one treatment was not carried on
+    ]
+    *_, line = study_report.power(rows).splitlines()
+    assert line.startswith("| `levels-bccd` | 20 | 2 | 8 | 0.0")
+    assert "levels-hituav" not in study_report.power([*rows, {**rows[0], "stage": "levels-hituav"}])
 
 
 def test_only_the_blocks_learn_faster(monkeypatch: pytest.MonkeyPatch) -> None:
