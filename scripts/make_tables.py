@@ -31,6 +31,7 @@ import zoo
 from benchmark_report import case_table
 from csv_rows import read
 from markdown_table import change, markdown, plus_minus, with_bounds
+from study_plan import STAGES
 
 from yolo_coordbifpn.blocks.declaration import declaration
 from yolo_coordbifpn.compare.simultaneous import differences
@@ -254,7 +255,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "anms": lambda: anms.table(read(RESULTS / "anms.csv")),
     "benchmark-grid": lambda: benchmark_grid.table(read(RESULTS / "benchmark_grid.csv")),
     "benchmark-nms": lambda: benchmark_nms.table(read(RESULTS / "benchmark_nms.csv")),
-    **{f"study-{stage}": partial(study, stage) for stage in ("levels-hituav", "levels-bccd", "screen-hituav")},
+    **{f"study-{stage}": partial(study, stage) for stage in STAGES if stage != "scratch-bccd"},
     "study-power": lambda: study_report.power(read(RESULTS / "study.csv")),
     "fuzz": lambda: fuzz_report.table(read(RESULTS / "fuzz.csv")),
 }

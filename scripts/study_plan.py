@@ -81,17 +81,15 @@ TREATMENTS = {
 }
 _LEVELS = ("stock", "p2", "dualpath", "coordatt-bifpn", "stock+96px")
 _SCREENED = tuple(x for x in TREATMENTS if x not in ("stock-s", "bifpn-add", "stock+96px", "p2", "dualpath"))
-_BEST = (
-    "all-x16",
-    "P3-P5-x16",
-    "coordatt-bifpn-open-x16",
-    "bottleneck-x16",
-    "coordatt-bifpn-x16",
-)  # with the first seed
+# The best five with the first seed, then the best two with both.
+_CARRIED = ("all-x16", "P3-P5-x16", "coordatt-bifpn-open-x16", "bottleneck-x16", "coordatt-bifpn-x16")
+_CONFIRMED = ("stock", "P3-P5-x16", "coordatt-bifpn-open-x16")
 _FROM_SCRATCH = ("stock", "coordatt-bifpn", "bifpn-add", "stock-s")
 STAGES = {
     "levels-hituav": Stage("hituav", 20, 320, (0, 1, 2), _LEVELS, best=True),
     "levels-bccd": Stage("bccd", 20, 256, (0, 1, 2), _LEVELS, best=True),
-    "screen-hituav": Stage("hituav", 12, 320, (0, 1), _SCREENED, carried=("stock", *_BEST)),
+    "screen-hituav": Stage("hituav", 12, 320, (0, 1), _SCREENED, carried=("stock", *_CARRIED)),
+    "confirm-hituav": Stage("hituav", 30, 320, tuple(range(10, 18)), _CONFIRMED),
+    "confirm-bccd": Stage("bccd", 20, 256, tuple(range(10, 18)), _CONFIRMED),
     "scratch-bccd": Stage("bccd", 60, 256, (0, 1), _FROM_SCRATCH, carried=_FROM_SCRATCH[:3], pretrained=False),
 }

@@ -61,8 +61,6 @@ def scores(rows: Rows, stage: str, metric: str) -> dict[str, dict[int, float]]:
 def table(rows: Rows, latency: Rows, stage: str) -> str:
     """Write the treatments of a stage, the best first: differences from the stock model, and what the blocks do."""
     gains = differences(scores(rows, stage, METRIC))
-    if not gains:
-        return "No treatment has a seed in common with the stock model yet."
     others = {x: differences(scores(rows, stage, x)) for x in ("mAP50", *(f"AP {size}" for size in SIZES))}
     costs = {x["treatment"]: x["ratio"] for x in latency if int(x["imgsz"]) == STAGES[stage].imgsz}
     lines = []
