@@ -177,12 +177,13 @@ def _draw_gains(
     axes.errorbar(
         [gains[x].mean for x in names], names, xerr=halves, fmt="o", color=VERMILION, markersize=4, linewidth=1
     )
-    costs, bought = ([points[x][i] for x in rivals] for i in range(2))
-    line = np.interp([points[x][0] for x in names], costs, bought)
-    axes.plot(line, names, "|", color=BLACK, markersize=8, label="a larger image at the same latency")
+    if len(rivals) > 1:
+        costs, bought = ([points[x][i] for x in rivals] for i in range(2))
+        line = np.interp([points[x][0] for x in names], costs, bought)
+        axes.plot(line, names, "|", color=BLACK, markersize=8, label="a larger image at the same latency")
+        axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     axes.set_xlabel(f"difference in {METRIC}, 95 % interval", fontsize=8)
-    axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
 
 
 if __name__ == "__main__":
