@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Exempt what the imports have made from garbage collection, which would take a tenth of the time."""
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
+    """Seed torch with the fixture's name, so that no test depends on those that its worker ran before."""
+    torch.manual_seed(zlib.crc32(fixturedef.argname.encode()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Seed torch with the test's name: a model that it builds is another one than that of a fixture."""
+    torch.manual_seed(zlib.crc32(item.nodeid.encode()))
 
 
 def tensors(out: object) -> Iterator[Tensor]:

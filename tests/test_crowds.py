@@ -145,7 +145,7 @@ def test_models_without_nms(tmp_path: Path) -> None:
         sweeping.sweep(tmp_path / "cls.pt", "coco8.yaml")
     data = write_scenes(tmp_path / "scenes", train=1, val=1, size=64, seed=0)
     for name, options in {"yolo26n": {"nms": False}, "yolov10n": {"end2end": True}, "rtdetr-resnet50": {}}.items():
-        open_model(f"{name}.yaml", name).save(tmp_path / f"{name}.pt")
+        open_model(f"{name}.yaml").save(tmp_path / f"{name}.pt")
         with pytest.raises(InspectError, match="needs no NMS, so there is nothing to measure"):
             sweeping.sweep(tmp_path / f"{name}.pt", str(data), project=str(tmp_path), imgsz=64, **options)
 

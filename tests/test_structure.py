@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,3 +108,13 @@ def test_modules_do_not_import_each_other() -> None:
 
     for name in modules:
         walk(name, ())
+
+
+@pytest.mark.parametrize(
+    "name", ["blocks", "compare", "crowds", "grafting", "graph", "grids", "inspection", "registry"]
+)
+def test_the_index_of_a_room_names_every_file(name: str) -> None:
+    """The docstring of a package lists its files."""
+    text = (PACKAGE / name / "__init__.py").read_text(encoding="utf-8")
+    files = {x.name for x in (PACKAGE / name).glob("*.py")} - {"__init__.py"}
+    assert files == set(re.findall(r"\w+\.py", ast.get_docstring(ast.parse(text)) or ""))

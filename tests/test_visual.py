@@ -850,6 +850,7 @@ def test_few_epochs_have_whole_ticks(count: int, tmp_path: Path, monkeypatch: py
     )
     run = SimpleNamespace(label="a", folder=tmp_path, result={"seed": 0})
     plots.curves(SimpleNamespace(labels=["a"], runs=[run], seed_counts="1", folder=tmp_path), "m")  # type: ignore[arg-type]
+    assert len(drawn) == 2
     for figure in drawn:
         FigureCanvasAgg(figure).draw()
         axes = figure.axes[0]

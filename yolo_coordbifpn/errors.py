@@ -30,6 +30,11 @@ class InspectError(ValueError):
     """A model, an image, data or an argument is not what a command needs; the message says what was expected."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not empty, else the name of its type."""
+    return next((x.strip() for x in str(error).splitlines() if x.strip()), type(error).__name__)
+
+
 @contextlib.contextmanager
 def host_needed() -> Iterator[None]:
     """Raise a missing Ultralytics as a `HostError` that says how to get it."""

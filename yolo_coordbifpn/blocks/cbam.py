@@ -17,7 +17,7 @@ from .declaration import block
 from .gain import BlockWithGain
 
 
-@block(paper="1807.06521", library="ultralytics", gives_way=True)
+@block(paper="1807.06521", library="ultralytics")
 class CBAM(BlockWithGain):
     """CBAM with a constant gain. Row of a model YAML: `[-1, 1, CBAM, []]` or `[kernel_size]`."""
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checks import check_features, one_input, squeeze
 from .declaration import block
 from .dispatch import eager, recorded, watched
+from .folding import fold_norm
 from .gain import BlockWithGain
 from .strips import gate, pool
 
@@ -117,13 +117,8 @@ class CoordAtt(BlockWithGain):
         return conv(F.hardswish(self.bn1(self.conv1(x.mean(axis, keepdim=True))))).sigmoid()
 
     def fuse(self) -> None:
-        """Fold the batch normalisation into the shared convolution, in place, for inference.
-
-        A convolution that was replaced, for example by a quantised one, is not changed.
-        """
-        if isinstance(self.bn1, nn.BatchNorm2d) and type(self.conv1) is nn.Conv2d:
-            self.conv1 = fuse_conv_bn_eval(self.conv1.eval(), self.bn1.eval())
-            self.bn1 = nn.Identity()
+        """Fold the batch normalisation into the shared convolution, in place, for inference."""
+        fold_norm(self, "conv1", "bn1")
 
     def neutral_(self) -> None:
         """Make the block the identity, in place: both gates 1/2 for every input, and a gain of 4."""

@@ -31,7 +31,6 @@ class Declaration:
         paper: Number of its paper on arXiv.
         aliases: Other names under which YAMLs of the field know it, for error messages.
         library: The package whose modules it is made of, if not torch.
-        gives_way: Whether a class of the same name in the host takes precedence.
     """
 
     channels: str | ChannelRule = "same"
@@ -39,7 +38,6 @@ class Declaration:
     paper: str = ""
     aliases: tuple[str, ...] = ()
     library: str = ""
-    gives_way: bool = False
 
 
 def block(
@@ -49,7 +47,6 @@ def block(
     paper: str = "",
     aliases: tuple[str, ...] = (),
     library: str = "",
-    gives_way: bool = False,
 ) -> Callable[[Class], Class]:
     """Declare a block: a class that model YAMLs may name as `[from, repeats, ClassName, args]`.
 
@@ -75,7 +72,6 @@ def block(
         aliases: Other names under which YAMLs of the field know it, for error messages.
         library: The package whose modules it is made of, if not torch; checkpoints with these modules may be loaded
             under `ULTRALYTICS_SAFE_LOAD=1`.
-        gives_way: Whether a class of the same name in the host takes precedence, without an error.
 
     Returns:
         The decorator, which returns the class itself.
@@ -91,7 +87,7 @@ def block(
             f"block(): variant must be a word of lower-case letters, digits and _, and none that model names use for "
             f"something else, such as bifpn or seg; got {variant!r}."
         )
-    declared = Declaration(channels, variant, paper, tuple(aliases), library, gives_way)
+    declared = Declaration(channels, variant, paper, tuple(aliases), library)
 
     def declare(cls: Class) -> Class:
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):

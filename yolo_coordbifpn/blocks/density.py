@@ -15,11 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checks import check_features, positive_number, positive_whole
 from .declaration import Channels, block
 from .dispatch import exported, symbolic
+from .folding import fold_norm
 from .overlap import overlap
 
 _START = 0.2  # density of everything before training, below every usual threshold
@@ -48,10 +48,8 @@ class _Level(nn.Module):
         return self.out(F.silu(self.bn2(self.spatial(y))))
 
     def fuse(self) -> None:
-        for conv, bn in (("reduce", "bn1"), ("spatial", "bn2")):
-            if isinstance(getattr(self, bn), nn.BatchNorm2d) and type(getattr(self, conv)) is nn.Conv2d:
-                setattr(self, conv, fuse_conv_bn_eval(getattr(self, conv).eval(), getattr(self, bn).eval()))
-                setattr(self, bn, nn.Identity())
+        fold_norm(self, "reduce", "bn1")
+        fold_norm(self, "spatial", "bn2")
 
 
 @block(_one_map, variant="", paper="1904.03629")

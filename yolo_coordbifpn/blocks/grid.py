@@ -14,11 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checks import check_features, one_input, positive_number, positive_whole
 from .declaration import block
 from .dispatch import exported, symbolic
+from .folding import fold_norm
 
 _PRIOR = 0.01  # score of every cell before training
 _ALPHA, _GAMMA = 0.25, 2.0  # of the focal loss
@@ -127,10 +127,8 @@ class GridActivation(nn.Module):
 
     def fuse(self) -> None:
         """Fold the batch normalisations into the convolutions before them, in place, for inference."""
-        for conv, bn in (("reduce", "bn1"), ("spatial", "bn2")):
-            if isinstance(getattr(self, bn), nn.BatchNorm2d) and type(getattr(self, conv)) is nn.Conv2d:
-                setattr(self, conv, fuse_conv_bn_eval(getattr(self, conv).eval(), getattr(self, bn).eval()))
-                setattr(self, bn, nn.Identity())
+        fold_norm(self, "reduce", "bn1")
+        fold_norm(self, "spatial", "bn2")
 
     def _last(self) -> Tensor:
         """Return the logits of the last forward pass."""

@@ -14,7 +14,7 @@ from .declaration import block
 from .gain import BlockWithGain
 
 
-@block(paper="1709.01507", library="torchvision", gives_way=True)
+@block(paper="1709.01507", library="torchvision")
 class SE(BlockWithGain):
     """Squeeze-and-Excitation with a constant gain. Row of a model YAML: `[-1, 1, SE, []]` or `[reduction]`."""
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .checks import check_features, one_input
 from .declaration import block
+from .folding import fold_norm
 
 
 @block(variant="", paper="1911.09070")
@@ -58,10 +58,5 @@ class SeparableConv(nn.Module):
         return self.bn(self.conv_pw(self.conv_dw(F.silu(x))))
 
     def fuse(self) -> None:
-        """Fold the batch normalisation into the pointwise convolution, in place, for inference.
-
-        A convolution that was replaced, for example by a quantised one, is not changed.
-        """
-        if isinstance(self.bn, nn.BatchNorm2d) and type(self.conv_pw) is nn.Conv2d:
-            self.conv_pw = fuse_conv_bn_eval(self.conv_pw.eval(), self.bn.eval())
-            self.bn = nn.Identity()
+        """Fold the batch normalisation into the pointwise convolution, in place, for inference."""
+        fold_norm(self, "conv_pw", "bn")

@@ -23,12 +23,16 @@ import os
 import sys
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import CompareError, GraftError, HostError, InspectError, RowError, WeightsError
+from ..errors import CompareError, GraftError, HostError, InspectError, RowError, WeightsError, first_line
 from ..patches import hook
+
+if TYPE_CHECKING:
+    from ..grafting.variant import Variant
 
 FAILURES = (CompareError, GraftError, HostError, InspectError, RowError, WeightsError)  # each says what is wrong
 COMMANDS = ("models", "graft", "upgrade", "graph", "inspect", "nms", "grid", "tiles", "compare", "check", "demo")
@@ -68,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"yolo-coordbifpn {name}: {line}", file=sys.stderr)
     except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error).strip().splitlines()[0]
+        reason = f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
         print(f"yolo-coordbifpn {name}: {reason}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"yolo-coordbifpn {name}: interrupted", file=sys.stderr)
@@ -208,6 +212,24 @@ def truth(options: dict[str, str], key: str) -> bool:
     if options[key].lower() not in {"true", "false"}:
         raise UsageError(f"{key}= must be True or False, got {options[key]!r}.")
     return options[key].lower() == "true"
+
+
+def read_variant(options: dict[str, str]) -> Variant:
+    """Return the variant that the options of `graft` or `upgrade` describe.
+
+    Raises:
+        UsageError: If a value is not allowed, or the options contradict each other.
+    """
+    from ..grafting.variant import Variant
+
+    given: dict[str, Any] = {x.name: options[x.name] for x in fields(Variant) if x.name in options}
+    given |= {key: None for key in ("edge", "repeats", "width", "levels") if not given.get(key)}
+    given |= {key: truth(options, key) for key in ("edge",) if given[key]}
+    given |= {key: whole_number(options, key, 1) for key in ("repeats", "width") if given[key]}
+    try:
+        return Variant(**given)
+    except GraftError as error:
+        raise UsageError(f"{error}.") from error
 
 
 def new_file(path: str | Path, *suffixes: str) -> Path:

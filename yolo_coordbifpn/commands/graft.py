@@ -26,11 +26,11 @@ models need no file: yolo train model=yolo12n-coordatt-bifpn.yaml works as it is
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+from ..errors import GraftError
 from ..files import write
-from . import UsageError, new_file, truth, whole_number
+from . import UsageError, new_file, read_variant
 
 OPTIONS = {
     "model": "",
@@ -49,41 +49,24 @@ OPTIONS = {
 
 
 def run(options: dict[str, str]) -> int:
-    """Write the new model YAML; return 1 if the blocks cannot be put into the model."""
-    from ..errors import GraftError, HostError, RowError
-
+    """Write the new model YAML."""
     if not options["model"].endswith((".yaml", ".yml")):
         raise UsageError(f"model= must be a model YAML such as yolo12.yaml or my.yaml, got {options['model']!r}.")
-    edge = truth(options, "edge") if options["edge"] else None
-    repeats, width = (whole_number(options, x, 1) if options[x] else None for x in ("repeats", "width"))
-    try:
-        from ..grafting.graft import graft_file
-        from ..grafting.names import find, scale_of
-        from ..grafting.variant import Variant
-        from ..grafting.yaml_text import put_scale_first
-        from ..patches.install import install
+    from ..grafting.graft import graft_file
+    from ..grafting.names import find, scale_of
+    from ..grafting.yaml_text import put_scale_first
+    from ..patches.install import install
 
-        variant = Variant(
-            options["coordatt"],
-            options["bifpn"],
-            options["neck"],
-            options["attention"],
-            edge,
-            repeats,
-            width,
-            options["levels"] or None,
-            options["nms"],
-            options["grid"],
-        )
-        install()
+    install()
+    variant = read_variant(options)
+    try:
         source = find(str(Path(options["model"]).expanduser()))
-        save = new_file(options["save"] or f"{source.stem}-{variant.name}.yaml", ".yaml", ".yml")
-        text, rows, costs = graft_file(source, variant)
-        scale = scale_of(options["model"])
-        text = put_scale_first(text, scale) if scale in costs else text
-    except (GraftError, HostError, RowError) as error:
-        print(f"yolo-coordbifpn graft: {options['model']}: {error}", file=sys.stderr)
-        return 1
+    except GraftError as error:
+        raise GraftError(f"{options['model']}: {error}") from error
+    save = new_file(options["save"] or f"{source.stem}-{variant.name}.yaml", ".yaml", ".yml")
+    text, rows, costs = graft_file(source, variant)
+    scale = scale_of(options["model"])
+    text = put_scale_first(text, scale) if scale in costs else text
     changed = " ".join(f"{key}={value}" for key, value in options.items() if value != OPTIONS[key] and key != "save")
     write(save, f"# Made by: yolo-coordbifpn graft {changed}\n{text}")
     print(save)

@@ -12,7 +12,6 @@ An existing file is not overwritten. For the learned weights of the fusions, see
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from ..files import write
@@ -23,29 +22,23 @@ FORMATS = (".svg", ".pdf", ".png")
 
 
 def run(options: dict[str, str]) -> int:
-    """Draw the model; return 1 if it cannot be built."""
+    """Draw the model."""
     need("graph", "inspect", "matplotlib")
-    from ..errors import HostError, InspectError
-
     model = options["model"]
     if not model:
         raise UsageError("model= must be a model YAML such as yolo11n-coordatt-bifpn.yaml, or a checkpoint.")
     save = new_file(options["save"] or f"{Path(model).stem}.svg", *FORMATS)
-    try:
-        from ..grafting.names import split
-        from ..inspection.diagram import diagram
-        from ..inspection.graph_plot import draw
-        from ..inspection.sources import built
-        from ..patches.install import install
+    from ..grafting.names import split
+    from ..inspection.diagram import diagram
+    from ..inspection.graph_plot import draw
+    from ..inspection.sources import built
+    from ..patches.install import install
 
-        install()
-        variant = split(Path(model).name) if not Path(model).is_file() else None
-        against = options["against"] or (variant[0] if variant else "none")
-        names = [x for x in (model, against) if x != "none"]  # an error is about the model first
-        content = draw([diagram(built(x), Path(x).stem) for x in names][::-1], save.suffix[1:])
-    except (HostError, InspectError) as error:
-        print(f"yolo-coordbifpn graph: {error}", file=sys.stderr)
-        return 1
+    install()
+    variant = split(Path(model).name) if not Path(model).is_file() else None
+    against = options["against"] or (variant[0] if variant else "none")
+    names = [x for x in (model, against) if x != "none"]  # an error is about the model first
+    content = draw([diagram(built(x), Path(x).stem) for x in names][::-1], save.suffix[1:])
     write(save, content)
     print(save)
     return 0

@@ -21,7 +21,6 @@ start is named in a sentence, and its maps are not drawn.
 from __future__ import annotations
 
 import itertools
-import sys
 from typing import TYPE_CHECKING
 
 from . import UsageError, folder_of, host_arguments, need, others
@@ -34,11 +33,10 @@ OWN = {"mode", "task", "save", "stream", "augment", "embed", "visualize", "batch
 
 
 def run(options: dict[str, str]) -> int:
-    """Write the plots and the page; return 1 if a model cannot be opened or no image can be read."""
+    """Write the plots and the page."""
     need("inspect", "inspect", "jinja2", "matplotlib")
     if not options["model"]:
         raise UsageError("model= must be a checkpoint such as best.pt.")
-    from ..errors import HostError, InspectError
     from ..inspection.findings import notes
     from ..inspection.inspect import inspect
     from ..inspection.page import write_inspection
@@ -47,20 +45,16 @@ def run(options: dict[str, str]) -> int:
 
     given = others(options, OPTIONS, OWN, "is not for inspect, which shows one pass over each image")
     sources = split_sources(options["source"])
-    try:
-        install()
-        arguments = host_arguments("predict", given)
-        found = inspect(options["model"], sources or None, options["against"] or None, **arguments)
-        both = [x for x in (found, found.against) if x]
-        if not any(x.fusions or x.attention or x.spatial_gates for x in both):
-            print(f"{' and '.join(x.name for x in both)}: no CoordAtt and no BiFPN block, so there is nothing to show.")
-            return 0
-        if not sources and any(x.attention or x.spatial_gates for x in both):
-            raise UsageError("source= must be an image or a folder of images: the gates depend on the image.")
-        folder = write_inspection(found, folder_of(options, "inspect"))
-    except (HostError, InspectError) as error:
-        print(f"yolo-coordbifpn inspect: {error}", file=sys.stderr)
-        return 1
+    install()
+    arguments = host_arguments("predict", given)
+    found = inspect(options["model"], sources or None, options["against"] or None, **arguments)
+    both = [x for x in (found, found.against) if x]
+    if not any(x.fusions or x.attention or x.spatial_gates for x in both):
+        print(f"{' and '.join(x.name for x in both)}: no CoordAtt and no BiFPN block, so there is nothing to show.")
+        return 0
+    if not sources and any(x.attention or x.spatial_gates for x in both):
+        raise UsageError("source= must be an image or a folder of images: the gates depend on the image.")
+    folder = write_inspection(found, folder_of(options, "inspect"))
     _print_shares(found)
     print(*notes(found), sep="\n")
     print(f"Page: {folder / 'index.html'}")

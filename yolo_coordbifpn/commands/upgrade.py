@@ -21,7 +21,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import UsageError, new_file
+from . import UsageError, new_file, read_variant
 
 OPTIONS = {
     "model": "",
@@ -53,20 +53,7 @@ def run(options: dict[str, str]) -> int:
         raise UsageError("neck=fpn removes trained layers, which changes the output; neck=pan keeps it.")
     if options["levels"] not in ("", "P2"):
         raise UsageError(f"levels= must be P2; {options['levels']} may remove a level, which changes the output.")
-    try:
-        from ..grafting.variant import Variant
-
-        variant = Variant(
-            options["coordatt"],
-            options["bifpn"],
-            options["neck"],
-            options["attention"],
-            levels=options["levels"] or None,
-            nms=options["nms"],
-            grid=options["grid"],
-        )
-    except GraftError as error:
-        raise UsageError(f"{error}.") from error
+    variant = read_variant(options)
     save = new_file(options["save"] or model.with_name(f"{model.stem}-{variant.name}.pt"), ".pt")
     try:
         from ..grafting.upgrade import upgrade

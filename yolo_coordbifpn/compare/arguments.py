@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ..host.arguments import read_arguments
+from ..host.models import is_missing
 
 _FILES = ("data", "pretrained", "cfg")
 _COUNTS = ("epochs", "imgsz", "batch")  # whole numbers of at least 1: a batch that the host chooses may differ by model
@@ -77,10 +78,3 @@ def absolute(name: str) -> str:
     """Return the absolute path of an existing file, and anything else unchanged."""
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name
-
-
-def is_missing(name: str) -> bool:
-    """Return whether a file is missing and is not a checkpoint that the host downloads."""
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
-    return not Path(name).is_file() and name not in GITHUB_ASSETS_NAMES

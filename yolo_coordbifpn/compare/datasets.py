@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import CompareError
+from ..errors import CompareError, first_line
 from ..host.models import quiet
 
 _LABELS_READ = 100  # at most, to find the number of columns
@@ -44,8 +44,7 @@ def check_data(args: Any, task: str) -> Dataset:
     except CompareError:
         raise
     except Exception as error:  # the host raises many types for a user's file
-        reason = next((x.strip() for x in str(error).splitlines() if x.strip()), type(error).__name__)
-        raise CompareError(f"data={name}: {reason}") from error
+        raise CompareError(f"data={name}: {first_line(error)}") from error
     if not train:
         raise CompareError(f"data={name}: there are no training images in {content['train']}")
     problem = _unfit(task, content, train)

@@ -45,7 +45,7 @@ def measure(plan: Plan, device: str) -> dict[str, Any]:
     models = {}
     for result in plan.results:
         if result["model"] not in models:
-            model = open_model(plan.folder / result["best"], result["model"]).model
+            model = open_model(plan.folder / result["best"]).model
             grid = grid_of(model)
             if grid is not None:
                 grid.threshold = 0.0  # the time of an image that is not skipped

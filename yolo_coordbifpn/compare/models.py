@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import CompareError, GraftError, HostError, RowError, WeightsError
+from ..errors import CompareError, GraftError, HostError, RowError, WeightsError, first_line
 from ..grafting.names import find
 from ..host.cost import count
-from ..host.models import open_model, quiet
+from ..host.models import is_missing, open_model, quiet
 from .datasets import Dataset, check_data
 from .plan import Plan
 from .transfers import TransferCount
@@ -80,15 +79,13 @@ def open_checked(name: str) -> Any:
     Raises:
         CompareError: If there is no such file, or if the host cannot open it.
     """
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
-    if name.endswith(".pt") and not Path(name).is_file() and name not in GITHUB_ASSETS_NAMES:
+    if name.endswith(".pt") and is_missing(name):
         raise CompareError(f"models=: there is no checkpoint {name}")
     try:
         if not name.endswith(".pt"):
             find(name)
         with quiet():
-            return open_model(name, name)
+            return open_model(name)
     except Exception as error:  # the host raises many types for a user's file
         raise CompareError(f"models=: {name}: {_reason(error)}") from error
 
@@ -110,7 +107,7 @@ def build(opened: Any, data: Dataset, args: Any) -> Any:
         with quiet():
             weights = opened.model if opened.ckpt and args.pretrained is not False else None
             if isinstance(args.pretrained, str):
-                weights = open_model(args.pretrained, args.pretrained).model
+                weights = open_model(args.pretrained).model
             return trainer.get_model(cfg=opened.model.yaml, weights=weights, verbose=False)
     except Exception as error:  # the host raises many types for a user's file
         raise CompareError(_reason(error)) from error
@@ -118,9 +115,6 @@ def build(opened: Any, data: Dataset, args: Any) -> Any:
 
 def _reason(error: Exception) -> str:
     """Return one line for an error, without the type for errors of this package."""
-    line = next((x.strip() for x in str(error).splitlines() if x.strip()), "")
-    return (
-        line
-        if isinstance(error, (GraftError, HostError, RowError, WeightsError))
-        else f"{type(error).__name__}: {line}"
-    )
+    line = first_line(error)
+    known = isinstance(error, (GraftError, HostError, RowError, WeightsError)) or line == type(error).__name__
+    return line if known else f"{type(error).__name__}: {line}"

@@ -31,7 +31,13 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """Return the result of the run, or None if it is not finished."""
         file = self.folder / "result.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return _parsed(file, file.stat().st_mtime_ns) if file.is_file() else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(file: Path, modified: int) -> dict[str, Any]:
+    """Return the content of a result, which a report asks for many times, without reading it again."""
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

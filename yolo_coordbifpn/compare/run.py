@@ -60,7 +60,7 @@ def _train(plan: Plan, run: Run, state_file: Path, device: str) -> tuple[Path, d
         # One run sets up at a time, since two would write the host's label cache at once.
         setup = FileLock(plan.folder / "setup.lock")
         with setup:
-            model = open_model(last if resume.state else run.model, run.model)
+            model = open_model(last if resume.state else run.model)
             model.add_callback("on_train_start", lambda _: setup.release())
             for event in ("on_train_start", "on_train_epoch_start", "on_fit_epoch_end"):
                 model.add_callback(event, getattr(resume, event))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import first_line
 from ..files import write
 from ..host.machine import synchronize
 from .arguments import all_arguments, image_size
@@ -49,7 +50,7 @@ def measure(plan: Plan, device: str) -> dict[str, float | str]:
         try:
             found[label] = step_seconds(model, args.batch, image_size(args), data.content["channels"], where)
         except (RuntimeError, ValueError) as error:
-            found[label] = str(error).splitlines()[0]
+            found[label] = first_line(error)
     return found
 
 

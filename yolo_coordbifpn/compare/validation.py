@@ -14,14 +14,14 @@ from .plan import Plan, Run
 
 def validate(plan: Plan, run: Run, best: Path, device: str) -> dict[str, Any]:
     """Validate the best checkpoint with the host, and add AP by class and object size, parameters and GFLOPs."""
-    model = open_model(best, run.model)
+    model = open_model(best)
     seen: list[Any] = []
     model.add_callback("on_val_end", seen.append)
     keys = ("data", "imgsz", "batch", "workers", "single_cls", "iou", "max_det", "rect", "split", "classes")
     options = {k: v for k, v in given_arguments(plan.train).items() if k in keys}
     where = {"project": str(run.folder), "name": "val", "exist_ok": True, "plots": False, "device": device}
     metrics = model.val(**options, **where, save_json=model.task in ("detect", "segment", "pose"))
-    size = count(open_model(best, run.model).model)
+    size = count(open_model(best).model)
     results = {k: float(v) for k, v in metrics.results_dict.items()}
     return {
         "task": model.task,

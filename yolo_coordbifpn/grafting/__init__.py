@@ -8,6 +8,7 @@ necks.py       the weighted, the top-down and the summing neck
 levels.py      detection levels added to the neck or taken from the head
 dual_path.py   the detail path and the spatial gates
 density.py     the density head of adaptive NMS
+grid.py        the grid activation after a stage of the backbone
 graft.py       a variant of a model YAML, built and checked
 yaml_text.py   the text of a model YAML with changed rows
 upgrade.py     a variant of a trained checkpoint

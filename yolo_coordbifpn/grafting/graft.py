@@ -161,10 +161,10 @@ def _scale_first(cfg: dict[str, Any]) -> dict[str, Any]:
 def _attention(name: str) -> str:
     """Return the class name of an attention block, registered now if it was not."""
     TABLE.discovery.find([name])
-    block = TABLE.named(name) or TABLE.variants.get(name)
+    block = TABLE.named(name) or TABLE.named(getattr(TABLE.variants.get(name), "__name__", ""))
     if block is None:
         missed = " ".join(f"{x}." for x in TABLE.discovery.missed)
-        if name in (x.__name__ for x in TABLE.variants.values()):  # one of this package, for which there is a reason
+        if TABLE.word(name) in TABLE.variants:  # one of this package, for which there is a reason
             raise GraftError(f"attention={name}: {missed}")
         known = ", ".join(x.__name__ for x in TABLE.variants.values())
         raise GraftError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InspectError
+from ..errors import InspectError, first_line
 from .models import quiet
 
 
@@ -28,7 +28,7 @@ def read_arguments(given: dict[str, str]) -> dict[str, Any]:
         with quiet():  # it logs the whole help of its command line
             get_cfg(DEFAULT_CFG_DICT, values)
     except (SyntaxError, TypeError, ValueError, AssertionError) as error:
-        raise ValueError(next(x for x in str(error).splitlines() if x.strip())) from error
+        raise ValueError(first_line(error)) from error
     sizes = values.get("imgsz", 1)
     if not all(type(x) is int and x >= 1 for x in (sizes if isinstance(sizes, (list, tuple)) else [sizes])):
         raise ValueError(f"imgsz={given['imgsz']} is not a whole number of pixels, nor a list of them")
@@ -49,5 +49,4 @@ def check_data(data: str) -> None:
     try:
         check_det_dataset(data)
     except Exception as error:  # the host raises many kinds for a user's file
-        reason = next((x.strip() for x in str(error).splitlines() if x.strip()), type(error).__name__)
-        raise InspectError(f"data={data}: {reason}") from error
+        raise InspectError(f"data={data}: {first_line(error)}") from error

@@ -27,16 +27,23 @@ _CLASSES = {  # by task, for forks of the Ultralytics of spring 2023, which has 
 }
 
 
-def open_model(file: str | Path, name: str) -> Any:
-    """Return the host's model object for a YAML or a checkpoint.
-
-    Args:
-        file: The YAML or checkpoint.
-        name: Name of the model, by which RT-DETR is recognised.
-    """
+def open_model(file: str | Path) -> Any:
+    """Return the host's model object for a model YAML or a checkpoint; RT-DETR is recognised by its head."""
     from ultralytics.models import RTDETR, YOLO
 
-    return (RTDETR if Path(name).stem.startswith("rtdetr") else YOLO)(str(file))
+    name = str(file)
+    if not name.endswith(".pt"):
+        return (RTDETR if "RTDETRDecoder" in str(load(name).get("head")) else YOLO)(name)
+    model: Any = YOLO(name)
+    decodes = "RTDETR" in type(model.model.model[-1]).__name__ and not isinstance(model, RTDETR)
+    return RTDETR(name) if decodes else model  # some versions of the host do so themselves
+
+
+def is_missing(checkpoint: str) -> bool:
+    """Return whether a checkpoint is neither a file nor one that the host downloads."""
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    return not Path(checkpoint).is_file() and checkpoint not in GITHUB_ASSETS_NAMES
 
 
 def load(name: str | Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import GraftError, InspectError
 from ..grafting.names import find
-from ..host.models import open_model
+from ..host.models import is_missing, open_model
 
 
 def built(name: str | Path) -> Any:
@@ -30,14 +30,11 @@ def opened(model: Any) -> Any:
     """
     if not isinstance(model, (str, Path)):
         return model
-    from ultralytics.models import RTDETR
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
     name = str(Path(model).expanduser())
     if not name.endswith((".pt", ".yaml", ".yml")):
         hint = f": did you mean {name}.yaml?" if not Path(name).suffix else ": other files have no blocks"
         raise InspectError(f"model must be a checkpoint (.pt) or a model YAML, got {name!r}{hint}")
-    if name.endswith(".pt") and not Path(name).is_file() and name not in GITHUB_ASSETS_NAMES:
+    if name.endswith(".pt") and is_missing(name):
         raise InspectError(f"there is no checkpoint {name}")
     try:
         if not name.endswith(".pt"):
@@ -45,9 +42,7 @@ def opened(model: Any) -> Any:
     except GraftError as error:
         raise InspectError(f"{name}: {error}") from error
     try:
-        yolo = open_model(name, name)
-        decodes = "RTDETR" in type(yolo.model.model[-1]).__name__ and not isinstance(yolo, RTDETR)
-        return RTDETR(name) if decodes else yolo
+        return open_model(name)
     except Exception as error:  # the host raises many kinds for a user's file
         raise InspectError(f"{name}: this Ultralytics cannot open it: {error}") from error
 

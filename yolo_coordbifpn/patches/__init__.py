@@ -1,1 +1,1 @@
-"""Everything that changes Ultralytics: the start-up hook and the patches, one file each."""
+"""Everything that changes Ultralytics: the start-up hook and the patches, one file for each subject."""

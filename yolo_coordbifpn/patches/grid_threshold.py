@@ -25,7 +25,7 @@ def choose(trainer: Any) -> None:
     for file in (Path(x) for x in (trainer.last, trainer.best) if Path(x).is_file()):
         try:
             with quiet():
-                found = open_model(file, file.name).model.to(trainer.device)
+                found = open_model(file).model.to(trainer.device)
             curve = measure(found, map(trainer.validator.preprocess, _whole(trainer)))
             threshold = curve.best()
             store(file, threshold)

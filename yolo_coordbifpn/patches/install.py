@@ -13,7 +13,7 @@ from typing import Any
 from ..blocks.declaration import declaration
 from ..errors import HostError, host_needed
 from ..grafting.graft import graft_text
-from ..registry import GIVE_WAY, TABLE, ChannelRule, entry_points, environment, shipped
+from ..registry import LATE, TABLE, ChannelRule, entry_points, environment, shipped
 from . import hook
 from .adaptive_nms import HOMES, nms_holds, patch_densities, patch_nms
 from .block_losses import patch_block_losses
@@ -232,7 +232,7 @@ def _patched() -> list[ModuleType]:
     return [sys.modules[x] for x in {hook.HOST, *_undo} if parser_holds(sys.modules.get(x))]
 
 
-TABLE.discovery.add_source(functools.partial(shipped.seek, later=GIVE_WAY, register=register))
+TABLE.discovery.add_source(functools.partial(shipped.seek, later=LATE, register=register))
 TABLE.discovery.add_source(functools.partial(shipped.seek_timm, register=register))
 TABLE.discovery.add_source(functools.partial(environment.seek, register=register))
 TABLE.discovery.add_source(functools.partial(entry_points.seek, register=register))

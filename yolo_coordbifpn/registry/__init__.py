@@ -20,11 +20,11 @@ from .shipped import declared
 from .table import BlockTable
 
 TABLE = BlockTable()
-GIVE_WAY = [cls for cls in declared() if declaration(cls).gives_way]  # registered when they are first named
+LATE = [cls for cls in declared() if declaration(cls).library]  # registered when they are first named
 for _cls in declared():
-    if _cls not in GIVE_WAY:
+    if _cls not in LATE:
         TABLE.add(_cls)
-for _cls in GIVE_WAY:
+for _cls in LATE:
     TABLE.variants[variant_of(_cls)] = _cls
 
-__all__ = ["GIVE_WAY", "RULES", "TABLE", "BlockTable", "ChannelRule"]
+__all__ = ["LATE", "RULES", "TABLE", "BlockTable", "ChannelRule"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import RowError
+from ..errors import RowError, first_line
 
 _SIZES = ((8, 8), (5, 3))  # rectangular images are validated
 
@@ -41,8 +41,7 @@ def probe(cls: type[nn.Module], args: list[Any], channels: int) -> None:
     except Exception as error:  # whatever the block raises
         raise RowError(
             f"{origin(cls)} fails on a feature map of {height} x {width} cells: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}. Images of any size reach a block, so it "
-            "must run on any height and width"
+            f"{first_line(error)}. Images of any size reach a block, so it must run on any height and width"
         ) from error
 
 

@@ -34,7 +34,7 @@ def clash(block: type, host: Mapping[str, Any]) -> str:
     if other is block or (isinstance(other, type) and redefines(block, other)):
         return ""
     module, name = getattr(other, "__module__", type(other)), block.__name__
-    own = f" Its own as a variant: YOLO_COORDBIFPN_BLOCKS={module}:{name}" if declaration(block).gives_way else ""
+    own = f" Its own as a variant: YOLO_COORDBIFPN_BLOCKS={module}:{name}" if declaration(block).library else ""
     return (
         f"{host['__name__']} already has a {name} ({module}); this host keeps its own, and {block.__module__}.{name} "
         f"cannot have that name.{own}".removesuffix(".")
