@@ -15,7 +15,8 @@ from test_declared_blocks import Gate
 from torch import Tensor, nn
 from ultralytics.nn import tasks
 
-from yolo_coordbifpn import block, graft, register
+from yolo_coordbifpn import CoordAtt, block, graft, register
+from yolo_coordbifpn.blocks.rezero import ReZero
 from yolo_coordbifpn.errors import WeightsError
 from yolo_coordbifpn.graph.rows import KEY
 from yolo_coordbifpn.graph.starts import rezeros
@@ -99,6 +100,66 @@ class Unevaluated:
 
     def __get__(self, instance: object, owner: type) -> None:
         raise NameError("name 'Sequence' is not defined")
+
+
+class Composite(nn.Module):
+    """A block that has one of ours inside."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.attention = CoordAtt(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x)
+
+
+def test_a_block_with_one_of_ours_inside(own_blocks: None) -> None:
+    """Inside bottlenecks it is one block, which starts as the identity."""
+    register(Composite)
+    old = stock()
+    new = built(graft("yolo11n.yaml", coordatt="bottleneck", attention="Composite", bifpn="none"))
+    new.load(old)
+    assert gap(new, old) < 1e-5
+    assert {type(m.block) for m in new.modules() if isinstance(m, ReZero)} == {Composite}
+
+
+class Dropped(CoordAtt):
+    """A subclass of ours with other arguments."""
+
+    def __init__(self, channels: int, p: float = 0.0) -> None:
+        super().__init__(channels)
+        self.p = p
+
+
+def test_a_subclass_with_other_arguments(own_blocks: None) -> None:
+    """Its row is left as it was written, so that the model can be rebuilt; the gain comes with the weights."""
+    register(Dropped)
+    old = stock()
+    new = built(inserted(tasks.yaml_model_load("yolo11n.yaml"), 10, module="Dropped", args=[0.5]))
+    new.load(old)
+    rebuilt = built(new.yaml)
+    rebuilt.load(new)
+    assert new.yaml["backbone"][11] == [-1, 1, "Dropped", [0.5]]
+    assert [m.p for m in rebuilt.modules() if isinstance(m, Dropped)] == [0.5]
+    assert gap(rebuilt, old) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["SE", "CBAM"])
+def test_a_users_own_block_of_a_library_name(name: str, tmp_path: Path) -> None:
+    """A block that the user names in the environment comes before ours of the same name."""
+    (tmp_path / "mine.py").write_text(
+        f"from torch import nn\nfrom yolo_coordbifpn import block\n@block()\nclass {name}(nn.Module):\n"
+        "    def __init__(self, channels):\n        super().__init__()\n"
+        "        self.conv = nn.Conv2d(channels, channels, 1)\n"
+        "    def forward(self, x):\n        return self.conv(x)\n"
+    )
+    code = f"""
+from ultralytics import YOLO
+print(type(YOLO("yolo11n-{name.lower()}.yaml").model.model[9]).__module__)
+"""
+    environment = {"YOLO_COORDBIFPN_BLOCKS": "mine", "PYTHONPATH": str(tmp_path)}
+    done = run_python("-c", code, folder=tmp_path, **environment)
+    assert done.stdout.split()[-1] == "mine", done.stderr[-2000:]
 
 
 def test_a_signature_that_cannot_be_evaluated(own_blocks: None) -> None:

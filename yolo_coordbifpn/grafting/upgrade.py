@@ -20,6 +20,8 @@ from ..registry import TABLE
 from .graft import graft_rows
 from .variant import Variant
 
+_BUILT = {"yaml", "save", "stride", "inplace", "training", "criterion"}  # attributes that belong to a model's layers
+
 
 def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     """Write a checkpoint with blocks that has the same output as the checkpoint without.
@@ -58,7 +60,10 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
         if not (transfer.pairs.is_new(j) and type(layer) is nn.Identity):  # which has no pretrained weights
             put(new.model, str(j), copy.deepcopy(layer))
     adopt_starts(transfer.donor, new)
-    new.names, new.args, new.task = old.names, old.args, yolo.task
+    for name, value in vars(old).items():  # class names, arguments, key points, embeddings of a vocabulary, ...
+        if not name.startswith("_") and name not in _BUILT:
+            setattr(new, name, value)
+    new.task = yolo.task
     state = {k: v for k, v in (yolo.ckpt or {}).items() if k not in {"ema", "optimizer", "updates", "scaler"}}
     stream = io.BytesIO()
     torch.save({**state, "epoch": -1, "model": new.eval(), "ema": None, "optimizer": None, "updates": None}, stream)

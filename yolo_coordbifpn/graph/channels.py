@@ -1,8 +1,9 @@
 """Which convolutions read the channels that an added edge inserts, found layer by layer.
 
 New blocks start as the identity, so the new model computes the pretrained model's output, except for the new channels
-of a concatenation with more inputs than before. One forward pass follows these channels through the functions that only
-pass channels on, up to the convolutions that read them. Zero columns in these convolutions keep the output.
+of a concatenation with more inputs than before, or with its inputs in another order. One forward pass follows these
+channels through the functions that only pass channels on, up to the convolutions that read them. Zero columns in these
+convolutions, and the others in the new order, keep the output.
 """
 
 from __future__ import annotations
@@ -40,10 +41,15 @@ class Channels:
         """Return whether some channels are missing in the pretrained tensor."""
         return bool((self.origin < 0).any())
 
+    @property
+    def differ(self) -> bool:
+        """Return whether some channels are new, missing or in another place."""
+        return not torch.equal(self.origin, torch.arange(self.size))
+
 
 @dataclass
 class Reader:
-    """A convolution of the new model that reads new channels."""
+    """A convolution of the new model that reads new channels, or the old ones in another order."""
 
     layer: int
     name: str  # of the convolution inside the layer, "" if it is the layer
@@ -88,7 +94,7 @@ class Walk:
 
     Attributes:
         layers: The layers that run; a block that does not start as the identity is put inside a `ReZero`.
-        readers: The convolutions that read new channels.
+        readers: The convolutions that read new or reordered channels.
         problems: The places where the pretrained model's output may be lost.
         stands_for: For each layer that ran the pretrained layer with the same output, None if there is none.
     """
@@ -120,8 +126,8 @@ class Walk:
         known: list[Channels | None] = []
         for j, (layer, extra) in enumerate(zip(self.layers[:], extras)):
             channels = [known[k] if k >= 0 else Channels.same(image.shape[1]) for k in reads(layer)]
-            if j == len(self.layers) - 1 and not any(_has_new(c) for c in channels):
-                return  # a head whose inputs have no new channels keeps its weights, and may need more to run
+            if j == len(self.layers) - 1 and not any(map(_differ, channels)):
+                return  # a head whose inputs are as before keeps its weights, and may need more to run
             read = inputs(layer, outputs, image)
             with running():
                 outputs.append(call(layer, read, extra))
@@ -176,7 +182,7 @@ class Walk:
 
     def _kept(self, visit: _Visit, partner: int, extra: Sequence[Any]) -> tuple[Channels | None, int | None]:
         """Describe a layer with a partner, and note the convolutions inside it that read new channels."""
-        traced = self._trace(visit, extra) if any(map(_has_new, visit.channels)) else None
+        traced = self._trace(visit, extra) if any(map(_differ, visit.channels)) else None
         is_map = isinstance(visit.output, Tensor) and visit.output.ndim == 4
         result = traced or Channels.same(visit.output.shape[1]) if is_map else None
         if visit.index < len(self.layers) - 1 and visit.stands_for != reads(self._pairs.old[partner]):
@@ -189,17 +195,19 @@ class Walk:
         """Run a layer with its new channels labelled; return the label of its output."""
         tracer = _Tracer(visit.layer, _KEEPS_NEW)
         for tensor, channels in zip(visit.inputs, visit.channels):
-            if channels is not None and channels.has_new:
+            if channels is not None and channels.differ:
                 tracer.tag(tensor, channels)
         with tracer:
             out = call(visit.layer, visit.inputs, extra)
         self.readers += [Reader(visit.index, name, c) for name, c in dict(tracer.readers).items()]
-        self.problems += [f"{visit.name} reads new channels through {function}" for function, _ in tracer.problems]
+        self.problems += [
+            f"{visit.name} reads new or reordered channels through {function}" for function, _ in tracer.problems
+        ]
         return tracer.of(out)
 
 
-def _has_new(channels: Channels | None) -> bool:
-    return channels is not None and channels.has_new
+def _differ(channels: Channels | None) -> bool:
+    return channels is not None and channels.differ
 
 
 def _shifted(channels: Channels, offset: int) -> Tensor:

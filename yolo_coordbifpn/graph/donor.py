@@ -40,13 +40,14 @@ def donor_layers(pairs: Pairs, initial: Sequence[nn.Module]) -> list[nn.Module]:
 
     Returns:
         The initial layer for a new block, an empty one for a stock layer without a partner, else the pretrained layer.
+        The first layer is never empty, since some versions of the host read the convolution there.
     """
     donated: list[nn.Module] = []
     for j, (layer, partner) in enumerate(zip(initial, pairs.partners)):
         if j in pairs.blocks:
             donated.append(layer)
         elif partner is None:
-            donated.append(nn.Identity())
+            donated.append(pairs.old[0] if j == 0 else nn.Identity())
         elif j in pairs.inside:
             donated.append(_with_blocks(pairs.old[partner], layer, pairs.inside[j]))
         else:
@@ -55,11 +56,11 @@ def donor_layers(pairs: Pairs, initial: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 def widen(donated: list[nn.Module], readers: Sequence[Reader]) -> tuple[int, list[str]]:
-    """Give the convolutions that read new channels zero columns for them, each in a copy of its layer.
+    """Give the convolutions that read new channels zero columns, and reorder the others, each in a copy of its layer.
 
     Args:
         donated: What `donor_layers` returns; the layers that change are replaced by copies.
-        readers: The convolutions that read new channels.
+        readers: The convolutions that read new or reordered channels.
 
     Returns:
         The number of widened convolutions, and a sentence for each that cannot be widened.
@@ -70,9 +71,9 @@ def widen(donated: list[nn.Module], readers: Sequence[Reader]) -> tuple[int, lis
     for reader in readers:
         layer = donated[reader.layer]
         if _widen(layer.get_submodule(reader.name), reader.channels):
-            widened += 1
+            widened += reader.channels.has_new
         else:
-            problems.append(f"layer {reader.layer} ({class_name(layer)}) reads new channels in groups")
+            problems.append(f"layer {reader.layer} ({class_name(layer)}) reads new or reordered channels in groups")
     return widened, problems
 
 

@@ -80,9 +80,10 @@ class Pairs:
         if partner is None or self.is_block(layer):
             return []
         there = {name: type(m).__name__ for name, m in self.old[partner].named_modules()}
-        return [
-            name
-            for name, m in layer.named_modules()
-            if type(m) is not nn.Sequential and self.is_block(m) and there.get(name) != type(m).__name__
-            and not isinstance(layer.get_submodule(name.rpartition(".")[0]), ReZero)
-        ]  # fmt: skip
+        found: list[str] = []
+        for name, m in layer.named_modules():
+            is_new = type(m) is not nn.Sequential and self.is_block(m) and there.get(name) != type(m).__name__
+            wrapped = isinstance(layer.get_submodule(name.rpartition(".")[0]), ReZero)
+            if is_new and not wrapped and not any(name.startswith(f"{x}.") for x in found):  # or part of a new block
+                found.append(name)
+        return found

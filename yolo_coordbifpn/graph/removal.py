@@ -60,7 +60,8 @@ def remove_blocks(
     walk, _ = follow(source, pairs, initial_layers(pairs))
     narrowed = sum(_narrow(pairs.new[reader.layer], reader) for reader in walk.readers)
     layers = [
-        pairs.new[pairs.partners.index(i)] if i in pairs.partners else nn.Identity() for i in range(len(pairs.old))
+        pairs.new[pairs.partners.index(i)] if i in pairs.partners else nn.Identity() if i else pairs.new[0]
+        for i in range(len(pairs.old))
     ]
     layers[-1] = arrange(layers[-1], pairs.old[-1])
     kept = sum(len(shapes(a).items() & shapes(b).items()) for a, b in zip(layers, pairs.old))

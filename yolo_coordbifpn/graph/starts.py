@@ -112,12 +112,17 @@ def adopt_starts(source: Any, target: Any) -> None:
                 continue
             if isinstance(new, BlockWithGain) and new.gain != old.gain:
                 new.gain = old.gain
-                if new in parts(new_layer):  # the row of a stock block cannot hold the gain of a block inside
+                if new in parts(new_layer) and _describes_itself(type(new)):  # not a block inside a stock block
                     row[3] = new.row()
             _copy_state(old, new)
     found = rezeros(target.model)
     if found:
         target.yaml[KEY] = {**target.yaml.get(KEY, {}), "rezero": found}
+
+
+def _describes_itself(block: type[nn.Module]) -> bool:
+    """Return whether `row()` gives the arguments of a block's own `__init__`, not those of a class that it extends."""
+    return next(x for x in block.__mro__ if "row" in vars(x)) is next(x for x in block.__mro__ if "__init__" in vars(x))
 
 
 def _copy_state(old: nn.Module, new: nn.Module) -> None:

@@ -195,8 +195,8 @@ def _check_family(source: nn.Module, target: nn.Module, pairs: Pairs) -> None:
     if placed < 0.5 * total:
         raise WeightsError(
             f"the pretrained weights ({_name(source)}) are not of the model's family and scale ({_name(target)}): "
-            f"only {placed} of {total} items of its backbone fit. Give the stock weights of the same family and scale, "
-            "or pretrained=False to start from scratch"
+            f"only {placed} of {total} items of its backbone fit, by kind and shape. Give the stock weights of "
+            "the same family and scale, or pretrained=False to start from scratch, as for a backbone of other layers"
         )
 
 

@@ -232,9 +232,9 @@ def _patched() -> list[ModuleType]:
     return [sys.modules[x] for x in {hook.HOST, *_undo} if parser_holds(sys.modules.get(x))]
 
 
+TABLE.discovery.add_source(functools.partial(environment.seek, register=register))  # a user's own SE comes first
 TABLE.discovery.add_source(functools.partial(shipped.seek, later=LATE, register=register))
 TABLE.discovery.add_source(functools.partial(shipped.seek_timm, register=register))
-TABLE.discovery.add_source(functools.partial(environment.seek, register=register))
 TABLE.discovery.add_source(functools.partial(entry_points.seek, register=register))
 
 

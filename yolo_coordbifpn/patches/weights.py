@@ -192,12 +192,12 @@ def _log(logger: Any, transfer: Transfer, report: str, change: float | None, sto
         logger.warning(
             f"yolo_coordbifpn: the initial output differs from the pretrained model's: {'; '.join(transfer.problems)}"
         )
-        if stock and transfer.new_levels:
+        if stock and "P2" in transfer.new_levels:
             logger.warning(
                 "yolo_coordbifpn: this model of Ultralytics has rows of its new level between pretrained ones. A model "
                 "that starts exactly: yolo-coordbifpn graft model=<the model without the level> levels=P2"
             )
-    elif change is not None and change > 1e-3:
+    elif change is not None and change > 1e-3 and not (pairs.unmatched or pairs.unused):
         logger.warning(
             "yolo_coordbifpn: the initial output differs from the pretrained model's, although every layer has its "
             "weights: this Ultralytics builds a stock layer differently from the one that trained them, also in its "
