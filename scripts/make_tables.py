@@ -71,9 +71,9 @@ VARIANTS = {  # of the front page
     "cbam": "CBAM in place of CoordAtt",
     "se": "SE in place of CoordAtt",
     "fpn": "the top-down path of the neck alone",
-    "dualpath": "BiFPN, with spatial attention where the paths of the neck meet, and a path that starts at P2",
+    "dualpath": "`-bifpn`, with a path from P2, and spatial attention where the two paths of the neck meet",
     "p2": "detects at P2 too, for small objects",
-    "anms": "a density for each anchor point, for adaptive NMS in crowds",
+    "anms": "predicts how crowded each object is, so that NMS keeps true neighbours",
     "grid": "images and tiles without objects are skipped after the backbone's P3",
 }
 

@@ -110,6 +110,9 @@ def test_bad_words(
             ["inspect", "model=yolo11n-bifpn.yaml", "project={file}"], "inspect: {file}/inspect: Not a dir", marks=POSIX
         ),
         (["inspect", "model=yolo11n-bifpn.yaml", "imgsz=abc"], "inspect: the host's predict does not accept "),
+        (["inspect", "model=yolo11n-bifpn.yaml", "classes=person"], "inspect: the host's predict does not accept "),
+        (["inspect", "model=yolo11n-bifpn.yaml", "device=17"], "inspect: the host's predict does not accept "),
+        (["nms", "model=yolo11n-anms.yaml", "data=coco8.yaml", "device=17"], "nms: the host's val does not accept "),
         (
             ["graph", "model=yolo11n-bifpn"],
             "graph: model must be a checkpoint (.pt) or a model YAML, got 'yolo11n-bifpn': d",

@@ -33,11 +33,13 @@ from PIL import Image
 from yolo_coordbifpn import graft
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.commands.scenes import write_scenes
+from yolo_coordbifpn.compare import plots
 from yolo_coordbifpn.compare.arguments import all_arguments, image_size, train_arguments
 from yolo_coordbifpn.compare.devices import read_devices, torch_device
 from yolo_coordbifpn.compare.formats import Report, Table, latex, markdown
 from yolo_coordbifpn.compare.labels import label_models
 from yolo_coordbifpn.compare.latency import in_turn
+from yolo_coordbifpn.compare.metrics import larger_is_better, main_metric, table_metrics
 from yolo_coordbifpn.compare.object_sizes import average_precision
 from yolo_coordbifpn.compare.plan import Plan, Run
 from yolo_coordbifpn.compare.preview import duration
@@ -48,7 +50,7 @@ from yolo_coordbifpn.compare.statistics import difference, interval, verdict
 from yolo_coordbifpn.compare.transfers import unequal_starts
 from yolo_coordbifpn.compare.validation import _classes, _sizes
 from yolo_coordbifpn.errors import CompareError
-from yolo_coordbifpn.files import write
+from yolo_coordbifpn.files import write, write_figure
 from yolo_coordbifpn.host.machine import machine
 
 # Statistics -----------------------------------------------------------------------------------------------------------
@@ -184,6 +186,7 @@ def test_a_plan_grows(tmp_path: Path) -> None:
         (("/r/a/x/t/weights/best.pt", "/r/b/x/t/weights/last.pt"), ("a-x-t", "b-x-t")),
         (("r/t/weights/best.pt", "r/t/weights/last.pt"), ("best.pt", "last.pt")),
         (("a/Best.yaml", "b/best.yaml"), ("a-Best", "b-best")),  # one folder on Windows and macOS
+        (("yolo11n.yaml", "/weights/best.pt"), ("yolo11n", "best")),  # a mount of a container
         (("yolo11n.yaml", "yolo11n.pt", "weights/yolo11n.pt"), ("yolo11n.yaml", "yolo11n.pt", "yolo11n")),
     ],
 )
@@ -552,6 +555,18 @@ def small_models(tmp_path: Path) -> str:
         ),
         (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "batch=-1"], "batch= must be a whole number of at", 1),
         (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "time=1"], "time= ends each run by the clock", 1),
+        (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "cfg=time.yaml"], "time= ends each run by the cl", 1),
+        (
+            ["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "cfg=typo.yaml"],
+            "typo.yaml: the host's train does not",
+            1,
+        ),
+        (
+            ["models=yolo11n.yaml", "data=coco8.yaml", "epochs=1", "distill_model=no.pt"],
+            "distill_model=no.pt: there is no such file",
+            1,
+        ),
+        (["models=yolo11n", "data=coco8.yaml", "epochs=1", "seeds=4294967296"], "whole numbers below 2**32", 2),
         (["models=yolo11n.yaml,yolo11n.yaml", "labels=x,y", "data=coco8.yaml", "epochs=1"], "yolo11n.yaml twice", 1),
         (["models=yolo11n", "variants=bifpn", "labels=x,X", "data=coco8.yaml", "epochs=1"], "2 different names", 2),
         (["models=yolo11n.yaml", "data=coco8.yaml", "epochs=one"], "the host's train does not accept epochs=one", 1),
@@ -569,6 +584,8 @@ def test_bad_input(
 ) -> None:
     """What cannot be run is refused before anything is run."""
     monkeypatch.chdir(tmp_path)
+    Path("time.yaml").write_text("time: 0.1")
+    Path("typo.yaml").write_text("epochz: 3")
     assert main(["compare", *words]) == status
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("runs/compare/compare/plan.json"))
@@ -803,3 +820,50 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     with FileLock(tmp_path / "compare.lock"), pytest.raises(CompareError, match="another process is working on"):
         compare(plan, ["cpu"], "local")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [([], "no validation images"), (["split=test"], "split=test, but it has")]
+)
+def test_data_without_images_to_validate_on(
+    words: list[str], message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are missed before anything is trained."""
+    content = yaml.safe_load(data.read_text())
+    (tmp_path / "empty").mkdir()
+    root = Path(content.get("path") or data.parent)
+    places = {"train": str(root / content["train"]), "val": str(root / content["val"] if words else tmp_path / "empty")}
+    file = tmp_path / "data.yaml"
+    file.write_text(yaml.safe_dump({**content, "path": str(tmp_path), **places}))
+    command = ["compare", "models=yolo11n.yaml", f"data={file}", "epochs=1", "dry=True", *words]
+    assert main(command) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_metrics_of_other_tasks(tmp_path: Path) -> None:
+    """Tables show mIoU and the measures of depth, of which errors are better the smaller they are."""
+    depth = {"metrics/delta1": 0.9, "metrics/abs_rel": 0.1, "metrics/rmse": 0.5, "val/loss": 1.0, "fitness": 0.9}
+    for metrics, main_one, shown in (
+        ({"metrics/mIoU": 0.5, "metrics/pixel_acc": 0.8, "fitness": 0.5}, "mIoU", ["mIoU", "pixel_acc"]),
+        (depth, "delta1", ["delta1", "abs_rel", "rmse"]),
+    ):
+        plan: Any = SimpleNamespace(results=[{"metrics": metrics}])
+        assert main_metric(plan) == f"metrics/{main_one}"
+        assert table_metrics(plan) == [f"metrics/{x}" for x in shown]
+    assert [larger_is_better(x) for x in depth] == [True, False, False, False, True]
+
+
+def test_names_that_matplotlib_reads_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with dollars or a leading underscore is drawn, and is in the legend."""
+    for label in ("_base", "x$_$y"):
+        (tmp_path / label / "train").mkdir(parents=True)
+        (tmp_path / label / "train" / "results.csv").write_text("epoch,m\n1,0.1\n2,0.2\n")
+    runs = [SimpleNamespace(label=x, folder=tmp_path / x, result={"seed": 0}) for x in ("_base", "x$_$y")]
+    plan: Any = SimpleNamespace(labels=["_base", "x$_$y"], runs=runs, seed_counts="1", folder=tmp_path)
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "write_figure", lambda figure, *_, **__: figures.append(figure))
+    plots.curves(plan, "m")
+    monkeypatch.undo()
+    (legend,) = figures[0].legends
+    assert [x.get_text() for x in legend.texts] == ["_base", r"x\$_\$y"]
+    assert write_figure(figures[0], tmp_path / "curves.png").is_file()

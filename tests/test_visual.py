@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import ultralytics
+import yaml
 from conftest import inserted, scrambled
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ from yolo_coordbifpn.compare import plots
 from yolo_coordbifpn.graph.layers import reads
 from yolo_coordbifpn.graph.paths import fusions
 from yolo_coordbifpn.graph.starts import wrap
-from yolo_coordbifpn.host.models import build, load
+from yolo_coordbifpn.host.models import build, load, open_model
 from yolo_coordbifpn.inspection import gate_plot
 from yolo_coordbifpn.inspection.attention_plot import plot_effects
 from yolo_coordbifpn.inspection.diagram import diagram, neck
@@ -49,7 +50,7 @@ from yolo_coordbifpn.inspection.gates import Gates, InspectedImage, SpatialMap
 from yolo_coordbifpn.inspection.graph_plot import draw
 from yolo_coordbifpn.inspection.page import figures, page
 from yolo_coordbifpn.inspection.palette import path_styles
-from yolo_coordbifpn.inspection.sources import distinct_names
+from yolo_coordbifpn.inspection.sources import distinct_names, split_sources
 from yolo_coordbifpn.patches.trainer_callbacks import patch_trainer_callbacks
 from yolo_coordbifpn.patches.training_log import SETTING
 
@@ -873,3 +874,19 @@ def test_no_impossible_metric_is_shown(tmp_path: Path, monkeypatch: pytest.Monke
     (legend,) = figure.legends
     assert not legend.get_window_extent().overlaps(figure.axes[0].get_tightbbox())
     assert figure.bbox.fully_containsx(legend.get_window_extent().x1)
+
+
+def test_rtdetr_is_recognised_by_its_head(tmp_path: Path) -> None:
+    """Its YAML or checkpoint may have any name."""
+    model = RTDETR("rtdetr-resnet50.yaml")
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({k: v for k, v in model.model.yaml.items() if k != "yaml_file"}))
+    assert type(open_model(file)) is RTDETR
+    model.save(tmp_path / "best.pt")
+    assert type(open_model(tmp_path / "best.pt")) is RTDETR
+    assert type(open_model("yolo11n.yaml")) is YOLO
+
+
+def test_sources_may_be_separated_by_a_comma_and_a_space() -> None:
+    """As in a sentence."""
+    assert split_sources("a.jpg, b.jpg,") == ["a.jpg", "b.jpg"]

@@ -240,10 +240,7 @@ def test_new_channels_that_change_the_output_are_logged(log: pytest.LogCaptureFi
     old = small([[-1, 1], 1, "Concat", [1]], grouped, head=4)
     new = small([[-1, 1, 2], 1, "BiFPN_Concat", [1]], grouped, head=4)
     new.load(old)
-    assert (
-        "differs from the pretrained model's: layer 4 (Conv) reads new or reordered channels in groups"
-        "groups" in log.text
-    )
+    assert "pretrained model's: layer 4 (Conv) reads new or reordered channels in groups" in log.text
     assert gap(new, old) > 1e-3
 
 

@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    _search_here()
     try:
+        _search_here()
         return _run(name, rest)
     except UsageError as error:
         known = f"{name} " if name in COMMANDS else ""
@@ -152,10 +152,12 @@ def host_arguments(mode: str, given: dict[str, str]) -> dict[str, Any]:
     Raises:
         InspectError: If the host does not accept them.
     """
-    from ..host.arguments import read_arguments
+    from ..host.arguments import check_device, read_arguments
 
     try:
-        return read_arguments(given)
+        values = read_arguments(given)
+        check_device(values.get("device"))
+        return values
     except ValueError as error:
         raise InspectError(f"the host's {mode} does not accept these arguments: {error}") from error
 

@@ -147,8 +147,11 @@ def _seeds(text: str) -> tuple[int, ...]:
     for word in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", word.strip())
         found = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
-        if not found or set(found) & set(seeds):
-            raise UsageError(f"seeds= must be different whole numbers or ranges such as 0,1,2 or 0-4, got {text!r}.")
+        if not found or any(x in found for x in seeds) or found[-1] >= 2**32:
+            raise UsageError(
+                "seeds= must be different whole numbers below 2**32, or ranges of them, such as 0,1,2 or 0-4, got "
+                f"{text!r}."
+            )
         seeds += found
     return tuple(seeds)
 

@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import UsageError, folder_of, need, share, truth, whole_number
+from . import UsageError, folder_of, host_arguments, need, share, truth, whole_number
 
 if TYPE_CHECKING:
     from ..grids.tiles import TileModel
@@ -69,6 +69,8 @@ def run(options: dict[str, str]) -> int:
         options["device"] or None,
     )
     install()
+    if options["device"]:
+        host_arguments("predict", {"device": options["device"]})
     files = image_files(split_sources(options["source"]), "tiles")
     if not files:
         raise UsageError(f"source= names no image, got {options['source']!r}.")

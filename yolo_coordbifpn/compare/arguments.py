@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from ..host.arguments import read_arguments
+from ..host.arguments import check_arguments, read_arguments
 from ..host.models import is_missing
+from .plan import FILES
 
-_FILES = ("data", "pretrained", "cfg")
 _COUNTS = ("epochs", "imgsz", "batch")  # whole numbers of at least 1: a batch that the host chooses may differ by model
 
 
@@ -30,13 +30,11 @@ def train_arguments(given: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     problems = []
     for key, text in given.items():
         try:
-            value = read_arguments({key: absolute(text) if key in _FILES else text})[key]
+            value = read_arguments({key: absolute(text) if key in FILES else text})[key]
         except ValueError as error:
             problems.append(f"the host's train does not accept {key}={text}: {error}")
             continue
-        if key == "time":
-            problems.append("time= ends each run by the clock, so that they differ; give epochs= alone")
-        elif key in ("pretrained", "cfg") and isinstance(value, str) and is_missing(value):
+        if key in FILES[1:] and isinstance(value, str) and is_missing(value):
             problems.append(f"{key}={value}: there is no such file")
         else:
             values[key] = value
@@ -44,6 +42,13 @@ def train_arguments(given: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
         found = given_arguments(values)
     except (OSError, ValueError, yaml.YAMLError) as error:
         return values, [*problems, f"cfg={values['cfg']} is not a YAML file of arguments: {error}"]
+    try:
+        check_arguments(found)
+    except ValueError as error:
+        problems.append(f"cfg={values.get('cfg')}: the host's train does not accept it: {error}")
+    if found.pop("time", None) is not None:
+        values.pop("time", None)
+        problems.append("time= ends each run by the clock, so that they differ; give epochs= alone")
     for key in _COUNTS:
         if key in found and not (type(found[key]) is int and found[key] >= 1):
             problems.append(f"{key}= must be a whole number of at least 1, got {found[key]!r}")

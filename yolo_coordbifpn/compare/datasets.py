@@ -30,7 +30,7 @@ def check_data(args: Any, task: str) -> Dataset:
     """Check the data with the host's own check, and check that its labels fit a task.
 
     Args:
-        args: Arguments of the host's `train`; `data`, `single_cls` and `fraction` are read.
+        args: Arguments of the host's `train`; `data`, `split`, `single_cls` and `fraction` are read.
         task: Task of the models: `detect`, `classify`, ...
 
     Raises:
@@ -47,6 +47,13 @@ def check_data(args: Any, task: str) -> Dataset:
         raise CompareError(f"data={name}: {first_line(error)}") from error
     if not train:
         raise CompareError(f"data={name}: there are no training images in {content['train']}")
+    if not val:
+        raise CompareError(
+            f"data={name}: there are no validation images" + (f" in {content['val']}" if content.get("val") else "")
+        )
+    split = getattr(args, "split", None) or "val"
+    if split != "val" and not any(True for _ in _images(content.get(split) or [])):
+        raise CompareError(f"data={name}: split={split}, but it has no images of that name")
     problem = _unfit(task, content, train)
     if problem:
         raise CompareError(f"data={name}: {problem}")

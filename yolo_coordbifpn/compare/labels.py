@@ -53,7 +53,7 @@ def refuse_twice(models: Sequence[str]) -> None:
 def _parts(model: str) -> tuple[str, ...]:
     """Return the folders above a model, followed by its default name."""
     path = Path(model)
-    if path.parent.name == "weights" and _CHECKPOINT_OF_RUN.fullmatch(path.name):
+    if path.parent.parent.name and path.parent.name == "weights" and _CHECKPOINT_OF_RUN.fullmatch(path.name):
         path = path.parent.parent
     else:
         path = path.with_suffix("")

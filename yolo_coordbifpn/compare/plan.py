@@ -17,6 +17,8 @@ from typing import Any
 from ..errors import CompareError
 from ..files import write
 
+FILES = ("data", "pretrained", "cfg", "distill_model")  # training arguments that name a file
+
 
 @dataclass(frozen=True)
 class Run:
@@ -101,7 +103,7 @@ class Plan:
     def content(self) -> dict[str, Any]:
         """Return the contents of this plan as they are stored, with a hash of each file."""
         parts = {key: getattr(self, key) for key in ("models", "labels", "seeds", "train", "budget")}
-        files = [*self.models, *(self.train.get(x) for x in ("data", "pretrained", "cfg"))]
+        files = [*self.models, *(self.train.get(x) for x in FILES)]
         hashes = {x: _hash(Path(x)) for x in files if isinstance(x, str) and Path(x).is_file()}
         return json.loads(json.dumps({**parts, "files": hashes}))
 

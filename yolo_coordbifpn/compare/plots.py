@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_figure
+from ..inspection.labels import plain
 from ..inspection.palette import style
 from .metrics import short_name
 from .plan import Plan
@@ -27,27 +28,26 @@ def curves(plan: Plan, metric: str) -> Path | None:
 
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
-    drawn = False
+    shown: dict[str, Any] = {}
     for k, label in enumerate(plan.labels):
         rows = [x for run in plan.runs if run.label == label and run.result and (x := _by_epoch(run.folder, metric))]
         if not rows:
             continue
-        drawn = True
         epochs = range(min(map(len, rows)))
         found = [interval([row[i] for row in rows]) for i in epochs]
         x = [i + 1 for i in epochs]
         look = style(k)
-        axes.plot(x, [f.mean for f in found], label=label, markersize=4, markevery=max(1, len(x) // 10), **look)
+        (shown[label],) = axes.plot(x, [f.mean for f in found], markersize=4, markevery=max(1, len(x) // 10), **look)
         if len(rows) > 1:
             axes.fill_between(x, [f.low for f in found], [f.high for f in found], color=look["color"], alpha=0.12, lw=0)
-    if not drawn:
+    if not shown:
         return None
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # a single epoch gets one tick
     axes.set_ylabel(short_name(metric))
     axes.set_ylim(0, min(axes.get_ylim()[1], 1))
     axes.grid(alpha=0.25)
-    _legend(figure, plan)
+    _legend(figure, shown)
     axes.set_title(f"Mean and 95 % interval over {plan.seed_counts} seeds", fontsize=10)
     return write_figure(figure, plan.folder / "curves.png", dpi=200)
 
@@ -66,12 +66,13 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
     scores = plan.scores(metric)
+    shown: dict[str, Any] = {}
     for k, label in enumerate(plan.labels):
         if label not in times:
             continue
         found = interval(list(scores[label].values()))
         time = times[label]
-        axes.errorbar(
+        shown[label] = axes.errorbar(
             time["median"],
             found.mean,
             xerr=[[time["median"] - time["low"]], [time["high"] - time["median"]]],
@@ -82,21 +83,22 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
             markeredgewidth=0.7,
             elinewidth=1,
             capsize=3,
-            label=label,
         )
     axes.set_xlabel(f"latency (ms), batch 1, {latency['imgsz']} px, {latency['device']}", fontsize=9)
     axes.set_ylabel(short_name(metric))
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 1))  # an interval of few seeds may extend beyond any possible value
     axes.grid(alpha=0.25)
-    _legend(figure, plan)
+    _legend(figure, shown)
     axes.set_title("Bars: 95 % interval over seeds, quartiles of the latency", fontsize=10)
     return write_figure(figure, plan.folder / "pareto.png", dpi=200)
 
 
-def _legend(figure: Any, plan: Plan) -> None:
-    """Draw the names of the models below the axes, where they cover no point."""
-    figure.legend(frameon=False, loc="outside lower center", ncols=2 if max(map(len, plan.labels)) < 36 else 1)
+def _legend(figure: Any, shown: dict[str, Any]) -> None:
+    """Draw the names of the models below the axes, where they cover no point; one may begin with `_`."""
+    columns = 2 if max(map(len, shown)) < 36 else 1
+    names = [*map(plain, shown)]
+    figure.legend([*shown.values()], names, frameon=False, loc="outside lower center", ncols=columns)
 
 
 def _by_epoch(folder: Path, metric: str) -> list[float]:

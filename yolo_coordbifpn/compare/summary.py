@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from .leaderboard import ranking
-from .metrics import main_metric, short_name
+from .metrics import larger_is_better, main_metric, short_name
 from .plan import Plan
 from .race import dropped_from, judged
 from .simultaneous import differences
@@ -42,7 +42,7 @@ def summary(plan: Plan, latency: dict[str, Any]) -> str:
             if label in found[metric]:
                 mean_difference, low, high = _numbers(found[metric][label]).values()
                 row |= {"difference": mean_difference, "difference_low": low, "difference_high": high}
-                row["verdict"] = judged(label, found[metric][label], drops, "loss" not in metric)
+                row["verdict"] = judged(label, found[metric][label], drops, larger_is_better(metric))
             if metric == main:
                 row |= {"rank": ranks.index(label) + 1 if label in ranks else "", "dropped": drops.get(label, "")}
             writer.writerow(row)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .formats import Table
-from .metrics import short_name, table_metrics
+from .metrics import larger_is_better, short_name, table_metrics
 from .plan import Plan
 from .race import dropped_from, judged
 from .simultaneous import differences
@@ -58,7 +58,7 @@ def difference_table(plan: Plan) -> Table:
         for metric, every in by_metric.items():
             if found := every.get(label):
                 row = [label, short_name(metric), f"{found.mean:+.4f}", bounds(found), str(found.count)]
-                table.rows.append([*row, judged(label, found, drops)])
+                table.rows.append([*row, judged(label, found, drops, larger_is_better(metric))])
     return table
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import WeightsError
+from ..errors import WeightsError, first_line
 from ..files import write
 from ..graph.layers import facts, image_channels, put
 from ..graph.starts import adopt_starts
@@ -42,9 +41,8 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
 
     try:
         yolo: Any = YOLO(checkpoint.absolute())  # for a bare name, the host may download another file
-    except (AttributeError, EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        reason = f"this Ultralytics cannot read it as a checkpoint: {error}".splitlines()[0]
-        raise WeightsError(reason) from error
+    except Exception as error:  # the host raises many kinds for a user's file
+        raise WeightsError(f"this Ultralytics cannot read it as a checkpoint: {first_line(error)}") from error
     old = yolo.model
     if not isinstance(getattr(old, "yaml", None), dict):
         raise WeightsError("the checkpoint does not say from which model YAML it was built")

@@ -42,7 +42,7 @@ def models(found: Inspection) -> dict[str, Inspection]:
     other = found.against
     if other is None:
         return {Path(found.name).name: found}
-    if other.name == found.name:
+    if Path(other.name).absolute() == Path(found.name).absolute():
         return {f"{found.name} (against)": other, found.name: found}
     both = [Path(other.name), Path(found.name)]
     labels = [name.removesuffix(x.suffix) + x.suffix for name, x in zip(distinct_names(both), both)]

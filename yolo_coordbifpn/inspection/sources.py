@@ -62,7 +62,7 @@ def torch_model(model: Any) -> Any:
 
 def split_sources(text: str) -> list[str | Path]:
     """Split sources that are separated by commas, unless the text as a whole is the name of a file or folder."""
-    return [text] if text and Path(text).exists() else [*filter(None, text.split(","))]
+    return [text] if text and Path(text).exists() else [x.strip() for x in text.split(",") if x.strip()]
 
 
 def image_files(source: str | Path | Sequence[str | Path], reader: str = "inspect") -> list[Path]:
