@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,20 @@ def test_models_without_nms(tmp_path: Path) -> None:
         open_model(f"{name}.yaml").save(tmp_path / f"{name}.pt")
         with pytest.raises(InspectError, match="needs no NMS, so there is nothing to measure"):
             sweeping.sweep(tmp_path / f"{name}.pt", str(data), project=str(tmp_path), imgsz=64, **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("yolo11n-seg.yaml", "its labels have 5 columns, models of the task segment need at least 7"),
+        ("yolo11n-pose.yaml", "it has no kpt_shape"),
+    ],
+)
+def test_data_of_another_task(model: str, message: str, tmp_path: Path) -> None:
+    """It is an error before the host reads the labels."""
+    data = write_scenes(tmp_path / "scenes", train=1, val=1, size=64, seed=0)
+    with pytest.raises(InspectError, match=f"{re.escape(f'data={data}: ')}{message}"):
+        sweeping.sweep(model, str(data), imgsz=64)
 
 
 @pytest.mark.slow

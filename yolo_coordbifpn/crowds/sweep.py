@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..blocks.density import DensityHead, crowding
 from ..errors import InspectError
-from ..host.arguments import check_data
+from ..host.datasets import check_data
 from ..inspection.sources import opened
 from ..patches.adaptive_nms import DENSITIES, host_nms, predictions_of, using
 from .scores import Score, Tally
@@ -43,7 +43,7 @@ def sweep(model: str | Path, data: str, confidence: float = 0.25, **options: Any
     end2end = options.get("end2end", getattr(yolo.model, "end2end", False))
     if end2end or type(yolo.model.model[-1]).__name__ == "RTDETRDecoder":
         raise InspectError(_NO_NMS)
-    check_data(data)
+    check_data(data, yolo.task, str(options.get("split") or "val"))
     adaptive = any(isinstance(m, DensityHead) for m in yolo.model.modules())
     kinds = ("fixed", "soft", "adaptive", "adaptive soft")[: 4 if adaptive else 2]
     steps = {kind: 2 if "soft" in kind else 1 for kind in kinds}  # which takes ten times as long as the others

@@ -104,7 +104,8 @@ def graft(
             own that keeps the channels.
         edge: With bifpn, whether the middle levels get the same-level edge from the backbone; True if None.
         repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
-        width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256.
+        width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256, which gives
+            the 64 channels of EfficientDet-D0 at scale n.
         levels: Levels of the head: `P2` to add it, or a range such as `P2-P4`; those of the model if None.
         nms: `adaptive` for a density head, with which NMS is adaptive, or `plain`.
         grid: `P3` or `P4`: the stage of the backbone after which images without objects are skipped; or `none`.

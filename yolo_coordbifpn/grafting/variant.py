@@ -11,25 +11,7 @@ from ..registry import TABLE
 
 @dataclass(frozen=True)
 class Variant:
-    """What to put into a model.
-
-    Attributes:
-        coordatt: Places of attention, separated by commas: `P2`...`P5` for the end of that stage of the backbone (in
-            the deepest stage before its pooling), `deepest`, `N3`...`N5` for the neck output of that level,
-            `bottleneck` for the inside of the backbone's bottlenecks; or `none`.
-        bifpn: `concat` to weight every concatenation of the neck, `add` for the neck of the BiFPN paper, or `none`.
-        neck: `pan` to keep the neck's paths, `fpn` to keep only its top-down path, `dualpath` for spatial attention
-            where the two paths meet and a detail path that starts at P2.
-        attention: The attention block, by class name or word: `CoordAtt`, `CBAM`, `SE`, `timm_eca`, or a block of your
-            own that keeps the channels.
-        edge: With bifpn, whether the middle levels get the same-level edge from the backbone; True if None.
-        repeats: With `bifpn="add"`, the number of BiFPN layers; if None, 3 as in EfficientDet-D0.
-        width: With `bifpn="add"`, channels of all levels, before the model's width multiple; if None, 256, which gives
-            the 64 channels of EfficientDet-D0 at scale n.
-        levels: Levels of the head: `P2` to add it, or a range such as `P2-P4`; those of the model if None.
-        nms: `adaptive` for a density head, with which NMS is adaptive, or `plain`.
-        grid: `P3` or `P4`: the stage of the backbone after which images without objects are skipped; or `none`.
-    """
+    """What to put into a model: the options of `graft`, which explains each."""
 
     coordatt: str = "deepest"
     bifpn: str = "concat"

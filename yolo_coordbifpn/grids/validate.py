@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..host.arguments import check_data
+from ..host.datasets import check_data
 from ..inspection.sources import opened
 from .curve import Curve
 from .measure import needed_grid, noted_scores
@@ -25,7 +25,7 @@ def validate(checkpoint: Path, **options: Any) -> tuple[Curve, float]:
         InspectError: If the model has no grid, or the model or the data cannot be opened.
     """
     yolo = opened(checkpoint)
-    check_data(str(options["data"]))
+    check_data(str(options["data"]), yolo.task, str(options.get("split") or "val"))
     grid, curve = needed_grid(yolo.model, str(checkpoint)), Curve()
     now, grid.threshold = float(grid.threshold), 0.0
     base = yolo._smart_load("validator")

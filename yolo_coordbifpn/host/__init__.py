@@ -1,1 +1,1 @@
-"""What the package reads from Ultralytics: models, arguments, costs, the machine. Only `patches` changes it."""
+"""What the package reads from Ultralytics: models, arguments, data, costs, the machine. Only `patches` changes it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InspectError, first_line
+from ..errors import first_line
 from .models import quiet
 
 
@@ -62,20 +62,3 @@ def check_device(device: Any) -> None:
             select_device(device)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(f"device={device}: {first_line(error)}") from error
-
-
-def check_data(data: str) -> None:
-    """Open a data YAML for detection, segmentation, poses or oriented boxes as the host does.
-
-    Args:
-        data: Its name, as the host takes it.
-
-    Raises:
-        InspectError: If the host cannot open it.
-    """
-    from ultralytics.data.utils import check_det_dataset
-
-    try:
-        check_det_dataset(data)
-    except Exception as error:  # the host raises many kinds for a user's file
-        raise InspectError(f"data={data}: {first_line(error)}") from error
