@@ -156,7 +156,8 @@ def host_arguments(mode: str, given: dict[str, str]) -> dict[str, Any]:
 
     try:
         values = read_arguments(given)
-        check_device(values.get("device"))
+        if values.get("device") is not None:
+            check_device(values["device"])
         return values
     except ValueError as error:
         raise InspectError(f"the host's {mode} does not accept these arguments: {error}") from error
@@ -226,8 +227,9 @@ def read_variant(options: dict[str, str]) -> Variant:
 
     given: dict[str, Any] = {x.name: options[x.name] for x in fields(Variant) if x.name in options}
     given |= {key: None for key in ("edge", "repeats", "width", "levels") if not given.get(key)}
-    given |= {key: truth(options, key) for key in ("edge",) if given[key]}
     given |= {key: whole_number(options, key, 1) for key in ("repeats", "width") if given[key]}
+    if given["edge"]:
+        given["edge"] = truth(options, "edge")
     try:
         return Variant(**given)
     except GraftError as error:

@@ -96,7 +96,7 @@ def pareto(plan: Plan, metric: str, latency: dict[str, Any]) -> Path | None:
 
 def _legend(figure: Any, shown: dict[str, Any]) -> None:
     """Draw the names of the models below the axes, where they cover no point; one may begin with `_`."""
-    columns = 2 if max(map(len, shown)) < 36 else 1
+    columns = 2 if max(map(len, shown), default=0) < 36 else 1
     names = [*map(plain, shown)]
     figure.legend([*shown.values()], names, frameon=False, loc="outside lower center", ncols=columns)
 

@@ -19,7 +19,15 @@ from ..registry import TABLE
 from .graft import graft_rows
 from .variant import Variant
 
-_BUILT = {"yaml", "save", "stride", "inplace", "training", "criterion"}  # attributes that belong to a model's layers
+_BUILT = {
+    "yaml",
+    "save",
+    "stride",
+    "inplace",
+    "training",
+    "criterion",
+    "pt_path",
+}  # attributes of a model as it was built
 
 
 def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
