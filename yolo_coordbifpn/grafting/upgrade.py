@@ -27,7 +27,7 @@ _BUILT = {
     "training",
     "criterion",
     "pt_path",
-}  # attributes of a model as it was built
+}  # of a model as built
 
 
 def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
