@@ -69,7 +69,7 @@ def test_the_default_file_of_a_graft_is_no_shipped_name(
     assert main(["graft", "model=yolov10n.yaml", "coordatt=P3"]) == 0  # a file of one scale
     assert [x.name for x in tmp_path.iterdir()] == ["yolov10n-coordatt-P3-bifpn.yaml"]
     assert tasks.check_yaml("yolov10n-coordatt-bifpn.yaml") == str(model_yaml("yolov10n-coordatt-bifpn"))
-    assert main(["graft", "model=yolov10n.yaml", "repeats=2"]) == 1
+    assert main(["graft", "model=yolov10n.yaml", "repeats=2"]) == 2
     assert "repeats= has no effect" in capsys.readouterr().err
 
 
