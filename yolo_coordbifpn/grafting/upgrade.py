@@ -19,15 +19,8 @@ from ..registry import TABLE
 from .graft import graft_rows
 from .variant import Variant
 
-_BUILT = {
-    "yaml",
-    "save",
-    "stride",
-    "inplace",
-    "training",
-    "criterion",
-    "pt_path",
-}  # of a model as built
+# attributes of a model as it was built or opened
+_BUILT = {"yaml", "save", "stride", "inplace", "training", "criterion", "pt_path"}
 
 
 def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
