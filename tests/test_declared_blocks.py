@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -439,8 +440,10 @@ def inspected(stock: str) -> tuple[Any, list[Facts]]:
     return model, facts(model)
 
 
-@pytest.mark.parametrize("stock", ["yolo11n", "yolov8n", "yolo26n"])
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize(
+    ("kind", "stock"),
+    [*itertools.product(kinds(), ("yolo11n",)), *itertools.product(("se", "cbam", "nl"), ("yolov8n", "yolo26n"))],
+)
 @pytest.mark.slow
 def test_attention_of_timm(kind: str, stock: str, own_blocks: None, quick_builds: None, tmp_path: Path) -> None:
     """Every usable module of timm starts exactly, also inside bottlenecks, trains its a, and is saved and loaded."""

@@ -73,15 +73,16 @@ def stock_cfg(name: str, scale: str | None = None) -> dict[str, Any]:
 
 
 def narrow(cfg: dict[str, Any]) -> dict[str, Any]:
-    """Give each scale of a stock YAML at most 256 channels, in the same proportions; keep one of equal scales."""
+    """Give each scale at most 256 channels, in the same proportions, and half the repeats; keep one of equal scales."""
     kept: dict[Any, Any] = {}
     for x, (depth, width, channels) in (cfg.get("scales") or {}).items():
+        depth = min(depth, 0.5)
         kind = depth, channels, x in "mlx", x in "lx"  # for these letters the parser builds other blocks
         kept.setdefault(kind, (x, [depth, min(width, 256 / min(channels, 1024)), channels]))
     if kept:
         return {**cfg, "scales": dict(kept.values())}
     if "width_multiple" in cfg:
-        return {**cfg, "width_multiple": 0.25}
+        return {**cfg, "width_multiple": 0.25, "depth_multiple": 0.5}
     if any(row[2] == "TorchVision" for row in cfg["backbone"]):
         return cfg
     return {**cfg, **{part: [[*row[:3], _quarter(row[3])] for row in cfg[part]] for part in ("backbone", "head")}}
@@ -158,7 +159,7 @@ def has_place(variant: str, old: Any, cfg: dict[str, Any]) -> bool:
 def test_every_stock_model_at_every_scale(name: str, record_property: Any, quick_builds: None) -> None:
     """With CoordAtt and BiFPN it keeps task and strides, trains, and outputs the same as its stock weights did.
 
-    Scales that differ in width alone are one case; `test_models.py` builds the shipped files at all widths.
+    Scales that differ in width or in many repeats alone are one case; `test_models.py` builds shipped files at all.
     """
     torch.manual_seed(0)
     whole = stock_cfg(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import itertools
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,8 +90,13 @@ def test_sizes_in_the_comments_and_in_the_table(file: str, quick_builds: None) -
         assert f"| {scaled(file, scale)} | " in page.replace(".yaml", "")
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", pytest.param("MuSGD", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("file", BOTH)
+@pytest.mark.parametrize(
+    ("file", "optimizer"),
+    [
+        *itertools.product(BOTH, ("SGD", "AdamW")),
+        pytest.param("yolo11-coordatt-bifpn", "MuSGD", marks=pytest.mark.slow),  # its steps take seconds
+    ],
+)
 def test_each_parameter_is_in_one_optimizer_group(file: str, optimizer: str, quick_builds: None) -> None:
     """The stock optimizer has every parameter exactly once, and a step changes the fusion weights."""
     if optimizer == "MuSGD" and "MuSGD" not in (BaseTrainer.build_optimizer.__doc__ or "") + str(
