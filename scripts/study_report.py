@@ -27,7 +27,7 @@ from study_plan import STAGES, TREATMENTS
 import yolo_coordbifpn
 from yolo_coordbifpn.commands import parse, truth
 from yolo_coordbifpn.compare.latency import in_turn
-from yolo_coordbifpn.compare.simultaneous import critical_value, differences, standard_error
+from yolo_coordbifpn.compare.simultaneous import critical_value, differences, error_variance
 from yolo_coordbifpn.compare.statistics import Interval
 from yolo_coordbifpn.host.machine import machine
 from yolo_coordbifpn.host.models import build, load
@@ -35,9 +35,9 @@ from yolo_coordbifpn.inspection.palette import BLACK, GREY, VERMILION
 
 RESULTS = Path(__file__).resolve().parent / "results"
 STOCK, METRIC = "stock", "mAP50-95"
-SIZES = ("small", "medium", "large")
+SIZE = {"hituav": "AP small", "bccd": "AP medium"}  # of which each class has at least 50 objects
 FIELDS = ("imgsz", "treatment", "ratio", "low", "high", "rounds", "machine")
-ROUNDS = 100
+ROUNDS = 200
 Rows = Sequence[Mapping[str, str]]
 
 
@@ -61,8 +61,8 @@ def scores(rows: Rows, stage: str, metric: str) -> dict[str, dict[int, float]]:
 def table(rows: Rows, latency: Rows, stage: str) -> str:
     """Write the treatments of a stage, the best first: differences from the stock model, and what the blocks do."""
     gains = differences(scores(rows, stage, METRIC))
-    others = {x: differences(scores(rows, stage, x)) for x in ("mAP50", *(f"AP {size}" for size in SIZES))}
-    costs = {x["treatment"]: x["ratio"] for x in latency if int(x["imgsz"]) == STAGES[stage].imgsz}
+    others = {x: differences(scores(rows, stage, x)) for x in ("mAP50", SIZE[STAGES[stage].data])}
+    costs = {x["treatment"]: latency_of(x) for x in latency if int(x["imgsz"]) == STAGES[stage].imgsz}
     lines = []
     for name in sorted(gains, key=lambda x: gains[x].mean, reverse=True):
         runs = [x for x in rows if x["stage"] == stage and x["treatment"] == name]
@@ -72,8 +72,26 @@ def table(rows: Rows, latency: Rows, stage: str) -> str:
                 costs.get(name, ""), _mean_of(runs, "channel low", "channel high"), _mean_of(runs, "spread"),
             )
         )  # fmt: skip
-    head = ["treatment", "seeds", f"{METRIC} (95 % interval)", "mAP50", *(f"AP {x}" for x in SIZES)]
-    return markdown([*head, "latency / stock", "factor of channels", "spread in a map"], lines, len(head) + 2)
+    head = ["treatment", "seeds", f"{METRIC} (95 % interval)", *others]
+    return markdown(
+        [*head, "latency / stock (quartiles)", "factor of channels", "spread in a map"], lines, len(head) + 2
+    )
+
+
+def latency_of(row: Mapping[str, str]) -> str:
+    """Write the median of a latency ratio and its quartiles."""
+    median, low, high = (f"{float(row[x]):.2f}" for x in ("ratio", "low", "high"))
+    return f"{median} ({low} ... {high})"
+
+
+def chosen(rows: Rows, stage: str) -> str:
+    """Write the mean gain of the treatments that were carried on, with the seed that chose them and with the others."""
+    found, plan = scores(rows, stage, METRIC), STAGES[stage]
+    first = [found[x][plan.seeds[0]] - found[STOCK][plan.seeds[0]] for x in plan.carried if x != STOCK]
+    fresh = [found[x][s] - found[STOCK][s] for x in plan.carried if x != STOCK for s in plan.seeds[1:]]
+    return (
+        f"{statistics.mean(first):+.4f} with the seed that chose them and {statistics.mean(fresh):+.4f} with the other"
+    )
 
 
 def power(rows: Rows) -> str:
@@ -84,17 +102,24 @@ def power(rows: Rows) -> str:
         base, *others = found.values()
         seeds = max((sorted(x.keys() & base.keys()) for x in others), key=len, default=[])
         if len(seeds) > 1:
-            effect = _smallest_effect(found, seeds)
-            lines.append((f"`{stage}`", plan.epochs, len(others), len(seeds), f"{effect:.4f}"))
+            effect = with_bounds(_smallest_effect(found, len(seeds))).replace("+", "")
+            lines.append((f"`{stage}`", plan.epochs, len(others), len(seeds), effect))
     return markdown(["stage", "epochs", "treatments", "seeds", f"smallest effect on {METRIC}"], lines, 4)
 
 
-def _smallest_effect(found: Mapping[str, Mapping[int, float]], seeds: Sequence[int]) -> float:
-    """Compute the difference from the stock model whose interval excludes 0 with a probability of 80 %."""
-    from scipy import stats
+def _smallest_effect(found: Mapping[str, Mapping[int, float]], seeds: int) -> Interval:
+    """Compute the difference from the stock model whose interval lies above 0 with a probability of 80 %.
 
-    error, freedom = standard_error(found, seeds)
-    return error * (critical_value(len(found) - 1, freedom, sides=2) + float(stats.t.ppf(0.8, freedom)))
+    Returns:
+        The difference at the estimated variance, and at the bounds of the 95 % interval of the variance.
+    """
+    from scipy import special, stats
+
+    variance, freedom = error_variance(found)
+    shift = special.nctdtrinc(freedom, 0.2, critical_value(len(found) - 1, freedom, sides=2))
+    effect = float(shift) * math.sqrt(2 * variance / seeds)
+    low, high = (effect * math.sqrt(freedom / x) for x in stats.chi2.ppf((0.975, 0.025), freedom))
+    return Interval(effect, low, high, seeds)
 
 
 def _mean(found: Interval | None) -> str:

@@ -1,4 +1,9 @@
-"""One run of the study in a process of its own: one treatment with one seed. See study.py."""
+"""One run of the study in a process of its own: one treatment with one seed. See study.py.
+
+    python scripts/study_run.py run=confirm-bccd/stock/10 weights=yolo11n.pt bccd=bccd/data.yaml
+
+It writes the row of the CSV to runs/study/STAGE-TREATMENT-SEED/row.json.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +42,7 @@ def run(options: dict[str, str]) -> None:
     seed = int(number)
     stage, treatment = STAGES[stage_name], TREATMENTS[name]
     folder = (Path(options["folder"]) / f"{stage_name}-{name}-{seed}").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     yolo_coordbifpn.install()
     _set_start(treatment.start)
     _set_rate(treatment.rate)
@@ -88,7 +94,8 @@ def run(options: dict[str, str]) -> None:
         "commit": result["commit"],
         "versions": f"ultralytics {result['ultralytics']}, torch {result['torch']}, python {result['python']}",
         "machine": f"{result['machine']}, channels_last",
-        "command": f"python scripts/study_run.py run={options['run']} {stage.data}={Path(options[stage.data]).name}",
+        "command": f"python scripts/study_run.py run={options['run']} weights={Path(options['weights']).name} "
+        f"{stage.data}={stage.data}/data.yaml",
     }
     (folder / "row.json").write_text(json.dumps(row))
 
@@ -168,4 +175,4 @@ def _pixels(file: Path, size: int) -> Any:
 
 
 if __name__ == "__main__":
-    run(dict(word.split("=", 1) for word in sys.argv[1:]))
+    run({"folder": "runs/study", **dict(word.split("=", 1) for word in sys.argv[1:])})

@@ -94,7 +94,14 @@ def test_precision_by_size() -> None:
     images = {"a": (200, 200), "b": (200, 200)}
     truths = [("a", 0, [10, 10, 20, 20]), ("a", 1, [50, 50, 100, 120]), ("b", 0, [5, 5, 10, 12])]
     every = average_precision(images, truths, [(*x, 0.9) for x in truths])
-    assert every == {"small": 1.0, "large": 1.0, "small objects": 2, "large objects": 1}
+    assert every == {
+        "small": 1.0,
+        "large": 1.0,
+        "small objects": 2,
+        "large objects": 1,
+        "small fewest": 2,
+        "large fewest": 1,
+    }
     large = average_precision(images, truths, [("a", 1, [50, 50, 100, 120], 0.9)])
     assert (large["small"], large["large"]) == (0.0, 1.0)
     assert average_precision(images, truths, [])["small"] == 0
@@ -444,7 +451,7 @@ def test_unequal_starts_come_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["\\textbf{x}", "a|b", "<script>", "R&D", "~a~ ^b^", "_a_ a_b", "*a* `b` [c](d)", "100 %"]
+    "name", ["\\textbf{x}", "a|b", "<script>", "R&D", "~a~ ^b^", "_a_ a_b", "*a* `b` [c](d)", "[a] b", "100 %"]
 )
 def test_names_are_escaped(name: str) -> None:
     """Names of models and classes are read as they are, by a Markdown renderer and by LaTeX."""
@@ -461,6 +468,7 @@ def test_names_are_escaped(name: str) -> None:
     head = tex.partition("\\toprule\n")[2].partition(" \\\\\n")[0].removeprefix("class & ")
     assert re.sub(r"\\(text\w+\{\}|.)", lambda x: commands.get(x[1], x[1]), head) == name
     assert not re.search(r"(?<!\\)[&%$#_]|[~^<>|]", head)
+    assert not re.search(r"(\\\\|midrule)\s*[\[*]", tex)  # which would be an option of the command before
 
 
 # The command ----------------------------------------------------------------------------------------------------------

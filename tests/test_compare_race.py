@@ -104,16 +104,20 @@ def test_the_best_seldom_seems_worse() -> None:
 
 
 def test_a_model_with_fewer_seeds_is_compared_over_its_own() -> None:
-    """A dropped variant has the interval that it had after its last seed, the others that of their own seeds."""
+    """A dropped variant keeps the mean of its last seed; all intervals have the same variance of a single run."""
     found = differences(scores(bad=3))
-    early, late = differences(scores(3)), scores()
-    del late["bad"]
-    assert found["bad"] == early["bad"]
-    assert found["good"].count == 5
-    assert found["good"].mean == differences(late)["good"].mean
-    assert found["good"].half / differences(late)["good"].half == pytest.approx(
-        critical_value(3, 8, 2) / critical_value(2, 8, 2)
-    )
+    assert found["bad"].mean == differences(scores(3))["bad"].mean
+    assert found["good"].mean == differences(scores())["good"].mean
+    assert [found[x].count for x in LABELS[1:]] == [5, 5, 3]
+    assert found["bad"].half / found["good"].half == pytest.approx(math.sqrt(5 / 3))
+
+
+def test_intervals_hold_together_over_unequal_numbers_of_seeds() -> None:
+    """With variants that were trained with 2 to 5 seeds, all intervals contain 0 in about 95 % of the data sets."""
+    data = [{x: dict(list(y.items())[: max(2, 5 - int(x))]) for x, y in d.items()} for d in layouts(1000, 5, 5)]
+    assert [len(x) for x in data[0].values()] == [5, 4, 3, 2, 2]
+    held = [all(x.low <= 0 <= x.high for x in differences(d).values()) for d in data]
+    assert 0.93 <= sum(held) / len(data) <= 0.965
 
 
 # The race -------------------------------------------------------------------------------------------------------------
@@ -138,11 +142,27 @@ def test_how_often_an_equal_variant_is_dropped() -> None:
 
 
 def test_nothing_is_dropped_without_a_variance() -> None:
-    """Equal differences at every seed, or a metric that is not a number, are no evidence."""
+    """Equal differences at every seed are no evidence."""
     equal = {x: dict.fromkeys(SEEDS, GAINS[x]) for x in LABELS}
     assert race(equal, SEEDS, 5) == (["good", "close", "bad"], [])
-    broken = {**scores(), "close": dict.fromkeys(SEEDS, math.nan)}
-    assert race(broken, SEEDS, 5) == (["good", "close", "bad"], [])
+
+
+def test_what_is_not_a_number_is_left_out(tmp_path: Path) -> None:
+    """A run whose metric is not a number counts as one that has failed, and the report names it."""
+    plan = planned(tmp_path / "x", 1000)
+    for run in plan.runs:
+        finish(run, math.nan if (run.label, run.seed) == ("close", SEEDS[1]) else score(run.label, run.seed))
+    assert race_of(plan) == race({**(data := scores()), "close": without(data["close"], SEEDS[1])}, SEEDS, 5)
+    write_report(plan)
+    text = (plan.folder / "report.md").read_text(encoding="utf-8")
+    assert f"Left out, since their mAP50-95 is not a number: close seed {SEEDS[1]}." in text
+    assert "| good | 1 | 5 |" in text
+    assert "nan" not in text.partition("## AP by")[0]
+
+
+def without(data: Mapping[int, float], seed: int) -> dict[int, float]:
+    """Return the scores without those of a seed."""
+    return {k: v for k, v in data.items() if k != seed}
 
 
 def test_an_incomplete_round_decides_nothing() -> None:

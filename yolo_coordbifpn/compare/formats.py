@@ -90,7 +90,8 @@ def latex(report: Report) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_latex, cells)) + " \\\\"
+    first = "{}" if cells[0].startswith(("[", "*")) else ""  # which the end of the row before would take as its option
+    return first + " & ".join(map(_latex, cells)) + " \\\\"
 
 
 def _latex(text: str) -> str:

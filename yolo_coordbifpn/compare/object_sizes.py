@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,17 +24,19 @@ def average_precision(
         detections: Image, class, box and score of each detection.
 
     Returns:
-        AP, 0...1, for each size that has objects, and their number, as `small objects`. Empty if there are no objects.
+        AP, 0...1, for each size that has objects; their number, as `small objects`; and that of the class with the
+        fewest, as `small fewest`. Empty if there are no objects.
     """
     if not truths:
         return {}
-    counts = dict.fromkeys(SIZES, 0)
-    for _, _, box in truths:
+    counts: dict[str, Counter[int]] = {x: Counter() for x in SIZES}
+    for _, c, box in truths:
         area = box[2] * box[3]
-        counts["small" if area < 32**2 else "medium" if area < 96**2 else "large"] += 1
+        counts["small" if area < 32**2 else "medium" if area < 96**2 else "large"][c] += 1
     precision = _precision(images, truths, detections) if detections else dict.fromkeys(SIZES, 0.0)
     known = [x for x in SIZES if counts[x]]
-    return {**{x: precision[x] for x in known}, **{f"{x} objects": counts[x] for x in known}}
+    objects = {f"{x} objects": counts[x].total() for x in known}
+    return {**{x: precision[x] for x in known}, **objects, **{f"{x} fewest": min(counts[x].values()) for x in known}}
 
 
 def _precision(

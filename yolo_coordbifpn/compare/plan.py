@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -81,10 +82,11 @@ class Plan:
         return [x for x in self.results if x["model"] == label]
 
     def scores(self, metric: str) -> dict[str, dict[int, float]]:
-        """Return a metric by model and seed, for all models in their order."""
+        """Return a metric by model and seed, for all models in their order; a value that is not finite is left out."""
         found: dict[str, dict[int, float]] = {label: {} for label in self.labels}
         for result in self.results:
-            found[result["model"]][result["seed"]] = result["metrics"][metric]
+            if math.isfinite(result["metrics"][metric]):
+                found[result["model"]][result["seed"]] = result["metrics"][metric]
         return found
 
     @property

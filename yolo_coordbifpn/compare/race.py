@@ -2,7 +2,8 @@
 
 A variant is dropped when the comparison with the best (Hsu) shows that it is not the best. The comparison is adjusted
 for the number of variants in the race, but not for being repeated after every seed: among equal variants, each is
-dropped within ten seeds with a probability of about 15 %.
+dropped within ten seeds with a probability of 14 % (two variants) to 17 % (twenty), and of about 25 % if its runs vary
+twice as much as those of the others.
 """
 
 from __future__ import annotations

@@ -79,10 +79,15 @@ def _findings(plan: Plan) -> list[str]:
         findings.append(f"INCOMPLETE: {len(plan.results)} of {len(plan.runs)} runs are finished. Missing: {names}.")
     elif len(plan.seeds) < LEAST_SEEDS:
         findings.append("Fewer than three seeds: intervals are wide or missing. Give seeds=0,1,2 or more.")
+    scores = plan.scores(metric)
+    lost = [x for x in plan.results if x["seed"] not in scores[x["model"]]]
+    if lost:
+        names = ", ".join(f"{x['model']} seed {x['seed']}" for x in lost)
+        findings.append(f"Left out, since their {short_name(metric)} is not a number: {names}.")
     findings += _unequal_runs(plan.results)
     items = {x["model"]: x["items"] for x in plan.results}
     findings += unequal_starts(dict(zip(plan.labels, plan.models)), items, plan.train.get("pretrained"))
-    for label, found in differences(plan.scores(metric)).items():
+    for label, found in differences(scores).items():
         over = f" ({bounds(found)}) over {found.count} seeds" if found.count > 1 else ""
         change = f"{short_name(metric)} differs by {found.mean:+.4f}{over}"
         findings.append(f"{label} against {base}: {judged(label, found, drops)}; {change}.")

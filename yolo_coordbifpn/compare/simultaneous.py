@@ -1,9 +1,9 @@
 """Simultaneous intervals of differences: between each model and the first, and between each variant and the best.
 
-The seeds are the blocks of a randomised complete block design: every model is trained with every seed. Differences come
-from the two-way layout, model + seed. Their error variance is pooled over the models, with (k - 1)(n - 1) degrees of
-freedom for k models and n seeds; the layout assumes that it is the same for all models. `scipy.stats.dunnett` has no
-blocks, so it would count what the seed does to all models as error.
+The seeds are the blocks of a randomised block design, which is complete if every model is trained with every seed. The
+error variance is that of the two-way layout, model + seed, over all runs: with k models and n seeds it has
+(k - 1)(n - 1) degrees of freedom, with missing runs fewer. The layout assumes that it is the same for all models.
+`scipy.stats.dunnett` has no blocks, so it would count what the seed does to all models as error.
 
 Sources: Dunnett, "A Multiple Comparison Procedure for Comparing Several Treatments with a Control", JASA 1955; Hsu,
 "Multiple Comparisons: Theory and Methods", 1996, chapter 3 (control), chapter 4 (best) and chapter 7 (blocks).
@@ -25,9 +25,8 @@ Scores = Mapping[str, Mapping[int, float]]  # a metric by model and seed; the fi
 def differences(scores: Scores) -> dict[str, Interval]:
     """Compute simultaneous 95 % intervals of the differences between each model and the first (Dunnett in blocks).
 
-    Two models give the paired t interval. A model is compared over the seeds that it shares with the first; the error
-    variance comes from all models that have these seeds. If the numbers of seeds differ, the correlation of two
-    differences is slightly below the 1/2 that the critical value is for.
+    Two models give the paired t interval. A model is compared over the seeds that it shares with the first. If the
+    numbers of seeds differ, the correlation of two differences is slightly below 1/2, which the critical value is for.
 
     Args:
         scores: A metric by model and seed.
@@ -40,8 +39,8 @@ def differences(scores: Scores) -> dict[str, Interval]:
     for label in others:
         paired = difference(scores[label], scores[base])
         if paired.count > 1:
-            error, freedom = standard_error(scores, sorted(scores[label].keys() & scores[base].keys()))
-            half = error * critical_value(len(others), freedom, sides=2)
+            variance, freedom = error_variance(scores)
+            half = math.sqrt(2 * variance / paired.count) * critical_value(len(others), freedom, sides=2)
             paired = Interval(paired.mean, paired.mean - half, paired.mean + half, paired.count)
         if paired.count:
             found[label] = paired
@@ -64,23 +63,25 @@ def behind_best(scores: Scores, seeds: Sequence[int]) -> tuple[str, dict[str, In
     mean = {x: sum(scores[x][seed] for seed in seeds) / len(seeds) for x in variants}
     best = max(variants, key=mean.__getitem__)
     others = [x for x in variants if x != best]
-    error, freedom = standard_error(scores, seeds)
-    half = error * critical_value(len(others), freedom, sides=1)
+    variance, freedom = error_variance({x: {seed: scores[x][seed] for seed in seeds} for x in scores})
+    half = math.sqrt(2 * variance / len(seeds)) * critical_value(len(others), freedom, sides=1)
     gaps = {x: mean[x] - mean[best] for x in others}
     return best, {x: Interval(gap, gap - half, gap + half, len(seeds)) for x, gap in gaps.items()}
 
 
-def standard_error(scores: Scores, seeds: Sequence[int]) -> tuple[float, int]:
-    """Return the standard error of a difference between two models, and its degrees of freedom.
+def error_variance(scores: Scores) -> tuple[float, int]:
+    """Fit model + seed to all scores by least squares; return the variance of the error and its degrees of freedom.
 
     Args:
-        scores: A metric by model and seed; models without all of these seeds are skipped.
-        seeds: At least two seeds.
+        scores: A metric by model and seed; at least two models share two seeds.
     """
-    table = np.array([[x[seed] for seed in seeds] for x in scores.values() if x.keys() >= set(seeds)])
-    residuals = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-    freedom = (len(table) - 1) * (len(seeds) - 1)
-    return math.sqrt(2 * float((residuals**2).sum()) / freedom / len(seeds)), freedom
+    seeds = sorted({seed for x in scores.values() for seed in x})
+    cells = [(k, seeds.index(seed), value) for k, x in enumerate(scores.values()) for seed, value in x.items()]
+    model, seed, values = (np.array(x) for x in zip(*cells))
+    design = np.hstack([np.eye(len(scores))[model], np.eye(len(seeds))[seed]])
+    fitted, _, rank, _ = np.linalg.lstsq(design, values - values.mean(), rcond=None)
+    freedom = len(values) - int(rank)
+    return float(((values - values.mean() - design @ fitted) ** 2).sum()) / freedom, freedom
 
 
 @functools.cache

@@ -68,13 +68,11 @@ def simultaneous_note(plan: Plan) -> str:
     if others < 2:
         return "The interval is the paired t interval."
     note = (
-        f"For each metric, the intervals are adjusted for {others} comparisons (Dunnett's test, seeds as blocks, error "
-        "variance pooled over the models)."
+        f"For each metric, the intervals are adjusted for {others} comparisons (Dunnett's test, seeds as blocks). The "
+        "error variance is pooled over the models, so one run that has failed to learn widens all intervals."
     )
     if len({len(plan.results_of(x)) for x in plan.labels}) > 1:
-        note += (
-            " A model with fewer seeds is compared over those, with the error variance of the models that have them."
-        )
+        note += " A model with fewer seeds is compared over those."
     return note
 
 
@@ -86,9 +84,10 @@ def size_table(plan: Plan) -> Table | None:
     counts = next(r["sizes"] for r in plan.results if r["sizes"])
     table = Table(
         "AP by size of the objects",
-        ["model", *(f"{x} ({counts.get(f'{x} objects', 0)})" for x in sizes)],
+        ["model", *(f"{x} ({_objects(counts, x)})" for x in sizes)],
         note="COCO's AP at IoU 0.50...0.95 (faster-coco-eval); small: below 32 x 32 pixels of the image, large: "
-        "above 96 x 96. In brackets: the number of objects in the validation data."
+        "above 96 x 96. In brackets: the number of objects in the validation data. It is the mean over the classes, so "
+        "a class with few objects counts as much as the others."
         + (" Of boxes, also for masks and poses." if plan.results[0]["task"] != "detect" else ""),
     )
     for label in plan.labels:
@@ -96,6 +95,12 @@ def size_table(plan: Plan) -> Table | None:
         if results:
             table.rows.append([label, *(_mean(r["sizes"][x] for r in results) for x in sizes)])
     return table
+
+
+def _objects(counts: dict[str, Any], size: str) -> str:
+    """Return the number of objects of a size, and that of the class with the fewest if it has less than 30."""
+    fewest = counts.get(f"{size} fewest", 30)
+    return f"{counts.get(f'{size} objects', 0)}" + (f", of one class {fewest}" if fewest < 30 else "")
 
 
 def class_table(plan: Plan) -> Table | None:
