@@ -317,6 +317,15 @@ def test_start_is_the_stock_model(models: dict[str, YOLO], task: str) -> None:
     assert float((out.densities - 0.2).abs().max()) < 1e-6
 
 
+def test_pictures_of_activations_say_that_they_switch_it_off(models: dict[str, YOLO], log: Any) -> None:
+    """With `visualize=True` the host follows gradients of the image through a frozen model, and copies the output."""
+    model = copy.deepcopy(models["detect"].model).eval().requires_grad_(False)
+    model(torch.rand(1, 3, 64, 64))
+    assert "visualize=True" not in log.text
+    model(torch.rand(1, 3, 64, 64, requires_grad=True))
+    assert log.text.count("visualize=True takes the densities away from the predictions, so NMS is the plain one") == 1
+
+
 def test_copies_hold_no_activations(models: dict[str, YOLO]) -> None:
     """A model that has just run can be copied and saved, without its last densities."""
     model = models["detect"].model.train()

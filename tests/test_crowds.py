@@ -138,6 +138,35 @@ def test_each_nms_gets_the_same_predictions(tmp_path: Path, monkeypatch: pytest.
     assert seen[0].any()
 
 
+@pytest.mark.parametrize("classes", [1, [1, 2]])
+def test_boxes_of_other_classes_do_not_count(classes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `classes=` the host keeps the labels of these alone, so the boxes of the others are not false positives."""
+    monkeypatch.setattr(sweeping, "THRESHOLDS", (0.5,))
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(sweeping.Tally, "add", lambda tally, rows, *image: seen.append(rows))
+    monkeypatch.setattr(sweeping.Tally, "score", lambda tally: None)
+    data = write_scenes(tmp_path / "scenes", train=1, val=1, size=64, seed=0)
+    yolo = YOLO("yolo11n.yaml")
+    for branch in yolo.model.model[-1].cv3:
+        branch[-1].bias.data.zero_()  # scores of about a half in place of almost 0
+    yolo.save(tmp_path / "model.pt")
+    options = {"project": str(tmp_path), **OPTIONS, "imgsz": 64}
+    sweeping.sweep(tmp_path / "model.pt", str(data), **options)
+    assert len(seen[0][:, 5].unique()) > 2
+    sweeping.sweep(tmp_path / "model.pt", str(data), classes=classes, **options)
+    assert {*seen[-1][:, 5].tolist()} <= {1.0, 2.0}
+    assert len(seen[-1])
+
+
+def test_a_model_without_its_densities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the predictions come without densities, there is an error in place of rows of the plain NMS."""
+    monkeypatch.setattr(sweeping, "DENSITIES", "other")
+    data = write_scenes(tmp_path / "scenes", train=1, val=1, size=64, seed=0)
+    YOLO("yolo11n-anms.yaml").save(tmp_path / "model.pt")
+    with pytest.raises(InspectError, match="gives no densities in this validation"):
+        sweeping.sweep(tmp_path / "model.pt", str(data), project=str(tmp_path), **{**OPTIONS, "imgsz": 64})
+
+
 @pytest.mark.slow
 def test_models_without_nms(tmp_path: Path) -> None:
     """A classifier, and a head that needs no NMS, are errors that say so."""
@@ -192,10 +221,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     """Wrong arguments are refused; a run prints the table and writes the files."""
     assert main(["nms", "model=best.pt"]) == 2
     assert main(["nms", "model=best.pt", "data=x.yaml", "iou=0.5"]) == 2
+    assert main(["nms", "model=best.pt", "data=x.yaml", "compile=True"]) == 2
     assert main(["nms", "model=best.pt", "data=x.yaml", "conf=2"]) == 1
     printed = capsys.readouterr().err
     assert "data= is missing; it must be a data YAML" in printed
     assert "iou= is not for nms, which runs every NMS on one pass" in printed
+    assert "compile= is not for nms" in printed
     assert "the host's val does not accept these arguments" in printed
     monkeypatch.setattr(sweeping, "THRESHOLDS", (0.5,))
     data = write_scenes(tmp_path / "scenes", train=1, val=1, size=64, seed=0)

@@ -262,12 +262,14 @@ def test_when_everything_runs(model: Any, log: Any) -> None:
     """Training, losses, other people's hooks, embeddings, traces and exports get every image."""
     x = images()
     expected = run(model, x)[0]
-    embedded = model.predict(x, embed=[10])
+    with torch.no_grad():
+        embedded, augmented = model.predict(x, embed=[10]), model.predict(x, augment=True)[0]
     grid_of(model).threshold = 0.9999
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.trace(First(model), x, check_trace=False)(x), expected)
         for a, b in zip(model.predict(x, embed=[10]), embedded):
             torch.testing.assert_close(a, b)
+        assert torch.equal(model.predict(x, augment=True)[0], augmented)
         hook = model.model[12].register_forward_hook(lambda *args: None)
         assert torch.equal(model(x)[0], expected)
         hook.remove()

@@ -362,21 +362,24 @@ def passes() -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size"),
+    ("name", "size", "imgsz"),
     [
-        ("yolo11n-coordatt", (200, 120)),
-        ("yolo11n-coordatt", (90, 150)),
-        ("yolo11n-cls-coordatt", (200, 120)),
-        ("rtdetr-l-coordatt", (150, 90)),
+        ("yolo11n-coordatt", (200, 120), 160),
+        ("yolo11n-coordatt", (90, 150), 160),
+        ("yolo11n-cls-coordatt", (200, 120), 160),
+        ("yolo11n-cls-coordatt", (200, 120), (96, 192)),  # stretched
+        ("rtdetr-l-coordatt", (150, 90), 160),
     ],
 )
-def test_maps_lie_where_the_network_saw_them(name: str, size: tuple[int, int], passes: Any, tmp_path: Path) -> None:
+def test_maps_lie_where_the_network_saw_them(
+    name: str, size: tuple[int, int], imgsz: Any, passes: Any, tmp_path: Path
+) -> None:
     """The region of the gates is that of the network's input on the image, with letterbox, stretched or cropped."""
     file = ramp(tmp_path / "ramp.png", *size)
     yolo = (RTDETR if "rtdetr" in name else YOLO)(f"{name}.yaml")
     if yolo.task == "classify":
-        yolo.model.transforms = classify_transforms(160)  # as a trained one has
-    (image,) = inspect(yolo, file, imgsz=160).images
+        yolo.model.transforms = classify_transforms(imgsz)  # as a trained one has
+    (image,) = inspect(yolo, file, imgsz=imgsz).images
     left, top, right, bottom = image.gates[0].region
     seen = passes.images[-1][0]
     h, w = seen.shape[1:]

@@ -20,7 +20,7 @@ from __future__ import annotations
 from . import UsageError, folder_of, host_arguments, need, others
 
 OPTIONS = {"model": "", "data": "", "conf": "0.25", "project": "", "name": "", "*": ""}
-OWN = {"iou", "plots", "nms", "end2end", "save_json", "save_txt", "augment", "mode", "task", "exist_ok"}
+OWN = {"iou", "plots", "nms", "end2end", "save_json", "save_txt", "augment", "compile", "mode", "task", "exist_ok"}
 
 
 def run(options: dict[str, str]) -> int:

@@ -17,7 +17,7 @@ from ..patches.adaptive_nms import DENSITIES, host_nms, predictions_of, using
 from .scores import Score, Tally
 
 THRESHOLDS = tuple(round(0.4 + 0.05 * k, 2) for k in range(11))  # 0.4...0.9
-LEAST = 0.001  # score of a candidate, as in the host's validation
+LEAST = 0.001  # score of a candidate, where the host's validation does not say its own
 _NO_NMS = "the head of this model needs no NMS, so there is nothing to measure"
 _TASKS = ("detect", "segment", "pose", "obb")
 
@@ -78,7 +78,7 @@ def _measure(validator: Any, tallies: Sequence[Tally], images: Sequence[tuple[Te
     """Add the images of a batch to each tally."""
     args = validator.args
     options: dict[str, Any] = {
-        "conf_thres": LEAST,
+        "conf_thres": args.conf or LEAST,
         "nc": len(validator.names),
         "multi_label": True,
         "agnostic": args.single_cls or args.agnostic_nms,
@@ -89,6 +89,10 @@ def _measure(validator: Any, tallies: Sequence[Tally], images: Sequence[tuple[Te
         options["rotated"] = True
     for tally in tallies:
         adapts = tally.kind.startswith("adaptive")
+        if adapts and validator.densities is None:
+            raise InspectError(
+                "the model gives no densities in this validation, so there is no adaptive NMS to measure"
+            )
         x = validator.candidates.clone()  # older hosts convert the boxes in place
         setattr(x, DENSITIES, validator.densities if adapts else torch.zeros_like(x[:, 0]))
         with using("plain" if tally.kind == "fixed" else tally.kind.split()[-1]):
@@ -96,6 +100,8 @@ def _measure(validator: Any, tallies: Sequence[Tally], images: Sequence[tuple[Te
         for rows, image in zip(found, images):
             if args.single_cls:  # as the host does
                 rows[:, 5] = 0
+            elif args.classes is not None:  # of which alone the host has the labels
+                rows = rows[torch.isin(rows[:, 5], rows.new_tensor(args.classes))]
             tally.add(rows, *image)
 
 

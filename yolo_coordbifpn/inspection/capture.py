@@ -100,9 +100,11 @@ def _region(predictor: Any, image: tuple[int, int], network: tuple[int, int]) ->
         network: Height and width of the network's input.
     """
     (h0, w0), (h, w) = image, network
-    if getattr(predictor, "scale_fill", False) or "RTDETR" in type(predictor).__name__:  # stretched
+    crops = predictor.args.task == "classify"
+    stretched = getattr(predictor, "scale_fill", False) or "RTDETR" in type(predictor).__name__ or (crops and h != w)
+    if stretched:
         return 0.0, 0.0, float(w0), float(h0)
     scales = (h / h0, w / w0)
-    scale = max(scales) if predictor.args.task == "classify" else min(scales)  # centre crop, or padding on both sides
+    scale = max(scales) if crops else min(scales)  # centre crop, or padding on both sides
     width, height = w / scale, h / scale
     return (w0 - width) / 2, (h0 - height) / 2, (w0 + width) / 2, (h0 + height) / 2

@@ -158,6 +158,8 @@ def _attach(model: Any, head: DensityHead, out: Any) -> str:
     if not any(nms_holds(sys.modules.get(name)) for name in HOMES):
         return "the NMS of this Ultralytics could not be made adaptive, so it is the plain one"
     setattr(x, DENSITIES, densities.detach())
+    if x.requires_grad and not any(p.requires_grad for p in head.parameters()):
+        return "visualize=True takes the densities away from the predictions, so NMS is the plain one"
     return ""
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -25,6 +26,7 @@ from .replacement import Undo, model_method, replace_methods
 
 # arguments of `predict` that need every layer's output, read `x` a second time, or change the number of classes
 _WHOLE = ("profile", "visualize", "augment", "embed", "batch", "vpe", "return_vpe", "tpe", "txt_feats")
+_whole: ContextVar[bool] = ContextVar("every layer runs", default=False)  # also in the passes of augment=True
 _told: WeakSet[nn.Module] = WeakSet()  # models whose log says that an export has no grid
 _empty: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()  # outputs for no images, by model and size
 
@@ -61,13 +63,15 @@ def _skipping(host: ModuleType, original: Callable[..., Any]) -> Callable[..., A
                     "yolo_coordbifpn: the exported model runs without its grid: every layer, for every image"
                 )
             return original(self, *args, **kwargs)
-        given = signature.bind(self, *args, **kwargs).arguments
-        if (
-            hasattr(self, ACTIVE)
-            or _watched(self)
-            or any(given.get(x) is not None and given[x] is not False for x in _WHOLE)
-        ):
+        if _whole.get() or hasattr(self, ACTIVE) or _watched(self):
             return original(self, *args, **kwargs)
+        given = signature.bind(self, *args, **kwargs).arguments
+        if any(given.get(x) is not None and given[x] is not False for x in _WHOLE):
+            before = _whole.set(True)
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                _whole.reset(before)
         return _predict(self, grid, given["x"], functools.partial(original, self, *args, **kwargs))
 
     return predict
