@@ -6,7 +6,7 @@ import copy
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +17,11 @@ from ultralytics import YOLO
 from ultralytics.nn import tasks
 from ultralytics.nn.tasks import DetectionModel
 
-from yolo_coordbifpn import BiFPN_Concat, GraftError, HostError, RowError, graft
+from yolo_coordbifpn import BiFPN_Concat, CoordAtt, GraftError, HostError, RowError, graft
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.graph.layers import facts
 from yolo_coordbifpn.patches import names as patch
-from yolo_coordbifpn.patches.parser import _compiled, _parsed
+from yolo_coordbifpn.patches.parser import BUILDER_NAME, _compiled, _parsed
 from yolo_coordbifpn.registry import TABLE
 from yolo_coordbifpn.registry.row_builder import RowBuilder
 
@@ -179,6 +179,24 @@ def test_a_chain_inside_a_branch() -> None:
     two = NESTED.replace("        layers.append", f"{second}        layers.append")
     with pytest.raises(HostError, match=r"3 chains that end in .*, at the lines 9, 13, 17; expected one of each"):
         _compiled(two, "nested", code_of(two))
+
+
+def patched(source: str) -> Callable[..., Any]:
+    """Return the patched `parse_model` of a module."""
+    return FunctionType(_compiled(source, "nested", code_of(source)), {BUILDER_NAME: RowBuilder(TABLE)})
+
+
+def test_a_parser_with_another_parameter() -> None:
+    """The model YAML may have another name, or be no dict: then rows of blocks alone are refused."""
+    rows = {"backbone": [[-1, 2, "b", [8]]], "head": [[-1, 1, CoordAtt, []]]}
+    renamed = NESTED.replace("(d, ch)", "(model, ch)").replace("d[", "model[")
+    assert patched(renamed)(rows, [3]) == [8, 3]
+    with pytest.raises(HostError, match="parse_model has no parameter for the model YAML"):
+        patched(renamed.replace("(model, ch)", "(**kwargs)"))
+    parse = patched(NESTED.replace('["', ".").replace('"]', ""))
+    assert parse(SimpleNamespace(backbone=rows["backbone"], head=[]), [3]) == [8]
+    with pytest.raises(HostError, match="CoordAtt needs a model YAML as a dict, this parser got SimpleNamesp"):
+        parse(SimpleNamespace(**rows), [3])
 
 
 @pytest.mark.parametrize(

@@ -28,18 +28,18 @@ BUILDER_NAME = "_yolo_coordbifpn_rows"  # the global by which the patched code f
 
 _BRANCH = f"""
 if m in {BUILDER_NAME}:
-    c2, args = {BUILDER_NAME}.resolve(m, d, ch, i, f, args)
+    c2, args = {BUILDER_NAME}.resolve(m, {BUILDER_NAME}_cfg, ch, i, f, args)
 """
 _GUARD = f"""
 try:
     pass
 except Exception as {BUILDER_NAME}_error:
-    {BUILDER_NAME}.explain({BUILDER_NAME}_error, locals().get("{BUILDER_NAME}_cfg", d), locals(), globals())
+    {BUILDER_NAME}.explain({BUILDER_NAME}_error, {BUILDER_NAME}_cfg, locals(), globals())
     raise
 """
 _STOCK = f"""
-{BUILDER_NAME}_cfg = d
-d = {BUILDER_NAME}.stock(d, globals(), locals().get("verbose", True))
+{BUILDER_NAME}_cfg = PARAMETER
+PARAMETER = {BUILDER_NAME}.stock(PARAMETER, globals(), locals().get("verbose", True))
 """
 _FINISH = f"{BUILDER_NAME}.finish(x, {BUILDER_NAME}_cfg, globals())"
 _LOOP_TARGET = ast.dump(ast.parse("for i, (f, n, m, args) in x: pass").body[0].target)  # type: ignore[attr-defined]
@@ -215,8 +215,11 @@ def _add_inside(function: ast.FunctionDef, host: str) -> None:
         call.args[0], end.value.elts[0] = end.value.elts[0], call
     else:
         call.args[0], end.value = end.value, call
+    parameters = [x.arg for x in (*function.args.posonlyargs, *function.args.args)]
+    if not parameters:
+        raise HostError(f"{host}.parse_model has no parameter for the model YAML")
     start = _start(function)
-    function.body[start:start] = _located(_STOCK, function.body[start])
+    function.body[start:start] = _located(_STOCK.replace("PARAMETER", parameters[0]), function.body[start])
 
 
 def _add_guard(function: ast.FunctionDef) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from .. import blocks
 from ..blocks.declaration import Channels
-from ..errors import RowError
+from ..errors import HostError, RowError
 from ..graph.bottleneck import attend_inside
 from ..graph.rows import KEY, check_row, flow, other_sections, where
 from ..graph.starts import wrap
@@ -41,7 +41,7 @@ class RowBuilder:
         Blocks that are registered when they are first named are registered here.
 
         Args:
-            cfg: The model YAML; it is not changed.
+            cfg: The model YAML; it is not changed. What is not a dict, in a fork, is returned as it is.
             host: The names that the host's parser knows, with what they stand for.
             verbose: Whether the host logs the model.
 
@@ -51,6 +51,8 @@ class RowBuilder:
         Raises:
             RowError: If a row of a registered block is malformed.
         """
+        if not isinstance(cfg, dict):
+            return cfg
         if verbose and self._report is not None:
             self._report(cfg)
         rows = all_rows(cfg)
@@ -93,6 +95,8 @@ class RowBuilder:
         Raises:
             RowError: If a stock block has no bottleneck for the registered one, or that fails on small feature maps.
         """
+        if not isinstance(cfg, dict):
+            return layers
         for index, (name, block) in self._mentions(cfg, host).items():
             if name is None:
                 continue
@@ -158,7 +162,10 @@ class RowBuilder:
         Raises:
             RowError: If a block with several inputs is repeated, the arguments are too many or too few, or a block from
                 elsewhere fails on small feature maps.
+            HostError: If the parser of a fork gets its model as something else than a dict.
         """
+        if not isinstance(cfg, dict):
+            raise HostError(f"{block.__name__} needs a model YAML as a dict, this parser got {type(cfg).__name__}")
         repeats = all_rows(cfg)[index][1]
         if isinstance(source, list) and repeats != 1:
             raise RowError(f"a block with several inputs cannot be repeated; repeats must be 1, got {repeats}")
@@ -212,7 +219,9 @@ def is_own(block: type[nn.Module]) -> bool:
 
 
 def all_rows(cfg: dict[str, Any]) -> list[Any]:
-    """Return all rows of a model YAML in the order of the layers."""
+    """Return all rows of a model YAML in the order of the layers, none of what is not a dict."""
+    if not isinstance(cfg, dict):
+        return []
     return [*(cfg.get("backbone") or ()), *(cfg.get("head") or ())]
 
 
