@@ -21,6 +21,7 @@ from yolo_coordbifpn import CoordAtt, graft, model_yaml
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.compare.provenance import model_file
 from yolo_coordbifpn.errors import GraftError, RowError
+from yolo_coordbifpn.grafting import names
 from yolo_coordbifpn.grafting.names import canonical, split
 from yolo_coordbifpn.grafting.variant import Variant
 from yolo_coordbifpn.patches.hook import is_on
@@ -102,6 +103,28 @@ def test_words_of_a_name_in_any_order() -> None:
     assert model.model.yaml["scale"] == "s"
     assert sum(isinstance(m, CoordAtt) for m in model.model.modules()) == 1
     assert tasks.check_yaml("yolo11-bifpn-coordatt.yaml") == str(model_yaml("yolo11-coordatt-bifpn"))
+
+
+@pytest.mark.parametrize(
+    ("name", "stock", "word"),
+    [
+        ("yolo11n-coordatt.yaml", None, None),
+        ("yolo11n-coordatt-bifpn.yaml", "yolo11n-coordatt.yaml", "bifpn"),
+        ("yolo11n-pose-coordatt.yaml", "yolo11n-pose.yaml", "coordatt"),
+        ("yolov8n-bifpn-coordatt.yaml", "yolov8n.yaml", "coordatt-bifpn"),
+    ],
+)
+def test_a_file_of_a_fork_that_is_named_like_a_variant(
+    name: str, stock: str | None, word: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork's own yolo11-coordatt.yaml is a stock model; in the names of its other models the word is a variant."""
+    theirs = {*names._stock_names(), "yolo11-coordatt.yaml", "yolo11-eca.yaml"}
+    monkeypatch.setattr(names, "_stock_names", lambda: theirs)
+    monkeypatch.setattr(names, "_stock_words", names._stock_words.__wrapped__)
+    found = split(name)
+    assert (found and found[0], found and found[1].name) == (stock, word)
+    assert "No block eca is known" in " ".join(names.missed_blocks("yolov8n-eca.yaml"))
+    assert not names.missed_blocks("yolo11n-eca-bifpn.yaml")
 
 
 @pytest.mark.parametrize(

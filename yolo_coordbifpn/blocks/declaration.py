@@ -16,7 +16,7 @@ Class = TypeVar("Class", bound=type[nn.Module])
 
 _ATTRIBUTE = "_yolo_coordbifpn"  # of a declared class
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
-_TAKEN = re.compile(
+TAKEN = re.compile(  # words of model names that are no attention block
     r"(seg|pose|obb|cls|sem|world\w*|p\d+|r\d+|w\d+|[pn]\d|bifpn|bifpn_add|add|fpn|pan|dualpath|anms|grid|noedge|[nslmx])"
 )
 
@@ -82,7 +82,7 @@ def block(
     """
     if isinstance(channels, type):
         raise TypeError(f"@block needs parentheses: write @block() above class {channels.__name__}.")
-    if variant and (not _WORD.fullmatch(variant) or _TAKEN.fullmatch(variant)):
+    if variant and (not _WORD.fullmatch(variant) or TAKEN.fullmatch(variant)):
         raise ValueError(
             f"block(): variant must be a word of lower-case letters, digits and _, and none that model names use for "
             f"something else, such as bifpn or seg; got {variant!r}."
@@ -119,4 +119,4 @@ def variant_of(cls: type[nn.Module]) -> str:
     if declared is not None:
         return declared
     word = cls.__name__.lower()
-    return word if _WORD.fullmatch(word) and not _TAKEN.fullmatch(word) else ""
+    return word if _WORD.fullmatch(word) and not TAKEN.fullmatch(word) else ""

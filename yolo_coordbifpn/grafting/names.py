@@ -8,12 +8,12 @@ import functools
 import hashlib
 import importlib.util
 import re
-from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
 import yaml
 
+from ..blocks.declaration import TAKEN
 from ..blocks.timm_attention import PREFIX
 from ..errors import GraftError
 from ..registry import TABLE
@@ -71,8 +71,9 @@ def split(name: str) -> tuple[str, Variant] | None:
         model's own name, such as `yolov8-p2.yaml`, are no variant.
     """
     first, *words = _words(name)
-    _discover(words)
-    attention = [x for x in words if x in TABLE.variants and x not in _stock_words()]
+    _discover(name)
+    own = _own_words(name)
+    attention = [x for x in words if x in TABLE.variants and x not in own]
     neck = [x for x in words if x in _NECKS]
     nms = [x for x in words if x == _ADAPTIVE]
     grid = [x for x in words if x == _GRID]
@@ -112,33 +113,32 @@ def _without_levels(stem: str) -> tuple[str, str | None]:
 
 def missed_blocks(name: str) -> list[str]:
     """Say why blocks that the words of a file name may ask for could not be registered; nothing for a usual name."""
-    first, *words = _words(name)
-    problems = _discover(words)
-    if not problems and unscaled(f"{first}.yaml") in _stock_names():
-        problems = [f"No block {x} is known; if it is your own, name its module in {VARIABLE}" for x in _unknown(words)]
+    problems = _discover(name)
+    if not problems and unscaled(f"{_words(name)[0]}.yaml") in _stock_names():
+        problems = [f"No block {x} is known; if it is your own, name its module in {VARIABLE}" for x in _unknown(name)]
     return problems
 
 
-def _discover(words: Collection[str]) -> list[str]:
-    """Register the blocks that words of a name ask for; a word that no stock model has may be that of any block.
+def _discover(name: str) -> list[str]:
+    """Register the blocks that a file name asks for; a word without another meaning may be that of any block.
 
     Returns:
         Why blocks could not be registered, if a word is still unknown.
     """
-    if not _unknown(words):
+    if not _unknown(name):
         return []
-    TABLE.discovery.find(_unknown(words))
+    TABLE.discovery.find(_unknown(name))
     missed = TABLE.discovery.missed
-    if not _unknown(words):
+    if not _unknown(name):
         return []
     TABLE.discovery.find_all()
-    return list(dict.fromkeys([*missed, *TABLE.discovery.missed])) if _unknown(words) else []
+    return list(dict.fromkeys([*missed, *TABLE.discovery.missed])) if _unknown(name) else []
 
 
-def _unknown(words: Collection[str]) -> list[str]:
-    """Return the words that are neither a variant that is known so far nor a word of a stock model's name."""
-    known = {*TABLE.variants, *_NECKS, _ADAPTIVE, _GRID, *_stock_words(), *"-".join(_LEVELS).split("-")}
-    return [x for x in words if x not in known]
+def _unknown(name: str) -> list[str]:
+    """Return the words of a file name that are neither a known variant, nor the stock model's, nor a task or level."""
+    own = _own_words(name)
+    return [x for x in _words(name)[1:] if x not in TABLE.variants and x not in own and not TAKEN.fullmatch(x)]
 
 
 @functools.cache
@@ -152,9 +152,16 @@ def _stock_names() -> set[str]:
 
 
 @functools.cache
-def _stock_words() -> set[str]:
-    """Return the words in the names of the installed host's own models, such as `seg` and `p6`."""
-    return {word for name in _stock_names() for word in name.removesuffix(".yaml").split("-")}
+def _stock_words() -> list[set[str]]:
+    """Return the words of each name of the installed host's own models, the longer names and those of a task first."""
+    names = [{*_words(unscaled(x))} for x in sorted(_stock_names())]
+    return sorted(names, key=lambda words: (-len(words), not any(map(TAKEN.fullmatch, words))))
+
+
+def _own_words(name: str) -> set[str]:
+    """Return the words of a file name that are the stock model's own, such as `tiny` in yolov3-tiny-bifpn.yaml."""
+    given = {*_words(unscaled(name))}
+    return next((x for x in _stock_words() if x <= given), set())
 
 
 def variants() -> list[str]:
