@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from yolo_coordbifpn.graph.rows import KEY
 from yolo_coordbifpn.graph.starts import rezeros
 from yolo_coordbifpn.inspection.effects import effects
 from yolo_coordbifpn.registry import TABLE
+from yolo_coordbifpn.registry.environment import load
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 
@@ -283,6 +285,38 @@ print(type(tasks.DetectionModel(cfg, verbose=False).model[9]).__name__)
     environment = {"YOLO_COORDBIFPN_BLOCKS": "mine", "PYTHONPATH": str(tmp_path)}
     done = run_python("-c", code, folder=tmp_path, **environment)
     assert done.stdout.split()[-1] == "My_SE", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("from .eca import Eca", ""),
+        ("from .eca import Plain; import yolo_coordbifpn; yolo_coordbifpn.register(Plain)", ""),
+        ("from .eca import Plain", "which declares no block with @block() and registers none; its classes are Plain"),
+        ("from yolo_coordbifpn import CoordAtt", "registers none; its classes are none"),
+        ("", "registers none; its classes are none"),
+    ],
+)
+def test_a_package_named_as_a_whole(
+    text: str, problem: str, own_blocks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It brings the declared classes that it imports from its own modules; if there are none, the reason says so."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "__init__.py").write_text(text)
+    (tmp_path / "whole" / "eca.py").write_text(
+        "from torch.nn import Conv2d\nfrom yolo_coordbifpn import block\n"
+        "class Plain(Conv2d):\n    def __init__(self, c): super().__init__(c, c, 1)\n"
+        "@block()\nclass Eca(Plain): ...\n"
+    )
+    try:
+        for _ in range(2):  # also when it has been imported
+            found = load("whole", register)
+            assert problem in found if problem else not found
+        assert bool(TABLE.named("Eca") or TABLE.named("Plain")) == (not problem)
+    finally:
+        for name in ("whole", "whole.eca"):
+            sys.modules.pop(name, None)
 
 
 def test_a_cell_is_run_again(own_blocks: None) -> None:

@@ -103,9 +103,14 @@ def is_declared(cls: object) -> bool:
     return isinstance(cls, type) and _ATTRIBUTE in vars(cls)
 
 
+def defines(module: ModuleType, cls: type[Any]) -> bool:
+    """Return whether a class is written in a module, or in a module inside that one."""
+    return f"{cls.__module__}.".startswith(f"{module.__name__}.")
+
+
 def declared_in(module: ModuleType) -> list[type[nn.Module]]:
-    """Return the classes that a module declares, without those that it imports."""
-    return [x for x in vars(module).values() if is_declared(x) and x.__module__ == module.__name__]
+    """Return the classes that a module declares, without those that it imports from elsewhere than its own modules."""
+    return [x for x in vars(module).values() if is_declared(x) and defines(module, x)]
 
 
 def declaration(cls: type[nn.Module]) -> Declaration:

@@ -2,9 +2,10 @@
 
 A block is known in the process that registered it. `register()` also writes where the class can be imported from into
 an environment variable, which child processes inherit; in a shell, users set the variable themselves. An entry is a
-Python name, never code: `package.module`, whose declared classes are registered, or `package.module:Class`, for a class
-that is not declared followed by `:sum` or by the name of a function of that module for the channels. A module is
-imported when a model YAML, a model name or a checkpoint first names an unknown block.
+Python name, never code: `package.module`, whose declared classes are registered (of a package also those that it
+imports from its own modules), or `package.module:Class`, for a class that is not declared followed by `:sum` or by the
+name of a function of that module for the channels. A module is imported when a model YAML, a model name or a checkpoint
+first names an unknown block.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
 
-from ..blocks.declaration import ChannelRule, declaration, declared_in
+from ..blocks.declaration import ChannelRule, declaration, declared_in, defines
+from . import TABLE
 from .channel_rules import RULES
 from .discovery import asks_for
 
@@ -85,15 +87,24 @@ def load(entry: str, register: Callable[..., None]) -> str:
     name, _, rule = rest.partition(":")
     try:
         home = _module(module)
+        classes = [x for x, value in vars(home).items() if isinstance(value, type) and defines(home, value)]
+        there = f"its classes are {', '.join(classes) or 'none'}"
         for word in filter(None, (name, rule if rule not in RULES else "")):
             if not hasattr(home, word):
-                there = [x for x, value in vars(home).items() if isinstance(value, type) and value.__module__ == module]
-                return f"{VARIABLE} names {entry}: {module} has no {word}; its classes are {', '.join(there) or 'none'}"
+                return f"{VARIABLE} names {entry}: {module} has no {word}; {there}"
         for cls in [getattr(home, name)] if name else declared_in(home):
             register(cls, rule if rule in RULES else getattr(home, rule) if rule else None)
     except Exception as error:  # of a user's module; the error of the model's row reports it
         return f"{VARIABLE} names {entry}: {type(error).__name__}: {error}"
-    return ""
+    if name or any(_is_from(home, x) for x in TABLE):
+        return ""
+    return f"{VARIABLE} names {entry}, which declares no block with @block() and registers none; {there}"
+
+
+def _is_from(home: ModuleType, block: type[Any]) -> bool:
+    """Return whether a registered block is a user's that a module defines, or has imported and registered itself."""
+    imported = vars(home).get(block.__name__) is block and block.__module__.partition(".")[0] != _HERE
+    return imported or defines(home, block)
 
 
 def _module(name: str) -> ModuleType:
