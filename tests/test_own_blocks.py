@@ -18,12 +18,12 @@ from ultralytics.nn import tasks
 
 from yolo_coordbifpn import CoordAtt, block, graft, register
 from yolo_coordbifpn.blocks.rezero import ReZero
-from yolo_coordbifpn.errors import WeightsError
+from yolo_coordbifpn.errors import RowError, WeightsError
 from yolo_coordbifpn.graph.rows import KEY
 from yolo_coordbifpn.graph.starts import rezeros
 from yolo_coordbifpn.inspection.effects import effects
 from yolo_coordbifpn.registry import TABLE
-from yolo_coordbifpn.registry.environment import load
+from yolo_coordbifpn.registry.environment import VARIABLE, load
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 
@@ -285,6 +285,30 @@ print(type(tasks.DetectionModel(cfg, verbose=False).model[9]).__name__)
     environment = {"YOLO_COORDBIFPN_BLOCKS": "mine", "PYTHONPATH": str(tmp_path)}
     done = run_python("-c", code, folder=tmp_path, **environment)
     assert done.stdout.split()[-1] == "My_SE", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["Fast_CoordAtt", "CoordAtt_X", "X_CoordAtt_X"])
+def test_a_name_that_ends_like_another_block_inside_a_stock_block(
+    name: str, own_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The block whose name follows the stock block's is the one that goes into it."""
+
+    class Own(nn.Conv2d):
+        """The user's block."""
+
+        def __init__(self, channels: int) -> None:
+            super().__init__(channels, channels, 1)
+
+    for each in {name, "CoordAtt_X"}:
+        register(type(each, (Own,), {}))
+    monkeypatch.setenv(VARIABLE, "nowhere")
+    cfg = stock().yaml
+    cfg["backbone"][2][2] = f"C3k2_{name}"
+    assert {type(m).__name__ for m in built(cfg).modules() if isinstance(m, Own)} == {name}
+    cfg["backbone"][2][2] = f"Other_{name}"
+    message = f"no stock block Other for {name} to go into. YOLO_COORDBIFPN_BLOCKS names nowhere: ModuleNotFoundError: "
+    with pytest.raises(RowError, match=message):
+        built(cfg)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ class RowBuilder:
             try:
                 check_row(row, index)
                 if stock not in host and stock is not None:
-                    raise RowError(f"there is no stock block {stock} for {block.__name__} to go into")
+                    missed = "".join(f". {x}" for x in self._table.discovery.missed)
+                    raise RowError(f"there is no stock block {stock} for {block.__name__} to go into{missed}")
             except RowError as error:
                 fail(error, cfg, index, row, usage(block, stock, host))
             source = [*row[0]] if isinstance(row[0], (list, tuple)) else row[0]
@@ -129,9 +130,12 @@ class RowBuilder:
             block = self._table.named(word)
             if block is not None and not clash(block, host):
                 return None, block
-            for block in self._table:
-                if word.endswith(f"_{block.__name__}") and word not in host:
-                    return word.removesuffix(f"_{block.__name__}"), block
+            if word not in host:
+                ends = [
+                    (word.removesuffix(f"_{x.__name__}"), x) for x in self._table if word.endswith(f"_{x.__name__}")
+                ]
+                if ends:  # a stock block is more likely the first part, then the longer name the last
+                    return max(ends, key=lambda end: (end[0] in host, len(end[1].__name__)))
         return None
 
     def _inside(self, block: type[nn.Module], c1: int) -> nn.Module:
