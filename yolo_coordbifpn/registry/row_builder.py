@@ -11,7 +11,7 @@ from .. import blocks
 from ..blocks.declaration import Channels
 from ..errors import HostError, RowError
 from ..graph.bottleneck import attend_inside
-from ..graph.rows import KEY, check_row, flow, other_sections, where
+from ..graph.rows import KEY, check_row, other_sections, where
 from ..graph.starts import wrap
 from .messages import explain_unknown, fail, signature, usage
 from .probe import origin, probe
@@ -49,7 +49,7 @@ class RowBuilder:
             A model YAML for the host to build, with copies of the rows of registered blocks; `cfg` if there are none.
 
         Raises:
-            RowError: If a row of a registered block is malformed.
+            RowError: If a row of a registered block is malformed, or a model with one has rows in other sections.
         """
         if not isinstance(cfg, dict):
             return cfg
@@ -57,15 +57,14 @@ class RowBuilder:
             self._report(cfg)
         rows = all_rows(cfg)
         self._table.discovery.find(modules(cfg), host)
-        for section in other_sections(cfg):
-            for row in cfg[section]:
-                mention = self._mention(row, host)
-                if mention is not None:
-                    raise RowError(
-                        f"{flow(row)} under `{section}`: {mention[1].__name__} is built in rows under `backbone` and "
-                        "`head` alone; move those rows to the end of the backbone or the beginning of the head"
-                    )
-        found = self._mentions(cfg, host)
+        found, others = self._mentions(cfg, host), other_sections(cfg)
+        beside = [self._mention(row, host) for section in others for row in cfg[section]]
+        mention = next(filter(None, (*found.values(), *beside)), None)
+        if others and mention is not None:
+            raise RowError(
+                f"there are rows under `{'` and `'.join(others)}`: {mention[1].__name__} is built where all rows are "
+                "under `backbone` and `head`; move the others to the end of the backbone or the beginning of the head"
+            )
         for index, (stock, block) in found.items():
             row = rows[index]
             try:
