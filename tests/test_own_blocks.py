@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import sys
 from pathlib import Path
@@ -285,6 +286,19 @@ print(type(tasks.DetectionModel(cfg, verbose=False).model[9]).__name__)
     environment = {"YOLO_COORDBIFPN_BLOCKS": "mine", "PYTHONPATH": str(tmp_path)}
     done = run_python("-c", code, folder=tmp_path, **environment)
     assert done.stdout.split()[-1] == "My_SE", done.stderr[-2000:]
+
+
+def test_a_block_that_the_host_has_imported(own_blocks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork may import its declared blocks into the module of its parser; rows of them are those of a block."""
+    (tmp_path / "fork_blocks.py").write_text(
+        "from torch import nn\nfrom yolo_coordbifpn import block\n@block()\nclass Imported(nn.Conv2d):\n"
+        "    def __init__(self, channels): super().__init__(channels, channels, 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(VARIABLE, "fork_blocks")
+    cls = importlib.import_module("fork_blocks").Imported
+    monkeypatch.setitem(vars(tasks), "Imported", cls)
+    assert type(built(inserted(stock().yaml, 10, module="Imported")).model[11]) is cls
 
 
 @pytest.mark.parametrize("name", ["Fast_CoordAtt", "CoordAtt_X", "X_CoordAtt_X"])

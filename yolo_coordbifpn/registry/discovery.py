@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ..blocks.declaration import is_declared
 
 Source = Callable[["Collection[str] | None"], list[str]]
 
@@ -41,15 +45,16 @@ class Discovery:
         """
         self._sources.append(source)
 
-    def find(self, names: Collection[str], host: Container[str] = ()) -> None:
+    def find(self, names: Collection[str], host: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Register the blocks among some names that are not registered yet and not the host's.
 
         Args:
             names: Names of modules, such as `SE` or `C3k2_CoordAtt`, or words of variants.
-            host: Names that the host's parser knows.
+            host: The names that the host's parser knows, with what they stand for. A declared block that a fork imports
+                there is no module of the host.
         """
         self.missed = []
-        names = [x for x in names if x not in host and "." not in x]
+        names = [x for x in names if (x not in host or is_declared(host[x])) and "." not in x]
         for source in self._sources:
             known = list(self._known())
             names = [
