@@ -303,6 +303,22 @@ def test_install_names_a_parser(forks: Path, style: str) -> None:
     build(style)
 
 
+def test_a_parser_with_several_returns(forks: Path) -> None:
+    """Blocks go into stock ones whichever `return` ends the parser; one without the layers is refused."""
+    last = "    return nn.Sequential(*layers)"
+    early = f"    if d.get('early'):\n    {last.replace('layers', 'layers[:3]')}, save\n{last}"
+    (forks / "five" / "yolo.py").write_text(FIVE.replace(last, early))
+    (forks / "seven" / "yolo.py").write_text(SEVEN.replace(last, f"    if not layers:\n        return\n{last}"))
+    install(parser="five.yolo")
+
+    def change(cfg: dict) -> None:
+        cfg["early"], cfg["head"][3][2] = True, "C3_CoordAtt"
+
+    assert [sum(type(x) is CoordAtt for x in m.modules()) for m in build("five", change).model] == [0, 0, 1]
+    with pytest.raises(HostError, match="seven.yolo.parse_model has a `return` without its layers"):
+        install(parser="seven.yolo")
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -3,7 +3,7 @@
 The host's `parse_model` is a function of two hundred lines with one `if`/`elif` chain over the module classes. The
 patch parses its source and changes the function in three places. One `elif` is added before the chain's last
 `else: c2 = ch[...]`. Rows that name a stock block with a registered one inside (`C3k2_CoordAtt`) are built as the stock
-block and finished at the `return`. The body is wrapped in a `try` that lets the table explain errors. The result is
+block and finished at each `return`. The body is wrapped in a `try` that lets the table explain errors. The result is
 compiled without the file's other functions and classes, and the function's code object is replaced in place, so every
 name that is already bound to the function sees the change.
 """
@@ -14,7 +14,7 @@ import ast
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -204,22 +204,31 @@ def _is_last_else(body: list[ast.stmt]) -> bool:
 
 def _add_inside(function: ast.FunctionDef, host: str) -> None:
     """Let the table see the YAML before the rows are read, and the layers before they are returned."""
-    end = function.body[-1]
-    if not isinstance(end, ast.Return) or end.value is None:
-        raise HostError(f"{host}.parse_model does not end in a `return` of its layers, as the known parsers do")
-    (statement,) = _located(_FINISH, end)
-    assert isinstance(statement, ast.Expr)
-    assert isinstance(statement.value, ast.Call)
-    call = statement.value
-    if isinstance(end.value, ast.Tuple):  # layers, save
-        call.args[0], end.value.elts[0] = end.value.elts[0], call
-    else:
-        call.args[0], end.value = end.value, call
+    for end in _returns(function):
+        if end.value is None:
+            raise HostError(f"{host}.parse_model has a `return` without its layers, unlike the known parsers")
+        (statement,) = _located(_FINISH, end)
+        assert isinstance(statement, ast.Expr)
+        assert isinstance(statement.value, ast.Call)
+        call = statement.value
+        if isinstance(end.value, ast.Tuple):  # layers, save
+            call.args[0], end.value.elts[0] = end.value.elts[0], call
+        else:
+            call.args[0], end.value = end.value, call
     parameters = [x.arg for x in (*function.args.posonlyargs, *function.args.args)]
     if not parameters:
         raise HostError(f"{host}.parse_model has no parameter for the model YAML")
     start = _start(function)
     function.body[start:start] = _located(_STOCK.replace("PARAMETER", parameters[0]), function.body[start])
+
+
+def _returns(node: ast.AST) -> Iterator[ast.Return]:
+    """Iterate over the `return`s of a function, without those of functions inside it."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Return):
+            yield child
+        elif not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _returns(child)
 
 
 def _add_guard(function: ast.FunctionDef) -> None:

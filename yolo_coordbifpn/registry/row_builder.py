@@ -98,7 +98,7 @@ class RowBuilder:
         if not isinstance(cfg, dict):
             return layers
         for index, (name, block) in self._mentions(cfg, host).items():
-            if name is None:
+            if name is None or index >= len(layers):  # a fork may return the first layers alone
                 continue
             layer: Any = layers[index]
             try:
