@@ -315,7 +315,7 @@ def test_a_parser_with_several_returns(forks: Path) -> None:
         cfg["early"], cfg["head"][3][2] = True, "C3_CoordAtt"
 
     assert [sum(type(x) is CoordAtt for x in m.modules()) for m in build("five", change).model] == [0, 0, 1]
-    with pytest.raises(HostError, match="seven.yolo.parse_model has a `return` without its layers"):
+    with pytest.raises(HostError, match="seven.yolo.parse_model does not return its layers wherever it ends"):
         install(parser="seven.yolo")
 
 

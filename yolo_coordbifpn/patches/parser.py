@@ -204,9 +204,10 @@ def _is_last_else(body: list[ast.stmt]) -> bool:
 
 def _add_inside(function: ast.FunctionDef, host: str) -> None:
     """Let the table see the YAML before the rows are read, and the layers before they are returned."""
-    for end in _returns(function):
+    ends = [*_returns(function)] or [ast.Return()]
+    for end in ends:
         if end.value is None:
-            raise HostError(f"{host}.parse_model has a `return` without its layers, unlike the known parsers")
+            raise HostError(f"{host}.parse_model does not return its layers wherever it ends, as the known parsers do")
         (statement,) = _located(_FINISH, end)
         assert isinstance(statement, ast.Expr)
         assert isinstance(statement.value, ast.Call)
