@@ -7,6 +7,7 @@ import importlib
 import itertools
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from new_process import run_python
 from test_declared_blocks import Gate
 from torch import Tensor, nn
 from ultralytics.nn import tasks
+from ultralytics.utils import DEFAULT_CFG
 
 from yolo_coordbifpn import CoordAtt, block, graft, register
 from yolo_coordbifpn.blocks.rezero import ReZero
@@ -227,6 +229,31 @@ def test_a_block_fuses_itself_once(own_blocks: None) -> None:
     assert gap(model, expected) < 1e-4
 
 
+def test_parts_with_the_names_of_our_methods(own_blocks: None) -> None:
+    """A block may call its layers as it likes: only methods of its class are called."""
+
+    class Split(nn.Module):
+        """A gate whose convolution and criterion have the names of methods."""
+
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.fuse = nn.Conv2d(channels, channels, 1)
+            self.neutral_, self.loss = nn.Identity(), nn.MSELoss()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.neutral_(self.fuse(x)).sigmoid()
+
+    register(Split)
+    old, model = stock(), built(inserted(stock().yaml, 10, module="Split"))
+    model.load(old, verbose=False)
+    assert rezeros(model.model) == ["11"]
+    assert gap(model, old) < 1e-5
+    assert gap(copy.deepcopy(model).eval().fuse(verbose=False), old) < 1e-4
+    batch = {"img": torch.rand(1, 3, 64, 64), "bboxes": torch.rand(1, 4), "cls": torch.zeros(1, 1)}
+    model.args = SimpleNamespace(**vars(DEFAULT_CFG))
+    assert model.train().loss({**batch, "batch_idx": torch.zeros(1)})[0].isfinite().all()
+
+
 def test_blocks_that_need_even_or_several_cells(own_blocks: None) -> None:
     """Space to depth halves maps of even sides alone, and an instance normalisation needs more than one cell."""
 
@@ -278,6 +305,7 @@ def test_a_name_that_ends_like_another_block(tmp_path: Path) -> None:
     )
     code = """
 from ultralytics.nn import tasks
+from ultralytics.utils import DEFAULT_CFG
 cfg = tasks.yaml_model_load("yolo11n-se.yaml")
 assert type(tasks.DetectionModel(cfg, verbose=False).model[9]).__name__ == "SE"
 cfg["backbone"][9] = [-1, 1, "My_SE", []]

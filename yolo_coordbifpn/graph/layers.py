@@ -48,9 +48,14 @@ def parts(layer: nn.Module) -> list[nn.Module]:
     return list(layer.children()) if type(layer) is nn.Sequential else [layer]
 
 
+def has_method(block: nn.Module, name: str) -> bool:
+    """Return whether the class of a block has a method; a part of the block may have the same name, such as `fuse`."""
+    return callable(getattr(type(block), name, None))
+
+
 def has_neutral(layer: nn.Module) -> bool:
     """Return whether all blocks of a layer have a method `neutral_()`, which sets a block to the identity in place."""
-    return all(callable(getattr(block, "neutral_", None)) for block in parts(layer))
+    return all(has_method(block, "neutral_") for block in parts(layer))
 
 
 def as_layer(module: nn.Module, layer: nn.Module) -> None:

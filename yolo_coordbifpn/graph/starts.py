@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..blocks.gain import BlockWithGain
 from ..blocks.rezero import ReZero
 from .align import align
-from .layers import as_layer, parts, put, quietly
+from .layers import as_layer, has_method, parts, put, quietly
 from .rows import KEY
 
 
@@ -108,7 +108,7 @@ def adopt_starts(source: Any, target: Any) -> None:
         before = dict(old_layer.named_modules(remove_duplicate=False))
         for name, new in new_layer.named_modules(remove_duplicate=False):
             old = before.get(name)
-            if old is None or type(old) is not type(new) or not callable(getattr(new, "neutral_", None)):
+            if old is None or type(old) is not type(new) or not has_method(new, "neutral_"):
                 continue
             if isinstance(new, BlockWithGain) and new.gain != old.gain:
                 new.gain = old.gain

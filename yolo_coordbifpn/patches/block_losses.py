@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..graph.layers import has_method
 from ..registry import BlockTable
 from .replacement import Undo, model_method, replace_methods
 
@@ -47,7 +48,7 @@ def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., An
 
     @functools.wraps(original)
     def loss(self: Any, batch: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        blocks = [m for m in self.modules() if type(m) in table and callable(getattr(m, "loss", None))]
+        blocks = [m for m in self.modules() if type(m) in table and has_method(m, "loss")]
         if not blocks or hasattr(self, ACTIVE):
             return original(self, batch, *args, **kwargs)
         setattr(self, ACTIVE, True)

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from ..graph.fold import Folded, fold
+from ..graph.layers import has_method
 from ..graph.starts import fold_rezeros
 from ..registry import BlockTable
 from .replacement import Undo, model_method, replace
@@ -33,7 +34,7 @@ def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
     def fuse(self: Any, *args: Any, **kwargs: Any) -> Any:
         model = original(self, *args, **kwargs)
         if table.in_model(model):
-            for block in [m for m in model.modules() if table.is_block(m) and callable(getattr(m, "fuse", None))]:
+            for block in [m for m in model.modules() if table.is_block(m) and has_method(m, "fuse")]:
                 if not getattr(block, _FUSED, False):  # a host may fuse a model again, as for each predictor
                     block.fuse()
                     setattr(block, _FUSED, True)
