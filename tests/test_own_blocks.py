@@ -189,8 +189,8 @@ def test_rezeros_move_with_their_rows(own_blocks: None) -> None:
     new = tasks.DetectionModel("yolo11n-gate.yaml", verbose=False)
     new.load(old, verbose=False)
     assert new.yaml[KEY]["rezero"] == ["9"]
-    moved = graft(new.yaml, coordatt="P3", bifpn="none")
-    assert moved[KEY]["rezero"] == ["10"]
+    moved = graft(new.yaml, coordatt="P3", bifpn="none", levels="P2")
+    assert moved[KEY] == {"rezero": ["10"], "levels": "P2"}
     other = built(moved)
     assert rezeros(other.model) == ["10"]
     other.load(new, verbose=False)

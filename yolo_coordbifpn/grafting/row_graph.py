@@ -43,7 +43,7 @@ class Rows:
 
     Attributes:
         nodes: All rows, in the order of the layers.
-        keys: Keys to add at the top level of the model YAML.
+        keys: Keys to add at the top level of the model YAML, or to what it has under them.
     """
 
     def __init__(self, cfg: dict[str, Any], facts: Sequence[Facts]) -> None:
@@ -123,7 +123,8 @@ class Rows:
         """Return the changed model YAML as a new dict, with updated indices."""
         rows = [self._row(index, node) for index, node in enumerate(self.nodes)]
         size = len(self.backbone)
-        found = {**copy.deepcopy({**self._cfg, **self.keys}), "backbone": rows[:size], "head": rows[size:]}
+        keys = {key: {**(self._cfg.get(key) or {}), **value} for key, value in self.keys.items()}
+        found = {**copy.deepcopy({**self._cfg, **keys}), "backbone": rows[:size], "head": rows[size:]}
         if "rezero" in (found.get(KEY) or {}):
             places = {str(node.origin): str(index) for index, node in enumerate(self.nodes)}
             paths = [path.partition(".") for path in found[KEY]["rezero"]]
