@@ -30,8 +30,10 @@ from yolo_coordbifpn.blocks.density import DensityHead, crowding
 from yolo_coordbifpn.blocks.overlap import overlap
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.commands.scenes import write_scenes
+from yolo_coordbifpn.grafting.graft import graft_rows
 from yolo_coordbifpn.grafting.names import split
 from yolo_coordbifpn.grafting.variant import Variant
+from yolo_coordbifpn.graph.layers import facts
 from yolo_coordbifpn.patches import adaptive_nms, block_losses
 from yolo_coordbifpn.registry import TABLE
 from yolo_coordbifpn.suppression import fast_nms, hard_nms, soft_nms
@@ -616,6 +618,38 @@ def test_export_has_no_densities(models: dict[str, YOLO], nms: bool, tmp_path: P
     assert [y.shape for y in outs[0]] == [y.shape for y in outs[1]]
     assert not any("densit" in node.name.lower() for node in onnx.load(files[0]).graph.node)
     assert len(onnx.load(files[0]).graph.node) == len(onnx.load(files[1]).graph.node)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"levels": "P2"}, {"levels": "P2-P4"}, {"neck": "fpn"}, {"bifpn": "add"}, {"coordatt": "N3", "bifpn": "concat"}],
+    ids=str,
+)
+def test_densities_follow_the_head(options: dict[str, Any], models: dict[str, YOLO]) -> None:
+    """With another neck or other levels the density head reads what the head reads, as if it had been put in last."""
+    stock, ours = YOLO("yolo11n.yaml").model, models["detect"].model
+    chosen = {"coordatt": "none", "bifpn": "none", **options}
+    cfg = graft_rows(ours.yaml, facts(ours), Variant(**chosen)).cfg()
+    both = graft_rows(stock.yaml, facts(stock), Variant(**chosen, nms="adaptive")).cfg()
+    assert cfg["backbone"] + cfg["head"] == both["backbone"] + both["head"]
+    assert cfg["head"][-2] == [cfg["head"][-1][0], 1, "DensityHead", []]
+
+
+@pytest.mark.parametrize(("levels", "places"), [("p2", [0, 1, 2, None]), ("p2-p4", [0, 1, None])])
+def test_densities_of_a_level_stay(levels: str, places: list[int | None], models: dict[str, YOLO], log: Any) -> None:
+    """Weights with a density head for a model with other levels: each level keeps its sub-network."""
+    old = copy.deepcopy(models["detect"].model)
+    for level in old.model[-2].levels:
+        nn.init.normal_(level.out.weight)
+    new = YOLO(f"yolo11n-anms-{levels}.yaml").model
+    new.load(old)
+    assert "541 of 541 pretrained items kept" in log.text or levels == "p2-p4"
+    for level, place in zip(new.model[-2].levels, places):
+        expected = old.model[-2].levels[place].state_dict() if place is not None else None
+        if expected:
+            torch.testing.assert_close(level.state_dict(), expected)
+        else:
+            assert not level.out.weight.any()
 
 
 @pytest.mark.slow

@@ -480,6 +480,17 @@ def test_a_trained_block_keeps_its_weights() -> None:
         torch.testing.assert_close(new.model[9].state_dict(), old.model[9].state_dict())
 
 
+def test_a_trained_block_with_other_arguments_is_logged(log: pytest.LogCaptureFixture) -> None:
+    """Attention of another width cannot take the weights: the log says so, and does not blame Ultralytics."""
+    cfg = inserted(stock("yolo11n").yaml, 8, args=[16])
+    old = scrambled(tasks.DetectionModel(cfg, verbose=False))
+    new = tasks.DetectionModel(inserted(stock("yolo11n").yaml, 8, args=[32]), verbose=False)
+    new.load(old)
+    assert "0 fusions weighted" in log.text
+    assert "has these blocks with other arguments or inputs: 9 CoordAtt" in log.text
+    assert "this Ultralytics builds" not in log.text
+
+
 @pytest.mark.slow
 def test_the_gain_survives_every_rebuild() -> None:
     """A block's gain is in the model's YAML and in its state dict, and is loaded with the weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import GraftError
-from .row_graph import Rows
+from .row_graph import Node, Rows
 
 _HEADS = re.compile(r"(v10|World|YOLOE)?(Detect|Segment|Pose|OBB)(26)?")  # those whose boxes go through NMS
 
@@ -28,6 +28,24 @@ def add_densities(rows: Rows) -> None:
     there = next((node for node in rows.neck if node.module == "DensityHead"), None)
     if there is not None:
         raise GraftError(f"nms=adaptive: there is a DensityHead already: {rows.where(there)}")
-    new = rows.append("DensityHead", [], *(x for x in head.inputs if x is not None))
-    new.listed, new.written = True, [0] * len(new.inputs)  # by index, as in the row of the head
-    new.note = "densities for adaptive NMS"
+    put_densities(rows, [Node("DensityHead", [], [], listed=True, note="densities for adaptive NMS")])
+
+
+def take_densities(rows: Rows) -> list[Node]:
+    """Take the density heads out of the rows and return them, so that the neck can change."""
+    found = [node for node in rows.neck if node.module == "DensityHead"]
+    rows.nodes = [node for node in rows.nodes if node not in found]
+    return found
+
+
+def put_densities(rows: Rows, densities: list[Node]) -> None:
+    """Put density heads before the last row, with the inputs that it has now.
+
+    Args:
+        rows: Rows of the model, changed in place.
+        densities: What `take_densities` returns, or new ones.
+    """
+    for node in densities:
+        node.inputs = [*rows.last.inputs]
+        node.written = [0] * len(node.inputs)  # by index, as in the row of the head
+        rows.nodes.insert(-1, node)

@@ -18,7 +18,7 @@ from ..registry import TABLE
 from ..registry.probe import origin
 from ..registry.table import clash
 from .attention import attend
-from .density import add_densities
+from .density import add_densities, put_densities, take_densities
 from .dual_path import add_detail, add_gates
 from .grid import add_grid
 from .levels import set_levels
@@ -43,6 +43,7 @@ def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) ->
         GraftError: If there is no place for a block, or the block is there already.
     """
     rows = Rows(cfg, facts)
+    there = take_densities(rows)
     if variant.neck == "fpn":
         keep_top_down(rows)
     elif variant.neck == "dualpath":
@@ -57,6 +58,7 @@ def graft_rows(cfg: dict[str, Any], facts: Sequence[Facts], variant: Variant) ->
         add_gates(rows)
     if variant.coordatt != "none":
         attend(rows, variant.coordatt, _attention(variant.attention))
+    put_densities(rows, there)
     if variant.nms == "adaptive":
         add_densities(rows)
     if variant.grid != "none":

@@ -9,8 +9,10 @@ from typing import Any
 from torch import nn
 
 from ..blocks import BiFPN_Add, BiFPN_Concat
+from ..blocks.density import DensityHead
 from .bottleneck import attended_channels
 from .channels import Channels, Reader
+from .head_levels import arrange_densities
 from .layers import class_name, has_neutral, parts
 from .pairs import Pairs
 from .starts import is_identity, wrap
@@ -48,6 +50,8 @@ def donor_layers(pairs: Pairs, initial: Sequence[nn.Module]) -> list[nn.Module]:
             donated.append(layer)
         elif partner is None:
             donated.append(pairs.old[0] if j == 0 else nn.Identity())
+        elif isinstance(layer, DensityHead) and pairs.levels:
+            donated.append(arrange_densities(pairs.old[partner], layer, pairs.levels))
         elif j in pairs.inside:
             donated.append(_with_blocks(pairs.old[partner], layer, pairs.inside[j]))
         else:

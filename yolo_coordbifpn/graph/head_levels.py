@@ -52,9 +52,8 @@ def new_strides(old: Any, new: Any) -> list[float]:
     return [stride for stride, place in zip(_strides(new), level_pairs(old, new)) if place is None]
 
 
-def new_branches(old: Any, new: nn.Module) -> tuple[str, ...]:
-    """Return the beginnings of the names of a new head's tensors that belong to levels new to it, such as `cv2.3.`."""
-    places = level_pairs(old, new)
+def new_branches(places: Sequence[int | None], new: nn.Module) -> tuple[str, ...]:
+    """Return the beginnings of the names of a head's tensors that belong to new levels, such as `cv2.3.`."""
     lists = [name for name, m in new.named_modules() if isinstance(m, nn.ModuleList) and len(m) == len(places)]
     return tuple(f"{name}.{k}." for name in lists for k, place in enumerate(places) if place is None)
 
@@ -85,6 +84,15 @@ def arrange(old: nn.Module, new: Any, continued: Sequence[tuple[int, int]] = ())
                 lists[k] = _at_half_the_stride(lists[coarse], name)
             put(head, name, lists)
     head.stride, head.nl, head.shape = new.stride.clone(), len(places), None  # of the input that its anchors are for
+    return head
+
+
+def arrange_densities(old: Any, new: Any, places: Sequence[int | None]) -> nn.Module:
+    """Return a copy of a new density head with the pretrained levels of another, paired by `level_pairs`."""
+    head: Any = copy.deepcopy(new)
+    for k, place in enumerate(places):
+        if place is not None:
+            head.levels[k] = copy.deepcopy(old.levels[place])
     return head
 
 

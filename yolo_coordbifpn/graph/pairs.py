@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ..blocks.density import DensityHead
 from ..blocks.rezero import ReZero
 from .align import align
-from .layers import class_name, shapes
+from .head_levels import level_pairs
+from .layers import class_name, kind, shapes
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Pairs:
         new: Layers of the new model.
         is_block: Returns whether a layer is one of the registered blocks.
         partners: For each new layer the index of its partner among the old ones, None if it has none.
+        levels: For each level of the new head its place in the pretrained one, None for a new level; see `level_pairs`.
         blocks: Newly initialised layers that are registered blocks.
         inside: Newly initialised blocks inside other layers: their names, by the index of the layer.
     """
@@ -29,11 +32,13 @@ class Pairs:
     new: list[nn.Module]
     is_block: Callable[[nn.Module], bool]
     partners: list[int | None] = field(init=False)
+    levels: list[int | None] = field(init=False)
     blocks: list[int] = field(init=False)
     inside: dict[int, list[str]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.partners = align(self.old, self.new)
+        self.levels = level_pairs(self.old[-1], self.new[-1])
         self.blocks = [j for j, layer in enumerate(self.new) if self.is_block(layer) and not self._is_trained(j)]
         found = {j: self._blocks_inside(j) for j in range(len(self.new))}
         self.inside = {j: names for j, names in found.items() if names}
@@ -51,7 +56,13 @@ class Pairs:
     @property
     def weighted(self) -> int:
         """Return the number of concatenations that the new model weights."""
-        return sum(self.partners[j] is not None for j in self.blocks)
+        return sum(self.partners[j] is not None and kind(self.new[j]) == "Concat" for j in self.blocks)
+
+    @property
+    def reset(self) -> list[str]:
+        """Name the blocks whose weights the pretrained model has in other shapes, so that they cannot be taken."""
+        changed = [j for j in self.blocks if self.partners[j] is not None and kind(self.new[j]) != "Concat"]
+        return [f"{j} {class_name(self.new[j])}" for j in changed]
 
     @property
     def unmatched(self) -> list[str]:
@@ -72,7 +83,11 @@ class Pairs:
         partner = self.partners[j]
         if partner is None or type(self.old[partner]).__name__ != type(self.new[j]).__name__:
             return False
-        return shapes(self.new[j]) == shapes(self.old[partner])
+        old, new = self.old[partner], self.new[j]
+        if isinstance(old, DensityHead) and isinstance(new, DensityHead) and self.levels:
+            kept = [(old.levels[place], level) for level, place in zip(new.levels, self.levels) if place is not None]
+            return all(shapes(a) == shapes(b) for a, b in kept)
+        return shapes(new) == shapes(old)
 
     def _blocks_inside(self, j: int) -> list[str]:
         """Name the blocks inside a new layer that its partner does not have."""

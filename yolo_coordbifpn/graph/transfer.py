@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..blocks.density import DensityHead
 from .head_levels import new_branches
 from .layers import image_channels, outputs, pixels, quietly, shapes
 from .pairs import Pairs
@@ -94,7 +95,8 @@ class Transfer:
         kept = 0
         for j in self.pairs.inherited:
             fresh = [f"{name}." for name in self.pairs.inside.get(j, ())]
-            fresh += new_branches(self.pairs.old[-1], new[-1]) if j == len(new) - 1 else ()
+            if j == len(new) - 1 or isinstance(new[j], DensityHead):
+                fresh += new_branches(self.pairs.levels, new[j])
             common = shapes(donated[j]).items() & shapes(new[j]).items()
             kept += sum(not name.startswith(tuple(fresh)) for name, _ in common)
         return kept

@@ -180,6 +180,11 @@ def _log(logger: Any, transfer: Transfer, report: str, change: float | None, sto
             "yolo_coordbifpn: newly initialised, with no counterpart in the pretrained model: "
             f"{listed(pairs.unmatched)}; not used, with no counterpart in the new model: {listed(pairs.unused)}"
         )
+    if pairs.reset:
+        logger.warning(
+            "yolo_coordbifpn: newly initialised, since the pretrained model has these blocks with other arguments or "
+            f"inputs: {listed(pairs.reset)}"
+        )
     if transfer.unchecked:
         logger.warning(
             "yolo_coordbifpn: the initial output was not compared with the pretrained model's: " + transfer.unchecked
@@ -197,7 +202,7 @@ def _log(logger: Any, transfer: Transfer, report: str, change: float | None, sto
                 "yolo_coordbifpn: this model of Ultralytics has rows of its new level between pretrained ones. A model "
                 "that starts exactly: yolo-coordbifpn graft model=<the model without the level> levels=P2"
             )
-    elif change is not None and change > 1e-3 and not (pairs.unmatched or pairs.unused):
+    elif change is not None and change > 1e-3 and not (pairs.unmatched or pairs.unused or pairs.reset):
         logger.warning(
             "yolo_coordbifpn: the initial output differs from the pretrained model's, although every layer has its "
             "weights: this Ultralytics builds a stock layer differently from the one that trained them, also in its "
