@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
-from yolo_coordbifpn import CoordAtt, register
+from yolo_coordbifpn import BiFPN_Concat, CoordAtt, register
 from yolo_coordbifpn.commands import main
 from yolo_coordbifpn.errors import WeightsError
 from yolo_coordbifpn.grafting.graft import graft_rows
@@ -480,6 +480,45 @@ def test_a_trained_block_keeps_its_weights() -> None:
         torch.testing.assert_close(new.model[9].state_dict(), old.model[9].state_dict())
 
 
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ({}, {"coordatt": "P5", "bifpn": "none"}),
+        ({}, {"nms": "adaptive", "bifpn": "none"}),
+        ({"edge": False}, {}),
+        ({}, {"edge": False}),
+    ],
+    ids=["plain with attention", "plain with densities", "with the edge", "without the edge"],
+)
+def test_fusion_weights_without_a_place_are_folded(
+    source: dict[str, Any], target: dict[str, Any], log: pytest.LogCaptureFixture
+) -> None:
+    """Weights that no fusion of the new model takes go into the convolutions; only a trained edge is lost."""
+    stock_model = stock("yolo11n")
+    found = facts(stock_model)
+    old, new = (
+        tasks.DetectionModel(
+            graft_rows(stock_model.yaml, found, Variant(**{"coordatt": "none", **x})).cfg(), verbose=False
+        )
+        for x in (source, target)
+    )
+    old.load(stock_model, verbose=False)
+    for m in old.modules():
+        if isinstance(m, BiFPN_Concat):
+            m.weight.data = torch.rand(len(m.weight)) + 0.2
+    before = copy.deepcopy(old.state_dict())
+    new.load(old)
+    assert gap(new, old) < 1e-5
+    torch.testing.assert_close(old.state_dict(), before, rtol=0, atol=0)
+    assert f"{1 if 'edge' in {**source, **target} else 4} fusions folded into convolutions" in log.text
+    assert "0 items left" in log.text
+    assert "WARNING" not in log.text
+    if not target.get("edge", True):
+        old.model[19].cv1.conv.weight.data.normal_()  # it reads the edge
+        new.load(old)
+        assert "layer 18 (BiFPN_Concat) does not read all that layer 18 read before" in log.text
+
+
 def test_a_trained_block_with_other_arguments_is_logged(log: pytest.LogCaptureFixture) -> None:
     """Attention of another width cannot take the weights: the log says so, and does not blame Ultralytics."""
     cfg = inserted(stock("yolo11n").yaml, 8, args=[16])
@@ -532,6 +571,12 @@ def with_block(place: int) -> nn.Module:
     return tasks.DetectionModel(inserted(YOLO("yolo11n.yaml").model.yaml, place), verbose=False)
 
 
+def attended_inside(name: str) -> nn.Module:
+    """Build a model with attention inside its bottlenecks."""
+    old = stock(name)
+    return tasks.DetectionModel(graft_rows(old.yaml, facts(old), Variant("bottleneck", "none")).cfg(), verbose=False)
+
+
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "another family": (
         lambda: YOLO("yolov8n.yaml").model,
@@ -542,6 +587,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         "yolo11s.yaml, scale s.* are not of the model's family and scale",
     ),
     "blocks elsewhere": (lambda: with_block(22), "hold CoordAtt at layer 23, for which the model has no place"),
+    "blocks inside": (
+        lambda: attended_inside("yolo11n"),
+        "hold CoordAtt inside layer 2, CoordAtt inside layer 4, .* for which the model has no place",
+    ),
     "fused": (lambda: fused("yolo11n"), "fused for inference"),
     "no model": (lambda: {"epoch": 3, "model": None}, "no model in a dict with the keys epoch, model"),
     "state dict": (lambda: YOLO("yolo11n.yaml").model.state_dict(), "no model in a dict with the keys model.0.conv"),

@@ -6,7 +6,7 @@ output is the same with the scale in either place. Darknet folds its weighted sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,26 @@ def fold(model: Any, concat: Callable[[], nn.Module]) -> Folded:
     Returns:
         What became of the fusions.
     """
-    blocks = {name: m for name, m in model.named_modules() if isinstance(m, BiFPN_Concat)}
+    result = fold_weights(model)
+    for name in result.folded:
+        plain: Any = concat()
+        put(model, name, plain)
+        plain.type = f"{type(plain).__module__}.{type(plain).__name__}"
+    return result
+
+
+def fold_weights(model: Any, only: Collection[str] | None = None) -> Folded:
+    """Fold the fusion weights of a model into its convolutions as `fold` does, and leave neutral fusions, in place.
+
+    Args:
+        model: A model of the host, with its layers in `model.model`.
+        only: Names of the fusions to fold, None for all.
+
+    Returns:
+        What became of the fusions.
+    """
+    found = {name: m for name, m in model.named_modules() if isinstance(m, BiFPN_Concat)}
+    blocks = {name: m for name, m in found.items() if only is None or name in only}
     sums = [name for name, m in model.named_modules() if isinstance(m, BiFPN_Add)]
     kept: dict[str, str] = {}
     if not blocks:
@@ -100,10 +119,8 @@ def fold(model: Any, concat: Callable[[], nn.Module]) -> Folded:
             break
         kept |= {name: reason for name, reason in refused.items() if name in blocks}
         blocks = {name: block for name, block in blocks.items() if name not in refused}
-    for name in blocks:
-        plain: Any = concat()
-        put(model, name, plain)
-        plain.type = f"{type(plain).__module__}.{type(plain).__name__}"
+    for block in blocks.values():
+        block.neutral_()
     return Folded([*blocks], kept, sums)
 
 

@@ -32,7 +32,7 @@ def running() -> Iterator[None]:
 
 def class_name(layer: nn.Module) -> str:
     """Return the class name of a layer, of the repeated class if its row repeats one."""
-    return str(getattr(layer, "type", type(layer).__name__)).rpartition(".")[2]
+    return str(vars(layer).get("type", type(layer).__name__)).rpartition(".")[2]  # a module has a method `type` too
 
 
 def kind(layer: nn.Module) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ..blocks.bifpn import BiFPN_Concat
 from ..blocks.density import DensityHead
 from ..blocks.rezero import ReZero
 from .align import align
@@ -40,8 +41,10 @@ class Pairs:
         self.partners = align(self.old, self.new)
         self.levels = level_pairs(self.old[-1], self.new[-1])
         self.blocks = [j for j, layer in enumerate(self.new) if self.is_block(layer) and not self._is_trained(j)]
-        found = {j: self._blocks_inside(j) for j in range(len(self.new))}
-        self.inside = {j: names for j, names in found.items() if names}
+        inside = {
+            j: self._blocks_inside(self.new[j], self.old[i]) for j, i in enumerate(self.partners) if i is not None
+        }
+        self.inside = {j: names for j, names in inside.items() if names}
 
     @property
     def inherited(self) -> list[int]:
@@ -63,6 +66,28 @@ class Pairs:
         """Name the blocks whose weights the pretrained model has in other shapes, so that they cannot be taken."""
         changed = [j for j in self.blocks if self.partners[j] is not None and kind(self.new[j]) != "Concat"]
         return [f"{j} {class_name(self.new[j])}" for j in changed]
+
+    @property
+    def unweighted(self) -> list[int]:
+        """Return the weighted concatenations of the pretrained model whose weights no layer of the new model takes."""
+        found = [i for j, i in enumerate(self.partners) if i is not None and not self._is_trained(j)]
+        return [i for i in found if isinstance(self.old[i], BiFPN_Concat)]
+
+    @property
+    def lost(self) -> list[str]:
+        """Name the blocks of the pretrained model that have no place in the new one."""
+        layers = [
+            f"{class_name(m)} at layer {i}"
+            for i, m in enumerate(self.old)
+            if i not in self.partners and self.is_block(m)
+        ]
+        inside = [
+            f"{class_name(self.old[i].get_submodule(name))} inside layer {i}"
+            for j, i in enumerate(self.partners)
+            if i is not None
+            for name in self._blocks_inside(self.old[i], self.new[j])
+        ]
+        return layers + list(dict.fromkeys(inside))
 
     @property
     def unmatched(self) -> list[str]:
@@ -89,12 +114,11 @@ class Pairs:
             return all(shapes(a) == shapes(b) for a, b in kept)
         return shapes(new) == shapes(old)
 
-    def _blocks_inside(self, j: int) -> list[str]:
-        """Name the blocks inside a new layer that its partner does not have."""
-        layer, partner = self.new[j], self.partners[j]
-        if partner is None or self.is_block(layer):
+    def _blocks_inside(self, layer: nn.Module, partner: nn.Module) -> list[str]:
+        """Name the blocks inside a layer that its partner does not have."""
+        if self.is_block(layer):
             return []
-        there = {name: type(m).__name__ for name, m in self.old[partner].named_modules()}
+        there = {name: type(m).__name__ for name, m in partner.named_modules()}
         found: list[str] = []
         for name, m in layer.named_modules():
             is_new = type(m) is not nn.Sequential and self.is_block(m) and there.get(name) != type(m).__name__

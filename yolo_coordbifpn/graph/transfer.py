@@ -23,6 +23,7 @@ class Transfer:
         donor: The model for the host to load.
         pairs: The layers of the two models, aligned.
         widened: Number of convolutions that read more channels than before.
+        folded: Number of fusions whose weights were folded into convolutions.
         unchecked: Why the output cannot be compared with the pretrained model's; empty if it can.
         problems: Why the output may differ from the pretrained model's.
         heads_read: The layers that the heads read, of the pretrained and of the new model; empty if the new head reads
@@ -34,6 +35,7 @@ class Transfer:
     donor: nn.Module
     pairs: Pairs
     widened: int
+    folded: int
     unchecked: str
     problems: list[str]
     heads_read: list[tuple[int, int]]
@@ -48,12 +50,13 @@ class Transfer:
             change: What the method `change` returned.
         """
         pairs = self.pairs
-        total, kept = sum(len(shapes(m)) for m in pairs.old), self._kept(target)
+        total, kept = sum(len(shapes(m)) for m in pairs.old) - self.folded, self._kept(target)
         words = [
             f"{kept} of {total} pretrained items kept",
             f"{len(pairs.inserted)} layers inserted ({listed(pairs.inserted)})",
             *([f"{sum(map(len, pairs.inside.values()))} blocks put inside layers"] if pairs.inside else []),
             f"{pairs.weighted} fusions weighted",
+            *([f"{self.folded} fusions folded into convolutions"] if self.folded else []),
             f"{self.widened} convolutions widened",
             f"{total - kept} items left",
             *([f"the head's level {' and '.join(self.new_levels)} is new"] if self.new_levels else []),

@@ -18,6 +18,7 @@ from ..errors import WeightsError
 from .bottleneck import attended_channels
 from .channels import Walk
 from .donor import donor_layers, donor_model, initial_layers, widen
+from .fold import Folded, fold_weights
 from .head_levels import arrange, level_pairs, new_strides
 from .layers import CannotRun, class_name, extras, has_neutral, pixels, quietly, reads, running, shapes
 from .pairs import Pairs
@@ -36,7 +37,7 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
     """Bring a pretrained model into the layout of a new one. Neither model is changed.
 
     A block without trained weights starts in the state that its method `neutral_()` sets, one without this method
-    inside a `ReZero`.
+    inside a `ReZero`. Fusion weights without a place in the new model are folded into the convolutions that read them.
 
     Args:
         source: The pretrained model, with its layers in `source.model`.
@@ -54,6 +55,11 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
     _check_unfused(source)
     _check_blocks(pairs)
     _check_family(source, target, pairs)
+    folded = Folded([], {}, [])
+    if pairs.unweighted:
+        source = copy.deepcopy(source)
+        folded = fold_weights(source, [f"model.{i}" for i in pairs.unweighted])
+        pairs = Pairs(_layers(source, "the pretrained weights"), pairs.new, is_block)
 
     initial = initial_layers(pairs)
     walk, given = follow(target, pairs, initial)
@@ -67,8 +73,9 @@ def transplant(source: nn.Module, target: nn.Module, is_block: Callable[[nn.Modu
         donor_model(source, donated),
         pairs,
         widened,
+        len(folded.folded),
         unchecked=walk.stopped,
-        problems=list(dict.fromkeys([*walk.problems, *_not_neutral(pairs), *in_groups])),
+        problems=list(dict.fromkeys([*walk.problems, *_not_neutral(pairs), *in_groups, *_not_folded(folded)])),
         heads_read=_heads_read(pairs, walk),
         new_levels=[level(x) for x in new_strides(pairs.old[-1], pairs.new[-1])],
         extras=([given[pairs.partners.index(i)] if i in pairs.partners else () for i in range(len(pairs.old))], given),
@@ -135,6 +142,11 @@ def _not_neutral(pairs: Pairs) -> list[str]:
     ]
 
 
+def _not_folded(folded: Folded) -> list[str]:
+    """Name the fusions whose weights have no place in the new model, and no convolutions to fold them into."""
+    return [f"the fusion weights of {name} are not taken ({reason})" for name, reason in folded.kept.items()]
+
+
 def _heads_read(pairs: Pairs, walk: Walk) -> list[tuple[int, int]]:
     """Pair the layers that the heads read, pretrained and new, at the levels that both heads have.
 
@@ -170,14 +182,9 @@ def _check_unfused(source: nn.Module) -> None:
 
 def _check_blocks(pairs: Pairs) -> None:
     """Refuse weights with registered blocks that have no place in the new model."""
-    lost = [
-        f"{class_name(m)} at layer {i}"
-        for i, m in enumerate(pairs.old)
-        if pairs.is_block(m) and i not in pairs.partners
-    ]  # fmt: skip
-    if lost:
+    if pairs.lost:
         raise WeightsError(
-            f"the pretrained weights hold {', '.join(lost)}, for which the model has no place: "
+            f"the pretrained weights hold {', '.join(pairs.lost)}, for which the model has no place: "
             "load them into a model with blocks at the same places, or start from the stock weights"
         )
 
