@@ -389,6 +389,11 @@ def test_weights_of_a_top_down_model() -> None:
             assert torch.equal(x, y)
     cls, old_cls = new.model[-1].cv3, old.model[-1].cv3
     assert torch.equal(cls[0][0][0].conv.weight, old_cls[0][0][0].conv.weight)
+    scrambled(new, 1)
+    back = YOLO("yolo11n.yaml").model
+    back.load(new)
+    for part in (*range(17), -1):
+        torch.testing.assert_close(back.model[part].state_dict(), new.model[part].state_dict(), rtol=0, atol=0)
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
             removal = _without_blocks(weights, self, table, host.Concat)
             if verbose and removal is not None:
                 _log_removal(host.LOGGER, removal)
-            if removal is not None or not _has_other_levels(weights, self):
+            if removal is not None or not (_has_other_levels(weights, self) or KEY in _yaml(_given(weights))):
                 return original(self, weights if removal is None else removal.donor, *args, **kwargs)
         source = _model(weights)
         wrapped = wrap_as(source, self)
