@@ -49,6 +49,41 @@ def test_a_load_with_more_arguments(python: Callable[..., str]) -> None:
     assert python(OTHER_LOAD, YOLO_COORDBIFPN_AUTOLOAD="0").splitlines()[-1] == str([False] * 4)
 
 
+OWN_METHODS = """
+import torch
+from ultralytics.nn import tasks
+def load(self, weights, verbose=True):
+    print("load")
+    state = tasks.intersect_dicts(weights.float().state_dict(), self.state_dict()) if {alone} else None
+    self.load_state_dict(state, strict=False) if {alone} else super(tasks.DetectionModel, self).load(weights, verbose)
+def fuse(self, *args, **kwargs):
+    print("fuse")
+    return super(tasks.DetectionModel, self).fuse(*args, **kwargs)
+tasks.DetectionModel.load, tasks.DetectionModel.fuse = load, fuse
+import yolo_coordbifpn
+from yolo_coordbifpn.patches.install import status
+old, new = (tasks.DetectionModel(f"yolo11n{{x}}.yaml", verbose=False).eval() for x in ("", "-coordatt-bifpn"))
+new.load(old)
+x = torch.rand(1, 3, 64, 64)
+print("gap", max(float((m(x)[0] - old(x)[0]).norm() / old(x)[0].norm()) for m in (new, new.fuse(verbose=False))))
+print(sum(type(m).__name__ == "BiFPN_Concat" for m in new.modules()), all(status()[0].values()))
+tasks.DetectionModel.load = load
+print(status()[0]["pretrained weights"], status()[0]["fusing"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_fork_whose_detector_has_methods_of_its_own(alone: bool, python: Callable[..., str]) -> None:
+    """A `load` or `fuse` of one class of models is replaced too, whether or not it calls that of the base class."""
+    lines = python(OWN_METHODS.format(alone=alone), YOLO_COORDBIFPN_AUTOLOAD="0").splitlines()
+    assert lines[0] == "load"
+    assert lines[-4] == "fuse"
+    assert float(lines[-3].split()[1]) < 1e-5
+    assert lines[-2:] == ["0 True", "False True"]
+    assert lines.count("load") == lines.count("fuse") == 1
+
+
 REPLACED = """
 import ultralytics.nn.tasks as tasks
 import yolo_coordbifpn

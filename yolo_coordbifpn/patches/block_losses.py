@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..graph.layers import has_method
 from ..registry import BlockTable
-from .replacement import Undo, model_method, replace_methods
+from .replacement import Undo, marked, model_method, replace_methods
 
 ACTIVE = "_yolo_coordbifpn_loss"  # attribute of a model while its loss is computed: one `loss` may call another
 _UNSCALED = {"ClassificationModel", "RTDETRDetectionModel"}  # whose loss the host does not multiply by the batch size
@@ -51,14 +51,11 @@ def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., An
         blocks = [m for m in self.modules() if type(m) in table and has_method(m, "loss")]
         if not blocks or hasattr(self, ACTIVE):
             return original(self, batch, *args, **kwargs)
-        setattr(self, ACTIVE, True)
-        try:
+        with marked(self, ACTIVE):
             if getattr(self, "criterion", None) is None:
                 self.criterion = self.init_criterion()
             with _assignment(self.criterion) as assigned:
                 total, items = original(self, batch, *args, **kwargs)
-        finally:
-            delattr(self, ACTIVE)
         losses = _losses(blocks, {**batch, **assigned}, items)
         if isinstance(items, dict):
             items = {**items, **{name: x.detach() for name, x in losses.items()}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -10,8 +11,9 @@ from ..graph.fold import Folded, fold
 from ..graph.layers import has_method
 from ..graph.starts import fold_rezeros
 from ..registry import BlockTable
-from .replacement import Undo, model_method, replace
+from .replacement import Undo, marked, model_method, replace_methods
 
+_ACTIVE = "_yolo_coordbifpn_fuse"  # attribute of a model while it is fused
 _FUSED = "_fused_by_yolo_coordbifpn"  # set on a block that has fused itself
 
 
@@ -28,11 +30,19 @@ def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
     Raises:
         HostError: If the host's models have no `fuse()`.
     """
-    base, original = model_method(host, "fuse")
+    base, _ = model_method(host, "fuse")
+    return replace_methods(host, base, "fuse", lambda original: _with_blocks(host, table, original))
+
+
+def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `fuse` that fuses the blocks too."""
 
     @functools.wraps(original)
     def fuse(self: Any, *args: Any, **kwargs: Any) -> Any:
-        model = original(self, *args, **kwargs)
+        if hasattr(self, _ACTIVE):
+            return original(self, *args, **kwargs)
+        with marked(self, _ACTIVE):
+            model = original(self, *args, **kwargs)
         if table.in_model(model):
             for block in [m for m in model.modules() if table.is_block(m) and has_method(m, "fuse")]:
                 if not getattr(block, _FUSED, False):  # a host may fuse a model again, as for each predictor
@@ -44,7 +54,7 @@ def patch_fuse(host: ModuleType, table: BlockTable) -> Undo:
                 _log(host.LOGGER, folded)
         return model
 
-    return replace(base, "fuse", fuse)
+    return fuse
 
 
 def _log(logger: Any, result: Folded) -> None:

@@ -24,7 +24,7 @@ from .grid_skipping import patch_grid_skipping
 from .names import names_hold, patch_names, report_file
 from .parser import check_names, expose, parser_holds, patch_parser
 from .prototypes import patch_prototypes, prototypes_hold
-from .replacement import Undo, is_replaced
+from .replacement import Undo, are_replaced
 from .safe_load import allow, patch_safe_load, safe_load_holds
 from .trainer_callbacks import patch_trainer_callbacks, trainer_callbacks_hold
 from .weights import engine_load_holds, patch_engine_load, patch_weights
@@ -32,7 +32,7 @@ from .weights import engine_load_holds, patch_engine_load, patch_weights
 
 def _is_ours(method: str, patch: Callable[..., Undo]) -> Callable[[ModuleType], bool]:
     """Return a function that says whether a method of the host's models, as it is now, is that of a patch."""
-    return lambda host: is_replaced(getattr(host, "BaseModel", None), method, patch.__module__)
+    return lambda host: are_replaced(host, method, patch.__module__)
 
 
 # the patches that work together or not at all: name, whether it holds, and the patch

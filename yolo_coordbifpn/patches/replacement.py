@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -61,14 +62,42 @@ def replace(owner: Any, name: str, ours: Any) -> Undo:
 
 def replace_methods(host: ModuleType, base: type[Any], name: str, wrap: Callable[[Any], Any]) -> Undo:
     """Replace a method of the host's models in each class of a module that defines it."""
-    classes = [x for x in vars(host).values() if isinstance(x, type) and issubclass(x, base) and name in vars(x)]
-    undos = [replace(x, name, wrap(vars(x)[name])) for x in dict.fromkeys(classes)]
+    undos = [replace(x, name, wrap(vars(x)[name])) for x in _defining(host, base, name)]
 
     def undo() -> bool:
         undone = [x() for x in undos]
         return all(undone)
 
     return undo
+
+
+def _defining(host: ModuleType, base: type[Any], name: str) -> list[type[Any]]:
+    """Return the classes of models in a module that define a method."""
+    classes = [x for x in vars(host).values() if isinstance(x, type) and issubclass(x, base) and name in vars(x)]
+    return list(dict.fromkeys(classes))
+
+
+@contextlib.contextmanager
+def marked(model: Any, mark: str) -> Iterator[None]:
+    """Set an attribute of a model while a method of ours runs, since one `loss` or `load` may call another."""
+    setattr(model, mark, True)
+    try:
+        yield
+    finally:
+        delattr(model, mark)
+
+
+def are_replaced(host: ModuleType, name: str, module: str) -> bool:
+    """Return whether a method of the host's models, in each class that defines it, is one that a module defines.
+
+    Args:
+        host: `ultralytics.nn.tasks`.
+        name: Name of the method.
+        module: Name of a module of this package.
+    """
+    base = getattr(host, "BaseModel", None)
+    classes = _defining(host, base, name) if base is not None else []
+    return bool(classes) and all(is_replaced(x, name, module) for x in classes)
 
 
 def is_replaced(owner: Any, name: str, module: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,9 @@ from ..graph.transfer import Transfer, listed
 from ..graph.transplant import same_architecture, transplant
 from ..registry import BlockTable
 from ..registry.row_builder import modules
-from .replacement import Undo, is_replaced, model_method, replace
+from .replacement import Undo, is_replaced, marked, model_method, replace, replace_methods
+
+_ACTIVE = "_yolo_coordbifpn_load"  # attribute of a model while it gets weights
 
 
 def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
@@ -40,10 +43,19 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
     Raises:
         HostError: If the host's models have no `load()`.
     """
-    base, original = model_method(host, "load")
+    base, _ = model_method(host, "load")
 
-    @functools.wraps(original)
-    def load(self: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
+    def aligned(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def load(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if hasattr(self, _ACTIVE):
+                return original(self, *args, **kwargs)
+            with marked(self, _ACTIVE):
+                return ours(self, original, *args, **kwargs)
+
+        return load
+
+    def ours(self: Any, original: Callable[..., Any], weights: Any, *args: Any, **kwargs: Any) -> Any:
         verbose = kwargs.get("verbose", args[0] if args else True)
         table.discovery.find(modules(_yaml(self)), vars(host))  # a checkpoint may be the first to have them
         stock = not _has_other_layers(self, table)
@@ -76,7 +88,7 @@ def patch_weights(host: ModuleType, table: BlockTable) -> Undo:
             _log(host.LOGGER, transfer, transfer.report(self, change), change, stock)
         return result
 
-    return replace(base, "load", load)
+    return replace_methods(host, base, "load", aligned)
 
 
 def patch_engine_load(engine: Any, table: BlockTable) -> Undo:
