@@ -399,6 +399,18 @@ def test_stock_layers_without_a_partner_are_logged(log: pytest.LogCaptureFixture
     assert "reads other layers" in log.text
 
 
+def test_other_parts_inside_a_layer_are_logged(log: pytest.LogCaptureFixture) -> None:
+    """Where a layer of another depth has more parts, the log names it, and does not blame Ultralytics."""
+    old = stock("yolo11n")
+    cfg = inserted(old.yaml, 8)
+    cfg["backbone"][4][1] = 4
+    new = tasks.DetectionModel(cfg, verbose=False)
+    new.load(old)
+    assert "498 of 499 pretrained items kept" in log.text
+    assert "layer 4 (C3k2) has other parts or widths than layer 4 of the pretrained model" in log.text
+    assert "this Ultralytics builds" not in log.text
+
+
 # Routes --------------------------------------------------------------------------------------------------------------
 
 TRAIN = """
@@ -586,6 +598,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: YOLO("yolo11s.yaml").model,
         "yolo11s.yaml, scale s.* are not of the model's family and scale",
     ),
+    "a scale of other depth": (lambda: YOLO("yolo11m.yaml").model, "only 300 of 498 items of its backbone fit"),
     "blocks elsewhere": (lambda: with_block(22), "hold CoordAtt at layer 23, for which the model has no place"),
     "blocks inside": (
         lambda: attended_inside("yolo11n"),
@@ -604,7 +617,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 def test_weights_that_do_not_belong(case: str) -> None:
     """The error says what was given and what to give instead, and the model is not changed."""
     make, message = BAD[case]
-    new = YOLO("yolo11n-coordatt-bifpn.yaml").model
+    new = YOLO(f"yolo11{'l' if 'depth' in case else 'n'}-coordatt-bifpn.yaml").model
     before, yaml = {k: v.clone() for k, v in new.state_dict().items()}, copy.deepcopy(new.yaml)
     with pytest.raises(WeightsError, match=message):
         new.load(make())

@@ -54,10 +54,10 @@ def _gain(old_kind: str, old: Shapes, new_kind: str, new: Shapes) -> float:
         return 0.0
     if not old or new_kind == "Concat":
         return 0.5
-    fitting = [shape for key, shape in old.items() if key in new and _fits(shape, new[key])]
+    fitting = [shape for key, shape in old.items() if key in new and fits(shape, new[key])]
     return len(fitting) + 0.5 if sum(map(prod, fitting)) >= 0.5 * sum(map(prod, old.values())) else 0.0
 
 
-def _fits(old: Sequence[int], new: Sequence[int]) -> bool:
+def fits(old: Sequence[int], new: Sequence[int]) -> bool:
     """Return whether two tensors have the same shape, or are weights of convolutions that differ only in input."""
     return old == new or (len(old) == 4 and len(new) == 4 and old[0] == new[0] and old[2:] == new[2:])

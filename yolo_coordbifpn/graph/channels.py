@@ -184,6 +184,9 @@ class Walk:
 
     def _kept(self, visit: _Visit, partner: int, extra: Sequence[Any]) -> tuple[Channels | None, int | None]:
         """Describe a layer with a partner, and note the convolutions inside it that read new channels."""
+        fitting, total = self._pairs.fitting(visit.index)
+        if fitting < total and not self._pairs.is_block(visit.layer) and visit.index < len(self.layers) - 1:
+            self.problems.append(f"{visit.name} has other parts or widths than layer {partner} of the pretrained model")
         traced = self._trace(visit, extra) if any(map(_differ, visit.channels)) else None
         is_map = isinstance(visit.output, Tensor) and visit.output.ndim == 4
         result = traced or Channels.same(visit.output.shape[1]) if is_map else None

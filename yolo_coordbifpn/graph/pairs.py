@@ -10,7 +10,7 @@ from torch import nn
 from ..blocks.bifpn import BiFPN_Concat
 from ..blocks.density import DensityHead
 from ..blocks.rezero import ReZero
-from .align import align
+from .align import align, fits
 from .head_levels import level_pairs
 from .layers import class_name, kind, shapes
 
@@ -102,6 +102,14 @@ class Pairs:
     def is_new(self, j: int) -> bool:
         """Return whether a layer of the new model is a stock layer without a partner."""
         return self.partners[j] is None and j not in self.blocks
+
+    def fitting(self, j: int) -> tuple[int, int]:
+        """Count the tensors of a new layer and of its partner, by name: those that fit, and all, without new blocks."""
+        partner = self.partners[j]
+        inside = tuple(f"{x}." for x in self.inside.get(j, ()))
+        new = {name: shape for name, shape in shapes(self.new[j]).items() if not name.startswith(inside)}
+        old = shapes(self.old[partner]) if partner is not None else {}
+        return sum(fits(old[name], new[name]) for name in old.keys() & new.keys()), len(old.keys() | new.keys())
 
     def _is_trained(self, j: int) -> bool:
         """Return whether the pretrained model has weights for a block."""

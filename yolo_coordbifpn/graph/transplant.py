@@ -190,21 +190,26 @@ def _check_blocks(pairs: Pairs) -> None:
 
 
 def _check_family(source: nn.Module, target: nn.Module, pairs: Pairs) -> None:
-    """Refuse weights if less than half of their backbone fits; the neck may be another."""
+    """Refuse weights if less than half of their backbone fits, or not all of it at another scale; necks may differ."""
     total = placed = 0
     backbone = len((getattr(source, "yaml", None) or {}).get("backbone") or pairs.old)
     for i, layer in enumerate(pairs.old[: min(backbone, len(pairs.old) - 1)]):
-        here = shapes(layer)
-        total += len(here)
-        if i in pairs.partners:
-            there = shapes(pairs.new[pairs.partners.index(i)])
-            placed += sum(1 for k, shape in here.items() if k in there and shape[:1] == there[k][:1])
-    if placed < 0.5 * total:
+        here, size = pairs.fitting(pairs.partners.index(i)) if i in pairs.partners else (0, len(shapes(layer)))
+        placed, total = placed + here, total + size
+    scales = {_scale(source), _scale(target)} - {None}
+    if placed < total * (1 if len(scales) > 1 else 0.5):
         raise WeightsError(
             f"the pretrained weights ({_name(source)}) are not of the model's family and scale ({_name(target)}): "
             f"only {placed} of {total} items of its backbone fit, by kind and shape. Give the stock weights of "
             "the same family and scale, or pretrained=False to start from scratch, as for a backbone of other layers"
         )
+
+
+def _scale(model: Any) -> tuple[Any, ...] | None:
+    """Return the factors of a model's scale, None if its YAML does not say them."""
+    yaml = getattr(model, "yaml", None) or {}
+    factors = (yaml.get("scales") or {}).get(yaml.get("scale"))
+    return tuple(factors) if factors else None
 
 
 def _name(model: Any) -> str:
