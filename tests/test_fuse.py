@@ -90,6 +90,26 @@ def test_a_dead_weight_folds() -> None:
     assert gap(copy.deepcopy(model).fuse(verbose=False), model) < 1e-5
 
 
+def test_a_pruned_model_folds(quick_builds: None) -> None:
+    """A fusion that reads fewer channels than it was built for is folded too."""
+    model = trained(YOLO("yolo11n-bifpn.yaml").model)
+    kept = torch.arange(96)  # of the 128 channels of layer 6
+    before, out = model.model[6].cv2.conv, model.model[6].cv2.bn
+    before.weight.data = before.weight.data[kept]
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(out, name).data = getattr(out, name).data[kept]
+    model.model[7].conv.weight.data = model.model[7].conv.weight.data[:, kept]
+    for j in (12, 18):
+        widths, places = model.model[j].channels, [k for k, x in enumerate(model.model[j].f) if x == 6]
+        parts = torch.arange(sum(widths)).split(widths)
+        columns = torch.cat([x[kept] if k in places else x for k, x in enumerate(parts)])
+        conv = model.model[j + 1].cv1.conv
+        conv.weight.data = conv.weight.data[:, columns]
+    fused = copy.deepcopy(model).fuse(verbose=False)
+    assert kinds(fused).count("BiFPN_Concat") == 0
+    assert gap(fused, model) < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("module", "function"), [("nn.SiLU", "silu"), ("nn.Sigmoid", "sigmoid")])
 def test_what_cannot_be_folded_stays_and_says_so(module: str, function: str, log: pytest.LogCaptureFixture) -> None:

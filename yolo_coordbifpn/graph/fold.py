@@ -160,7 +160,8 @@ def _label_output(scales: _Scales, name: str, block: BiFPN_Concat) -> list[Any]:
                 scales.tag(x, label)
         shares = (block.normalized_weights() * block.gain).to(out.dtype)
         joined = scales.join([*args[0]])
-        factors = joined.factors * shares.repeat_interleave(torch.tensor(block.channels, device=shares.device))
+        channels = [x.shape[1] for x in args[0]]  # fewer than `block.channels` in a pruned model
+        factors = joined.factors * shares.repeat_interleave(torch.tensor(channels, device=shares.device))
         scales.tag(out, _Scale(factors, joined.fusions | {name}))
 
     return [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
