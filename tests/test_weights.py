@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from new_process import run_python
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.nn import tasks
+from ultralytics.utils import DEFAULT_CFG
 
 from yolo_coordbifpn import BiFPN_Concat, CoordAtt, register
 from yolo_coordbifpn.commands import main
@@ -764,6 +767,19 @@ def test_upgrade_leaves_a_damaged_checkpoint(
     assert main(["upgrade", "model=yolo11n.pt"]) == 1
     assert "cannot read it as a checkpoint" in capsys.readouterr().err
     assert Path("yolo11n.pt").read_bytes() == b"PK"
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ultralytics.nn.distill_model"), reason="no distillation in this host")
+def test_upgrade_refuses_an_unfinished_distillation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint from the middle of a distillation is an error that says which one to give."""
+    from ultralytics.nn.distill_model import DistillationModel
+
+    models = [YOLO("yolo11n.yaml").model for _ in range(2)]
+    for model in models:
+        model.args = SimpleNamespace(**{**vars(DEFAULT_CFG), "imgsz": 64})
+    torch.save({"model": None, "ema": DistillationModel(*models), "epoch": 1}, tmp_path / "last.pt")
+    assert main(["upgrade", f"model={tmp_path / 'last.pt'}"]) == 1
+    assert "a DistillationModel; of a distillation, give the checkpoint of the finished" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from ..files import write
 from ..graph.layers import facts, image_channels, put
 from ..graph.starts import adopt_starts
 from ..graph.transplant import transplant
+from ..host.models import host_errors
 from ..registry import TABLE
 from .graft import graft_rows
 from .variant import Variant
@@ -47,7 +48,14 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
     old = yolo.model
     if not isinstance(getattr(old, "yaml", None), dict):
         raise WeightsError("the checkpoint does not say from which model YAML it was built")
-    cfg = graft_rows(old.yaml, facts(old), variant).cfg()
+    if not isinstance(getattr(old, "model", None), nn.Sequential):
+        raise WeightsError(
+            f"the checkpoint holds no single model, but a {type(old).__name__}; of a distillation, give the checkpoint "
+            "of the finished training"
+        )
+    with host_errors("run"):
+        found = facts(old)
+    cfg = graft_rows(old.yaml, found, variant).cfg()
     if cfg.get("yaml_file"):  # the name in the host's summary
         file = Path(cfg["yaml_file"])
         cfg["yaml_file"] = str(file.with_name(f"{file.stem}-{variant.name}.yaml"))
