@@ -119,6 +119,16 @@ def test_another_number_of_classes() -> None:
     assert new.model[-1].cv3[0][-1].out_channels == 3
 
 
+@pytest.mark.skipif(not hasattr(tasks.BaseModel, "_remap_cls_by_names"), reason="this host takes no classes by name")
+@pytest.mark.parametrize(("name", "left"), [("Car", 0), ("lorry", 6)])
+def test_classes_of_the_same_name(name: str, left: int, log: pytest.LogCaptureFixture) -> None:
+    """Class outputs of which the host takes some rows count as kept."""
+    old, new = stock("yolo11n"), tasks.DetectionModel("yolo11n-coordatt.yaml", nc=3, verbose=False)
+    old.names, new.names = {**{i: f"thing {i}" for i in range(80)}, 2: "car"}, {0: "tree", 1: name, 2: "house"}
+    new.load(old)
+    assert f"{499 - left} of 499 pretrained items kept" in log.text
+
+
 @pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo11n-bifpn.yaml"])
 def test_a_head_of_fewer_levels(name: str) -> None:
     """Branches are aligned by stride where nothing but the levels of the head differs."""

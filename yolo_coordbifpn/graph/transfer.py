@@ -102,7 +102,17 @@ class Transfer:
                 fresh += new_branches(self.pairs.levels, new[j])
             common = shapes(donated[j]).items() & shapes(new[j]).items()
             kept += sum(not name.startswith(tuple(fresh)) for name, _ in common)
-        return kept
+        return kept + _remapped(donated[-1], new[-1])
+
+
+def _remapped(old: nn.Module, new: nn.Module) -> int:
+    """Count the tensors with other numbers of classes of which the host took rows, for classes of the same name."""
+    before, found = dict(old.named_parameters()), 0
+    for name, y in new.named_parameters():
+        x = before.get(name)
+        if x is not None and x.ndim and y.ndim and len(x) != len(y) and x.shape[1:] == y.shape[1:]:
+            found += bool((x.to(y)[:, None] == y).reshape(len(x), len(y), -1).all(2).any())
+    return found
 
 
 def listed(layers: Sequence[str]) -> str:
