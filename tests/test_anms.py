@@ -469,6 +469,21 @@ def test_a_users_wrong_loss(puller: Any, answer: Any, error: str) -> None:
     assert "pull_loss" in puller.loss(batch_of("detect"))[1]
 
 
+@pytest.mark.skipif(not hasattr(tasks, "YOLOEModel"), reason="no YOLOE in this host")
+def test_visual_prompts_have_the_hosts_criterion(quick_builds: None) -> None:
+    """The host makes another criterion for the first batch with visual prompts; its assigner is asked from then on."""
+    torch.manual_seed(0)
+    cfg = graft("yoloe-11s.yaml", coordatt="none", bifpn="none", nms="adaptive")
+    models = [tasks.YOLOEModel(x, nc=2, verbose=False).train() for x in ("yoloe-11s.yaml", cfg)]
+    for model in models:
+        model.args = SimpleNamespace(**vars(DEFAULT_CFG))
+        batch = {**batch_of("detect"), "visuals": (torch.rand(2, 2, 12, 12) > 0.5).float()}
+        for _ in range(2):
+            _, items = model.loss(batch)
+    assert type(models[1].criterion) is type(models[0].criterion)
+    assert float(items["density_loss"]) > 0
+
+
 def test_without_a_loss_nothing_is_done(models: dict[str, YOLO]) -> None:
     """Models without such a block have the host's loss, and after uninstall() all have; the NMS is the host's again."""
     batch = batch_of("detect")

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from ..graph.layers import has_method
 from ..registry import BlockTable
@@ -52,9 +53,10 @@ def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., An
         if not blocks or hasattr(self, ACTIVE):
             return original(self, batch, *args, **kwargs)
         with marked(self, ACTIVE):
-            if getattr(self, "criterion", None) is None:
-                self.criterion = self.init_criterion()
-            with _assignment(self.criterion) as assigned:
+            criterion = getattr(self, "criterion", None)
+            if criterion is None and batch.get("visuals") is None:  # for visual prompts the host makes another one
+                criterion = self.criterion = self.init_criterion()
+            with _assignment(criterion) as assigned:
                 total, items = original(self, batch, *args, **kwargs)
         losses = _losses(blocks, {**batch, **assigned}, items)
         if isinstance(items, dict):
@@ -73,10 +75,15 @@ def _with_blocks(host: ModuleType, table: BlockTable, original: Callable[..., An
 
 @contextlib.contextmanager
 def _assignment(criterion: Any) -> Iterator[dict[str, Any]]:
-    """Note what the assigner of a criterion finds; of a head with two branches, that of the one-to-many branch."""
+    """Note what the assigner of a criterion finds; of a head with two branches, that of the one-to-many branch.
+
+    Without a criterion, which the host is about to make, it is the first assigner that runs.
+    """
     found: dict[str, Any] = {}
 
     def note(assigner: nn.Module, given: tuple[Any, ...], result: tuple[Any, ...]) -> None:
+        if criterion is None and (found or not type(assigner).__name__.endswith("Assigner")):
+            return
         labels, boxes, valid = given[3:6]
         found["assigned"] = {
             "positive": result[3].bool(),
@@ -87,7 +94,11 @@ def _assignment(criterion: Any) -> Iterator[dict[str, Any]]:
         }
 
     assigner = _assigner(criterion)
-    hook = assigner.register_forward_hook(note) if assigner is not None else None
+    hook = None
+    if assigner is not None:
+        hook = assigner.register_forward_hook(note)
+    elif criterion is None:
+        hook = register_module_forward_hook(note)
     try:
         yield found
     finally:
