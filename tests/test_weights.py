@@ -684,6 +684,13 @@ def test_upgrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new, old = YOLO(new_file), YOLO(tmp_path / "best.pt")
     assert new.names == old.names
     assert new.model.kpt_shape == [4, 3]
+    assert new.model.yaml["backbone"][9] == [-1, 1, "CoordAtt", [32, 4.0]]
+    assert [row[3][-1] for row in new.model.yaml["head"] if row[2] == "BiFPN_Concat"] == [
+        2.0001,
+        2.0001,
+        3.0001,
+        2.0001,
+    ]
     for options in (["coordatt=none"], ["bifpn=none"]):
         assert main(["upgrade", f"model={tmp_path / 'best.pt'}", *options]) == 0
     assert sorted(x.name for x in tmp_path.glob("*.pt")) == [

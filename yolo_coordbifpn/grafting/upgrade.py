@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import WeightsError, first_line
 from ..files import write
 from ..graph.layers import facts, image_channels, put
-from ..graph.starts import adopt_starts
+from ..graph.starts import adopt_starts, wrap_as
 from ..graph.transplant import transplant
 from ..host.models import host_errors
 from ..registry import TABLE
@@ -61,12 +61,13 @@ def upgrade(checkpoint: Path, save: Path, variant: Variant) -> str:
         cfg["yaml_file"] = str(file.with_name(f"{file.stem}-{variant.name}.yaml"))
     new = type(old)(cfg, ch=image_channels(old), nc=old.yaml["nc"], verbose=False)
     transfer = transplant(old, new, TABLE.is_block)
+    wrap_as(transfer.donor, new)
+    adopt_starts(transfer.donor, new)
     # the old layers, not new ones with their weights: this version of the host may build them differently
     donated: Any = transfer.donor.model
     for j, layer in enumerate(donated):
         if not (transfer.pairs.is_new(j) and type(layer) is nn.Identity):  # which has no pretrained weights
             put(new.model, str(j), copy.deepcopy(layer))
-    adopt_starts(transfer.donor, new)
     for name, value in vars(old).items():  # class names, arguments, key points, embeddings of a vocabulary, ...
         if not name.startswith("_") and name not in _BUILT:
             setattr(new, name, value)
