@@ -168,9 +168,8 @@ class Walk:
             old = next((k for k, e in enumerate(expected) if e == stand and k not in place.values()), None)
             if old is not None and visit.channels[new] is not None:
                 place[new] = old
-        sizes = (
-            dict(enumerate(before.channels)) if isinstance(before, BiFPN_Concat) else {}
-        )  # of those that are not read too
+        # a weighted one knows the sizes of inputs that are no longer read, too
+        sizes = dict(enumerate(before.channels)) if isinstance(before, BiFPN_Concat) else {}
         sizes |= {old: visit.channels[new].size for new, old in place.items()}  # type: ignore[union-attr]
         origin = []
         for new, (tensor, part) in enumerate(zip(visit.inputs, visit.channels)):
