@@ -176,6 +176,7 @@ def draw(rows: Rows, latency: Rows, file: Path) -> None:
         left.set_title(f"{stage}: {METRIC} against the stock model", fontsize=9, loc="left")
         for ax in (left, right):
             ax.tick_params(labelsize=7)
+            ax.locator_params(axis="x", nbins=6)
             ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=130)
 
@@ -186,7 +187,7 @@ def _draw_latency(axes: Any, points: Mapping[str, tuple[float, float]], rivals: 
     blocks = [xy for name, xy in points.items() if name not in rivals]
     axes.plot(*zip(*blocks), "o", color=VERMILION, markersize=4, label="with blocks")
     for name in rivals:
-        axes.annotate(name, points[name], (5, -9), textcoords="offset points", fontsize=7)
+        axes.annotate(name, points[name], (-5, 2), textcoords="offset points", fontsize=7, ha="right")
     axes.margins(x=0.2)
     axes.set_xlabel("latency / stock", fontsize=8)
     axes.set_ylabel(f"difference in {METRIC}", fontsize=8)
