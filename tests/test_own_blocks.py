@@ -305,7 +305,6 @@ def test_a_name_that_ends_like_another_block(tmp_path: Path) -> None:
     )
     code = """
 from ultralytics.nn import tasks
-from ultralytics.utils import DEFAULT_CFG
 cfg = tasks.yaml_model_load("yolo11n-se.yaml")
 assert type(tasks.DetectionModel(cfg, verbose=False).model[9]).__name__ == "SE"
 cfg["backbone"][9] = [-1, 1, "My_SE", []]
