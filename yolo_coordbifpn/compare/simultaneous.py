@@ -35,16 +35,15 @@ def differences(scores: Scores) -> dict[str, Interval]:
         The intervals of the models that share a seed with the first; without bounds for a single seed.
     """
     base, *others = scores
-    found = {}
-    for label in others:
-        paired = difference(scores[label], scores[base])
-        if paired.count > 1:
-            variance, freedom = error_variance(scores)
-            half = math.sqrt(2 * variance / paired.count) * critical_value(len(others), freedom, sides=2)
-            paired = Interval(paired.mean, paired.mean - half, paired.mean + half, paired.count)
-        if paired.count:
-            found[label] = paired
-    return found
+    found = {label: difference(scores[label], scores[base]) for label in others}
+    if any(x.count > 1 for x in found.values()):
+        variance, freedom = error_variance(scores)
+        bound = critical_value(len(others), freedom, sides=2) * math.sqrt(2 * variance)
+    for label, x in found.items():
+        if x.count > 1:
+            half = bound / math.sqrt(x.count)
+            found[label] = Interval(x.mean, x.mean - half, x.mean + half, x.count)
+    return {label: x for label, x in found.items() if x.count}
 
 
 def behind_best(scores: Scores, seeds: Sequence[int]) -> tuple[str, dict[str, Interval]]:
