@@ -160,25 +160,32 @@ def _call(name: str, size: int) -> Any:
 
 
 def draw(rows: Rows, latency: Rows, file: Path) -> None:
-    """Draw each stage: gain against latency with the line through the rivals, and each gain with its interval."""
+    """Draw each stage: gain against latency with the line through its rivals, if any; each gain with its interval."""
     from matplotlib.figure import Figure
 
     gains = {x: found for x in STAGES if (found := differences(scores(rows, x, METRIC)))}
-    heights = [1.2 + 0.2 * max(8, len(x)) for x in gains.values()]
+    heights = [1 + 0.22 * max(8 if _rivals(x) else 0, len(x)) for x in gains.values()]
     figure = Figure(figsize=(9, sum(heights)), layout="constrained")
-    axes = figure.subplots(len(gains), 2, squeeze=False, height_ratios=heights, width_ratios=(1, 1.2))
-    for (stage, found), (left, right) in zip(gains.items(), axes):
+    grid = figure.add_gridspec(len(gains), 2, height_ratios=heights, width_ratios=(1, 1.2))
+    for k, (stage, found) in enumerate(gains.items()):
         costs = {x["treatment"]: float(x["ratio"]) for x in latency if int(x["imgsz"]) == STAGES[stage].imgsz}
-        rivals = [STOCK, *sorted((x for x in found if not TREATMENTS[x].blocks), key=costs.__getitem__)]
+        rivals = [STOCK, *sorted(_rivals(found), key=costs.__getitem__)]
         points = {STOCK: (1.0, 0.0), **{x: (costs[x], found[x].mean) for x in found}}
-        _draw_latency(left, points, rivals)
-        _draw_gains(right, {x: y for x, y in found.items() if x not in rivals}, points, rivals)
-        left.set_title(f"{stage}: {METRIC} against the stock model", fontsize=9, loc="left")
-        for ax in (left, right):
+        panels = [figure.add_subplot(x) for x in ([grid[k, 0], grid[k, 1]] if len(rivals) > 1 else [grid[k, :]])]
+        if len(rivals) > 1:
+            _draw_latency(panels[0], points, rivals)
+        _draw_gains(panels[-1], {x: y for x, y in found.items() if x not in rivals}, points, rivals)
+        panels[0].set_title(f"{stage}: {METRIC} against the stock model", fontsize=9, loc="left")
+        for ax in panels:
             ax.tick_params(labelsize=7)
             ax.locator_params(axis="x", nbins=6)
             ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=130)
+
+
+def _rivals(names: Iterable[str]) -> list[str]:
+    """Return the treatments without blocks: the stock model on larger images or at another scale."""
+    return [x for x in names if not TREATMENTS[x].blocks]
 
 
 def _draw_latency(axes: Any, points: Mapping[str, tuple[float, float]], rivals: Sequence[str]) -> None:
@@ -209,6 +216,7 @@ def _draw_gains(
         axes.plot(line, names, "|", color=BLACK, markersize=8, label="a larger image at the same latency")
         axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel(f"difference in {METRIC}, 95 % interval", fontsize=8)
 
 
