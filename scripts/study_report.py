@@ -95,7 +95,7 @@ def chosen(rows: Rows, stage: str) -> str:
 
 
 def power(rows: Rows) -> str:
-    """Write the smallest effect that each stage with two or more seeds could see."""
+    """Write the score of the stock model, and the smallest effect that each stage with two or more seeds could see."""
     lines = []
     for stage, plan in STAGES.items():
         found = scores(rows, stage, METRIC)
@@ -103,8 +103,9 @@ def power(rows: Rows) -> str:
         seeds = max((sorted(x.keys() & base.keys()) for x in others), key=len, default=[])
         if len(seeds) > 1:
             effect = with_bounds(_smallest_effect(found, len(seeds))).replace("+", "")
-            lines.append((f"`{stage}`", plan.epochs, len(others), len(seeds), effect))
-    return markdown(["stage", "epochs", "treatments", "seeds", f"smallest effect on {METRIC}"], lines, 4)
+            stock = f"{statistics.mean(base.values()):.3f}"
+            lines.append((f"`{stage}`", plan.epochs, len(others), len(seeds), stock, effect))
+    return markdown(["stage", "epochs", "treatments", "seeds", f"stock {METRIC}", "smallest effect on it"], lines, 5)
 
 
 def _smallest_effect(found: Mapping[str, Mapping[int, float]], seeds: int) -> Interval:
