@@ -55,7 +55,7 @@ COORDATT_NAMES = {
     "one pixel": "CoordAtt on one pixel: the overhead of its calls",
 }
 FUSION_NAMES = {"ours": "BiFPN_Concat", "floor": "the multiplications alone"}
-LATENCY = ("models eager", "models onnxruntime", "models openvino")
+LATENCY = ("models eager", "models compiled", "models onnxruntime", "models openvino")
 VERSIONS = {  # file and column of the versions that a measurement used
     "starts": ("compare_starts.csv", "setting"),
     "modes": ("modes.csv", "versions"),
