@@ -255,7 +255,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "anms": lambda: anms.table(read(RESULTS / "anms.csv")),
     "benchmark-grid": lambda: benchmark_grid.table(read(RESULTS / "benchmark_grid.csv")),
     "benchmark-nms": lambda: benchmark_nms.table(read(RESULTS / "benchmark_nms.csv")),
-    **{f"study-{stage}": partial(study, stage) for stage in STAGES if stage != "scratch-bccd"},
+    **{f"study-{stage}": partial(study, stage) for stage in STAGES},
     "study-chosen": lambda: study_report.chosen(read(RESULTS / "study.csv"), "screen-hituav"),
     "study-power": lambda: study_report.power(read(RESULTS / "study.csv")),
     "fuzz": lambda: fuzz_report.table(read(RESULTS / "fuzz.csv")),

@@ -214,7 +214,7 @@ def _draw_gains(
     if len(rivals) > 1:
         costs, bought = ([points[x][i] for x in rivals] for i in range(2))
         line = np.interp([points[x][0] for x in names], costs, bought)
-        axes.plot(line, names, "|", color=BLACK, markersize=8, label="a larger image at the same latency")
+        axes.plot(line, names, "|", color=BLACK, markersize=8, label="without blocks, at the same latency")
         axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     axes.set_ylim(-0.6, len(names) - 0.4)
