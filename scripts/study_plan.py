@@ -91,5 +91,5 @@ STAGES = {
     "screen-hituav": Stage("hituav", 12, 320, (0, 1), _SCREENED, carried=("stock", *_CARRIED)),
     "confirm-hituav": Stage("hituav", 30, 320, tuple(range(10, 18)), _CONFIRMED),
     "confirm-bccd": Stage("bccd", 20, 256, tuple(range(10, 18)), _CONFIRMED),
-    "scratch-bccd": Stage("bccd", 60, 256, (0, 1), _FROM_SCRATCH, carried=_FROM_SCRATCH[:3], pretrained=False),
+    "scratch-bccd": Stage("bccd", 60, 256, (0, 1), _FROM_SCRATCH, carried=_FROM_SCRATCH[:2], pretrained=False),
 }
